@@ -1,0 +1,472 @@
+//! What an operator says about a service, in etcd or a file, and what the filter is told: one type for both sides.
+//! Every default stands in this file and nowhere else. Describes; decides nothing.
+
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+use crate::{
+    names::Zone,
+    units::{Millis, Percent},
+};
+
+/// How a service is reached and protected. Unknown fields are errors; absent ones take the defaults below.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServicePolicy {
+    /// `Host` names that reach the service through the sidecar; the service's own name when empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
+    /// Port on which sidecars listen for it (default 8080).
+    pub port: u16,
+    /// How the zones share the load (default `strong`).
+    pub mode: Mode,
+    /// Shares by zone in `eventual` mode, relative to each other; empty: 80 for the caller's own zone, 20 for the rest by
+    /// their endpoints' weights.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub weights: BTreeMap<Zone, u32>,
+    /// When a zone is left and how it is taken back.
+    pub breaker: BreakerPolicy,
+    /// Requests failed on purpose, so that callers back off before the surviving zones drown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub abort: Option<AbortPolicy>,
+    /// What a surviving zone may take over at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spill: Option<SpillPolicy>,
+    /// A failed attempt is tried again in another zone.
+    pub retry: RetryPolicy,
+    /// Active health checks, run by every Envoy; none when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probe: Option<ProbePolicy>,
+}
+
+/// How the zones share the load of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Everything to the caller's own zone; another zone only when the own one is broken.
+    #[default]
+    Strong,
+    /// Weighted shares, 80 % in the caller's own zone unless `weights` says otherwise; so that there are peers to compare.
+    Eventual,
+}
+
+/// When a zone is left and how it is taken back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BreakerPolicy {
+    /// What trips (default `peers`).
+    pub detector: DetectorKind,
+    /// How much evidence `peers` asks for (default `normal`).
+    pub sensitivity: Sensitivity,
+    /// Failures in a row that trip `consecutive` (default 5).
+    pub consecutive_failures: u32,
+    /// How long a zone stays open before it is tried again (default 5s with `peers`, 30s with `consecutive`). Doubles at each
+    /// reopening up to 60s or this value, whichever is more, with 10 % jitter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub open: Option<Millis>,
+    /// Requests let through to a half-open zone before it is judged (default 100 with `consecutive`, 20 with `peers`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub half_open_max_requests: Option<u32>,
+    /// What counts as a slow call (default `50ms over peers`).
+    pub slow: Slow,
+    /// How long a zone takes from its first probe share back to its full share (default 20s).
+    pub ramp: Millis,
+    /// Whether decisions are carried out (default `enforce`).
+    pub enforcement: Enforcement,
+}
+
+/// What trips a zone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum DetectorKind {
+    /// A zone whose failures, slow calls or connect failures its peers' rate cannot explain.
+    #[default]
+    Peers,
+    /// A run of failures, as in gobreaker.
+    Consecutive,
+}
+
+/// How much evidence the `peers` detector asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Sensitivity {
+    /// Wilson z = 2, KL 9: faster, about one false trip in ten days at 5 % errors.
+    Fast,
+    /// Wilson z = 3, KL 9.
+    #[default]
+    Normal,
+    /// Wilson z = 3, KL 12: for services with a rough baseline.
+    Safe,
+}
+
+/// Whether the breaker's decisions are carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Enforcement {
+    /// Decide and act.
+    #[default]
+    Enforce,
+    /// Decide, count and log, and leave the traffic alone.
+    Shadow,
+    /// Neither watch nor act; drains still hold.
+    Disabled,
+}
+
+/// What counts as a slow call: written `50ms over peers` or `2s`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slow {
+    /// Slower than the peers' typical response by more than this.
+    OverPeers(Millis),
+    /// Slower than this, whatever the peers do.
+    Absolute(Millis),
+}
+
+/// Requests failed on purpose.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AbortPolicy {
+    /// Share of the requests to fail, in steps of 0.1.
+    pub percent: Percent,
+    /// Status to fail them with (default 503).
+    #[serde(default = "default_abort_status")]
+    pub status: u16,
+    /// When (default `zone_degraded`).
+    #[serde(default)]
+    pub when: AbortWhen,
+}
+
+/// When requests are failed on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum AbortWhen {
+    /// At all times: a drill.
+    Always,
+    /// While any zone of the service is not closed: open, half-open, ramping or drained.
+    #[default]
+    ZoneDegraded,
+    /// While a zone is open.
+    ZoneOpen,
+}
+
+/// What a surviving zone may take over at most. Requests over it are failed with 503 and `retry-after`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpillPolicy {
+    /// Requests a second that this proxy may move out of left zones; no bound when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_rps: Option<u32>,
+    /// Fraction of all requests, 0 to 1, that this proxy may move out of left zones; no bound when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_share: Option<f64>,
+}
+
+/// A failed attempt is tried again in another zone, by Envoy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetryPolicy {
+    /// Further attempts after the first (default 1; 0 turns it off).
+    pub attempts: u32,
+    /// Retries in flight, as a share of the active requests (default 20).
+    pub budget_percent: Percent,
+}
+
+/// Active health checks by every Envoy, on each endpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProbePolicy {
+    /// Path to GET; a plain TCP connect when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<String>,
+    /// Connect only (what happens anyway when `http` is absent).
+    pub tcp: bool,
+    /// Between two checks (default 3s).
+    pub interval: Millis,
+    /// For one check (default 5s).
+    pub timeout: Millis,
+    /// Failures in a row that make an endpoint unhealthy (default 3).
+    pub unhealthy_after: u32,
+    /// Successes in a row that make it healthy (default 2).
+    pub healthy_after: u32,
+    /// Status classes that count as success (default `2xx`).
+    pub expected: Vec<StatusClass>,
+}
+
+/// A class of HTTP statuses, written `2xx`; or one status, written `204`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StatusClass {
+    /// First status of the class.
+    pub first: u16,
+    /// Last status of the class.
+    pub last: u16,
+}
+
+/// Why a policy that parses cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {why}")]
+pub struct InvalidPolicy {
+    /// Dotted path of the field.
+    pub field: &'static str,
+    /// What is wrong and what is allowed.
+    pub why: String,
+}
+
+const fn default_abort_status() -> u16 {
+    503
+}
+
+// === impl ServicePolicy ===
+
+impl Default for ServicePolicy {
+    fn default() -> Self {
+        Self {
+            hosts: Vec::new(),
+            port: 8080,
+            mode: Mode::default(),
+            weights: BTreeMap::new(),
+            breaker: BreakerPolicy::default(),
+            abort: None,
+            spill: None,
+            retry: RetryPolicy::default(),
+            probe: None,
+        }
+    }
+}
+
+impl ServicePolicy {
+    /// Checks what types alone cannot: ranges, and fields that only make sense together.
+    pub fn validate(&self) -> Result<(), InvalidPolicy> {
+        let fail = |field, why: &str| Err(InvalidPolicy { field, why: why.to_owned() });
+        if self.port == 0 {
+            return fail("port", "must be 1 to 65535");
+        }
+        if self.hosts.iter().any(|h| h.is_empty() || h.contains(|c: char| c.is_whitespace() || c == '/')) {
+            return fail("hosts", "a host is a name such as order-svc.prod, without scheme, path or spaces");
+        }
+        if !self.weights.is_empty() && self.weights.values().all(|w| *w == 0) {
+            return fail("weights", "at least one zone needs a weight above 0");
+        }
+        if self.weights.values().any(|w| *w > 10_000) {
+            return fail("weights", "a weight is at most 10000");
+        }
+        if self.breaker.consecutive_failures == 0 {
+            return fail("breaker.consecutive_failures", "must be at least 1");
+        }
+        if self.breaker.open.is_some_and(|open| open.0 < 100) {
+            return fail("breaker.open", "must be at least 100ms");
+        }
+        if self.breaker.half_open_max_requests == Some(0) {
+            return fail("breaker.half_open_max_requests", "must be at least 1");
+        }
+        if let Some(abort) = &self.abort
+            && !(400..=599).contains(&abort.status)
+        {
+            return fail("abort.status", "must be 400 to 599");
+        }
+        if let Some(share) = self.spill.as_ref().and_then(|spill| spill.max_share)
+            && !(0.0..=1.0).contains(&share)
+        {
+            return fail("spill.max_share", "must be 0 to 1");
+        }
+        if self.retry.attempts > 3 {
+            return fail("retry.attempts", "must be 0 to 3: more turns a fault into a storm");
+        }
+        if let Some(probe) = &self.probe {
+            if probe.http.as_ref().is_some_and(|path| !path.starts_with('/')) {
+                return fail("probe.http", "must be a path that starts with /");
+            }
+            if probe.interval.0 == 0 || probe.timeout.0 == 0 {
+                return fail("probe.interval", "interval and timeout must be above 0");
+            }
+            if probe.unhealthy_after == 0 || probe.healthy_after == 0 {
+                return fail("probe.unhealthy_after", "unhealthy_after and healthy_after must be at least 1");
+            }
+        }
+        Ok(())
+    }
+}
+
+// === impl BreakerPolicy ===
+
+impl Default for BreakerPolicy {
+    fn default() -> Self {
+        Self {
+            detector: DetectorKind::default(),
+            sensitivity: Sensitivity::default(),
+            consecutive_failures: 5,
+            open: None,
+            half_open_max_requests: None,
+            slow: Slow::default(),
+            ramp: Millis::secs(20),
+            enforcement: Enforcement::default(),
+        }
+    }
+}
+
+impl BreakerPolicy {
+    /// The first time that a tripped zone stays open.
+    pub fn open_time(&self) -> Millis {
+        self.open.unwrap_or(match self.detector {
+            DetectorKind::Peers => Millis::secs(5),
+            DetectorKind::Consecutive => Millis::secs(30),
+        })
+    }
+
+    /// Trial requests to a half-open zone.
+    pub fn half_open_requests(&self) -> u32 {
+        self.half_open_max_requests.unwrap_or(match self.detector {
+            DetectorKind::Peers => 20,
+            DetectorKind::Consecutive => 100,
+        })
+    }
+}
+
+// === impl Slow ===
+
+impl Default for Slow {
+    fn default() -> Self {
+        Self::OverPeers(Millis(50))
+    }
+}
+
+impl FromStr for Slow {
+    type Err = crate::units::InvalidUnit;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.strip_suffix(" over peers") {
+            Some(over) => over.parse().map(Self::OverPeers),
+            None => text.parse().map(Self::Absolute),
+        }
+    }
+}
+
+impl fmt::Display for Slow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OverPeers(over) => write!(f, "{over} over peers"),
+            Self::Absolute(limit) => write!(f, "{limit}"),
+        }
+    }
+}
+
+impl Serialize for Slow {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Slow {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+// === impl RetryPolicy ===
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self { attempts: 1, budget_percent: Percent::new(20.0).unwrap_or_default() }
+    }
+}
+
+// === impl ProbePolicy ===
+
+impl Default for ProbePolicy {
+    fn default() -> Self {
+        Self {
+            http: None,
+            tcp: true,
+            interval: Millis::secs(3),
+            timeout: Millis::secs(5),
+            unhealthy_after: 3,
+            healthy_after: 2,
+            expected: vec![StatusClass { first: 200, last: 299 }],
+        }
+    }
+}
+
+// === impl StatusClass ===
+
+impl Serialize for StatusClass {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.first == self.last {
+            serializer.collect_str(&self.first)
+        } else {
+            serializer.collect_str(&format_args!("{}xx", self.first.checked_div(100).unwrap_or_default()))
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for StatusClass {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let bad = || D::Error::custom(format!("a status is written 2xx or 204, not {text:?}"));
+        let (first, last) = match text.strip_suffix("xx") {
+            Some(class) => {
+                let class = class.parse::<u16>().map_err(|_| bad())?;
+                let first = class.saturating_mul(100);
+                (first, first.saturating_add(99))
+            }
+            None => {
+                let one = text.parse::<u16>().map_err(|_| bad())?;
+                (one, one)
+            }
+        };
+        if (100..=599).contains(&first) { Ok(Self { first, last }) } else { Err(bad()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = r#"{ "hosts": ["order-svc", "order-svc.prod"], "port": 8080,
+        "mode": "eventual", "weights": {"az-a": 80, "az-b": 20},
+        "breaker": {"detector": "peers", "sensitivity": "normal", "consecutive_failures": 5, "open": "30s",
+                    "half_open_max_requests": 100, "slow": "50ms over peers", "ramp": "20s"},
+        "abort": {"percent": 5, "status": 503, "when": "zone_degraded"},
+        "spill": {"max_rps": 500, "max_share": 0.5},
+        "retry": {"attempts": 1, "budget_percent": 20},
+        "probe": {"http": "/health", "tcp": true, "interval": "3s", "timeout": "5s",
+                  "unhealthy_after": 3, "healthy_after": 2, "expected": ["2xx", "3xx"]} }"#;
+
+    #[test]
+    fn the_documented_example_reads_and_prints_the_same() {
+        let policy: ServicePolicy = serde_json::from_str(EXAMPLE).unwrap();
+        policy.validate().unwrap();
+        assert_eq!(policy.breaker.slow, Slow::OverPeers(Millis(50)));
+        let again: ServicePolicy = serde_json::from_str(&serde_json::to_string(&policy).unwrap()).unwrap();
+        assert_eq!(policy, again);
+    }
+
+    #[test]
+    fn an_empty_policy_is_all_defaults_and_valid() {
+        let policy: ServicePolicy = serde_json::from_str("{}").unwrap();
+        assert_eq!(policy, ServicePolicy::default());
+        policy.validate().unwrap();
+    }
+
+    #[test]
+    fn unknown_and_senseless_fields_are_refused() {
+        for (bad, says) in [
+            (r#"{"breaker": {"detektor": "peers"}}"#, "unknown field `detektor`"),
+            (r#"{"mode": "fast"}"#, "unknown variant `fast`"),
+            (r#"{"breaker": {"open": "soon"}}"#, "a duration is a whole number with a unit"),
+            (r#"{"abort": {"percent": 101}}"#, "between 0 and 100"),
+            (r#"{"probe": {"expected": ["9xx"]}}"#, "a status is written 2xx or 204"),
+        ] {
+            let error = serde_json::from_str::<ServicePolicy>(bad).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+        for (bad, field) in [
+            (r#"{"port": 0}"#, "port"),
+            (r#"{"weights": {"az-a": 0}}"#, "weights"),
+            (r#"{"abort": {"percent": 5, "status": 200}}"#, "abort.status"),
+            (r#"{"retry": {"attempts": 9}}"#, "retry.attempts"),
+            (r#"{"spill": {"max_share": 2}}"#, "spill.max_share"),
+        ] {
+            let policy: ServicePolicy = serde_json::from_str(bad).unwrap();
+            assert_eq!(policy.validate().unwrap_err().field, field);
+        }
+    }
+}
