@@ -129,7 +129,10 @@ mod tests {
     fn names_are_checked_and_say_why_not() {
         assert_eq!(Zone::new("az-a").unwrap().as_str(), "az-a");
         assert_eq!(Zone::new(""), Err(InvalidName::Empty("zone")));
-        assert_eq!(Zone::new("a/b").unwrap_err().to_string(), "a zone name holds letters, digits, '-', '_' and '.', not '/'");
+        assert_eq!(
+            Zone::new("a/b").unwrap_err().to_string(),
+            "a zone name holds letters, digits, '-', '_' and '.', not '/'"
+        );
         assert!(matches!(Zone::new(&"z".repeat(64)), Err(InvalidName::TooLong { len: 64, .. })));
         assert!(serde_json::from_str::<ServiceName>("\"a+b\"").is_err());
     }

@@ -21,8 +21,8 @@ pub struct ServicePolicy {
     pub port: u16,
     /// How the zones share the load (default `strong`).
     pub mode: Mode,
-    /// Shares by zone in `eventual` mode, relative to each other; empty: 80 for the caller's own zone, 20 for the rest by
-    /// their endpoints' weights.
+    /// Shares by zone, relative to each other; a zone that is not named gets none while others live. Empty: in `eventual`
+    /// mode 80 for the caller's own zone, 20 for the rest by their endpoints' weights.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub weights: BTreeMap<Zone, u32>,
     /// When a zone is left and how it is taken back.
@@ -35,6 +35,9 @@ pub struct ServicePolicy {
     pub spill: Option<SpillPolicy>,
     /// A failed attempt is tried again in another zone.
     pub retry: RetryPolicy,
+    /// For a whole exchange, retries included; none when absent, so that streams and downloads run as long as they like.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Millis>,
     /// Active health checks, run by every Envoy; none when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probe: Option<ProbePolicy>,
@@ -153,7 +156,7 @@ pub enum AbortWhen {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SpillPolicy {
-    /// Requests a second that this proxy may move out of left zones; no bound when absent.
+    /// Requests a second that each worker of a proxy may move out of left zones; no bound when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_rps: Option<u32>,
     /// Fraction of all requests, 0 to 1, that this proxy may move out of left zones; no bound when absent.
@@ -169,6 +172,9 @@ pub struct RetryPolicy {
     pub attempts: u32,
     /// Retries in flight, as a share of the active requests (default 20).
     pub budget_percent: Percent,
+    /// Also retry POST, PATCH and CONNECT after failures that the service may have acted on (default false: those are tried
+    /// again only where the request cannot have arrived, and gRPC where the service answered UNAVAILABLE).
+    pub non_idempotent: bool,
 }
 
 /// Active health checks by every Envoy, on each endpoint.
@@ -228,20 +234,34 @@ impl Default for ServicePolicy {
             abort: None,
             spill: None,
             retry: RetryPolicy::default(),
+            timeout: None,
             probe: None,
         }
     }
 }
 
 impl ServicePolicy {
+    /// The weight of a zone's locality in EDS: what `weights` says, or without any its `capacity`, the sum of its endpoints'
+    /// weights. The control plane emits it, and the filter counts on it wherever it leaves the choice among zones to Envoy.
+    pub fn zone_weight(&self, zone: &Zone, capacity: u32) -> u32 {
+        if self.weights.is_empty() { capacity } else { self.weights.get(zone).copied().unwrap_or_default() }
+    }
+
     /// Checks what types alone cannot: ranges, and fields that only make sense together.
     pub fn validate(&self) -> Result<(), InvalidPolicy> {
         let fail = |field, why: &str| Err(InvalidPolicy { field, why: why.to_owned() });
         if self.port == 0 {
             return fail("port", "must be 1 to 65535");
         }
-        if self.hosts.iter().any(|h| h.is_empty() || h.contains(|c: char| c.is_whitespace() || c == '/')) {
-            return fail("hosts", "a host is a name such as order-svc.prod, without scheme, path or spaces");
+        if self
+            .hosts
+            .iter()
+            .any(|h| h.is_empty() || h.contains(|c: char| c.is_whitespace() || c == '/' || c == ':'))
+        {
+            return fail(
+                "hosts",
+                "a host is a name such as order-svc.prod, without scheme, port, path or spaces",
+            );
         }
         if !self.weights.is_empty() && self.weights.values().all(|w| *w == 0) {
             return fail("weights", "at least one zone needs a weight above 0");
@@ -365,7 +385,7 @@ impl<'de> Deserialize<'de> for Slow {
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { attempts: 1, budget_percent: Percent::new(20.0).unwrap_or_default() }
+        Self { attempts: 1, budget_percent: Percent::new(20.0).unwrap_or_default(), non_idempotent: false }
     }
 }
 
@@ -460,6 +480,7 @@ mod tests {
         }
         for (bad, field) in [
             (r#"{"port": 0}"#, "port"),
+            (r#"{"hosts": ["order-svc:8080"]}"#, "hosts"),
             (r#"{"weights": {"az-a": 0}}"#, "weights"),
             (r#"{"abort": {"percent": 5, "status": 200}}"#, "abort.status"),
             (r#"{"retry": {"attempts": 9}}"#, "retry.attempts"),

@@ -1,0 +1,13 @@
+//! The breaker of one service: its states, its moves, and the bytes in which workers share them.
+
+pub mod encode;
+pub mod machine;
+pub mod state;
+pub mod trial;
+pub mod tuning;
+
+pub use encode::InvalidState;
+pub use machine::{Move, Names, Shifted, Sight, step};
+pub use state::{Cause, ServiceState, State, Transition, ZoneState};
+pub use trial::Gate;
+pub use tuning::Tuning;

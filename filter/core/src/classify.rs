@@ -1,0 +1,133 @@
+//! What an answer, or the want of one, says about the zone it came from. Reads codes; counts nothing.
+//!
+//! The question is never whether a request went well for the caller, but whether *another zone would have answered better*:
+//!
+//! | seen | counts as | since |
+//! |---|---|---|
+//! | 1xx, 2xx, 3xx, 4xx | ok | a 404 is an answer; the next zone has the same |
+//! | 429 | neutral | the service asks for less, wherever it is asked; the caller hears it, with its `retry-after` |
+//! | 501, 505 | neutral | the next zone has not implemented it either |
+//! | 500, 502, 503, 504 and other 5xx | failed | |
+//! | gRPC 2 UNKNOWN, 4 DEADLINE_EXCEEDED, 13 INTERNAL, 14 UNAVAILABLE, 15 DATA_LOSS | failed | the server's troubles |
+//! | gRPC 1 CANCELLED, 8 RESOURCE_EXHAUSTED, 12 UNIMPLEMENTED | neutral | the caller's will, a 429, a 501 |
+//! | all other gRPC codes | ok | the caller's mistakes, answered |
+//!
+//! The flags are Envoy's `%RESPONSE_FLAGS%` as a number (`envoy/stream_info/stream_info.h`, `CoreResponseFlag`). A client that
+//! went away, and what this proxy did to the request itself (faults, aborts, limits, no route), says nothing about a zone.
+
+use crate::engine::Outcome;
+
+/// Everything known about an attempt, or a request, that ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct End {
+    /// HTTP status, if there were response headers.
+    pub status: Option<u16>,
+    /// gRPC status. Only of an answer whose content type is `application/grpc`: for others Envoy makes one up.
+    pub grpc_status: Option<u32>,
+    /// Envoy's response flags.
+    pub flags: u64,
+    /// The answer came to its end.
+    pub complete: bool,
+    /// There is a transport failure reason: no connection was made.
+    pub transport_failure: bool,
+}
+
+/// Envoy's response flags, as far as they matter here.
+pub mod flag {
+    /// UH: no healthy host.
+    pub const NO_HEALTHY_UPSTREAM: u64 = 1 << 1;
+    /// UT: no answer in time.
+    pub const UPSTREAM_TIMEOUT: u64 = 1 << 2;
+    /// UF: no connection.
+    pub const CONNECTION_FAILURE: u64 = 1 << 5;
+    /// NR: no route.
+    pub const NO_ROUTE: u64 = 1 << 8;
+    /// DI: delayed on purpose.
+    pub const DELAY_INJECTED: u64 = 1 << 9;
+    /// FI: failed on purpose.
+    pub const FAULT_INJECTED: u64 = 1 << 10;
+    /// RL: over a rate limit.
+    pub const RATE_LIMITED: u64 = 1 << 11;
+    /// UAEX: refused by an authorization service.
+    pub const UNAUTHORIZED: u64 = 1 << 12;
+    /// DC: the client went away.
+    pub const DOWNSTREAM_GONE: u64 = 1 << 14;
+
+    /// What this proxy or its client did: no zone is to blame.
+    pub const NOT_THE_ZONE: u64 = NO_ROUTE | FAULT_INJECTED | RATE_LIMITED | UNAUTHORIZED | DOWNSTREAM_GONE;
+}
+
+/// What it says about the zone.
+pub fn end(end: &End) -> Outcome {
+    if end.flags & flag::NOT_THE_ZONE != 0 {
+        return Outcome::Neutral;
+    }
+    match (end.status, end.grpc_status) {
+        _ if end.flags & flag::CONNECTION_FAILURE != 0 || (end.status.is_none() && end.transport_failure) => {
+            Outcome::ConnectFailed
+        }
+        (None, _) => Outcome::Failed,
+        (Some(code), grpc) => match (status(code), grpc) {
+            // Cut midway: the status promised what did not come.
+            (Outcome::Ok, _) if !end.complete => Outcome::Failed,
+            (Outcome::Ok, Some(code)) => grpc_status(code),
+            (outcome, _) => outcome,
+        },
+    }
+}
+
+/// What an HTTP status says.
+pub const fn status(status: u16) -> Outcome {
+    match status {
+        429 | 501 | 505 => Outcome::Neutral,
+        500.. => Outcome::Failed,
+        _ => Outcome::Ok,
+    }
+}
+
+/// What a gRPC status says (numbers from `grpc/doc/statuscodes.md`).
+pub const fn grpc_status(status: u32) -> Outcome {
+    match status {
+        2 | 4 | 13 | 14 | 15 => Outcome::Failed,
+        1 | 8 | 12 => Outcome::Neutral,
+        _ => Outcome::Ok,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The rows that were measured on a real Envoy, in the reference's order.
+    #[test]
+    fn the_measured_endings_are_told_apart() {
+        let answer = |status| End { status: Some(status), complete: true, ..End::default() };
+        let flagged = |status, flags| End { flags, ..answer(status) };
+        for (what, seen, outcome) in [
+            ("upstream 503", answer(503), Outcome::Failed),
+            ("connect refused, local reply", flagged(503, 32), Outcome::ConnectFailed),
+            (
+                "connect refused, no reply",
+                End { transport_failure: true, ..End::default() },
+                Outcome::ConnectFailed,
+            ),
+            ("closed before headers", flagged(503, 64), Outcome::Failed),
+            ("garbage", flagged(502, 8_388_608), Outcome::Failed),
+            ("route timeout", flagged(504, 4), Outcome::Failed),
+            ("cut midway", End { complete: false, ..answer(200) }, Outcome::Failed),
+            ("no host", flagged(503, 2), Outcome::Failed),
+            ("pool overflow", flagged(503, 128), Outcome::Failed),
+            ("no route", flagged(404, 256), Outcome::Neutral),
+            ("client gone", End { flags: 16_384, ..End::default() }, Outcome::Neutral),
+            ("injected abort", flagged(503, 1_024), Outcome::Neutral),
+            ("injected delay", flagged(200, 512), Outcome::Ok),
+            ("rate limited by the service", answer(429), Outcome::Neutral),
+            ("not found", answer(404), Outcome::Ok),
+            ("gRPC unavailable", End { grpc_status: Some(14), ..answer(200) }, Outcome::Failed),
+            ("gRPC not found", End { grpc_status: Some(5), ..answer(200) }, Outcome::Ok),
+            ("gRPC exhausted", End { grpc_status: Some(8), ..answer(200) }, Outcome::Neutral),
+        ] {
+            assert_eq!(end(&seen), outcome, "{what}");
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Is a zone worse than its peers over a window, and not merely unlucky in the time of its attempts? Knows counts by stretch of
+//! time, and no zones.
+//!
+//! # Why stretches
+//!
+//! When a whole service begins to fail, retries send its zones more attempts just then, and some zones more than others: in a
+//! proxy that keeps 80 % in its own zone, each of two others gets five times its usual attempts. Over a window such a zone has
+//! a greater part of its attempts in bad times, and looks worse than its peers though at no time it was (Simpson's paradox). So
+//! a zone that looks worse over the whole window is looked at again:
+//!
+//! - the peers' rate is taken as it would be if their attempts had been spread over the window as the zone's were (direct
+//!   standardisation), and that must be exceeded too;
+//! - a trouble may have begun within a stretch, and then even there the zone had its attempts later than its peers. So in the
+//!   one stretch where that could explain most, the odds of a bad attempt are taken to be five times the peers', and still a
+//!   quarter of the evidence must be there. Where the peers did not fail, this changes nothing.
+//!
+//! Windows are told in stretches as fine as they are known ([`crate::window::Profile::strata`]): recent ones in tenths of a
+//! second.
+
+use crate::{detector::Bar, stats};
+
+/// A zone and its peers in one stretch of time, or in several together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stretch {
+    /// Attempts of the zone, and bad ones among them.
+    pub n: u32,
+    /// See `n`.
+    pub k: u32,
+    /// Attempts of the peers, and bad ones among them.
+    pub peer_n: u32,
+    /// See `peer_n`.
+    pub peer_k: u32,
+}
+
+/// What was found: by how much the zone is worse.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Finding {
+    /// The highest rate that the peers explain.
+    pub bound: f64,
+    /// How much the zone's attempts speak against that rate, in nats.
+    pub score: f64,
+}
+
+/// A zone beside a rate of its peers, and how many attempts that rate is worth.
+#[derive(Debug, Clone, Copy)]
+struct Beside {
+    n: u32,
+    k: u32,
+    peer_rate: f64,
+    weight: f64,
+}
+
+/// No service is so good that its peers' rate is taken to be lower than this.
+const LEAST_BOUND: f64 = 0.005;
+
+/// A smaller difference between zones is not worth a move.
+const LEAST_GAP: f64 = 0.05;
+
+/// What the bad share must fall to by a move, as a part of what it was. A move that cannot promise that is not made, and one
+/// that does not keep it is undone.
+pub const GAIN: f64 = 0.8;
+
+/// Bad attempts that speak for a zone.
+const LEAST_BAD: u32 = 3;
+
+/// Attempts that make peers.
+pub const PEERS: u32 = 5;
+
+/// A stretch in which the peers had few attempts is taken to be like the whole window, as if it held so many more.
+const FEW: f64 = 2.0;
+
+/// How much more of its attempts a zone may have had in the bad part of a stretch than its peers: five times is what one retry
+/// makes of a tenth, where 80 % are sent to the own zone and the rest to two others.
+const ODDS: f64 = 5.0;
+
+/// Part of the evidence that must remain when they are taken to have been so in one stretch.
+const REST: f64 = 0.25;
+
+/// By how much the zone is worse, if it is.
+pub fn worse(stretches: impl Iterator<Item = Stretch>, bar: Bar) -> Option<Finding> {
+    let stretches: Vec<Stretch> = stretches.collect();
+    // Nearly always the answer is no by the whole window alone.
+    Beside::pooled(&stretches).finding(bar)?;
+    let finding = Beside::standardised(&stretches, None).finding(bar)?;
+    let begun = Beside::standardised(&stretches, Some(ODDS));
+    (begun.score(bar.z).score >= bar.score * REST).then_some(finding)
+}
+
+/// The highest rate that `k` of `n` attempts still explain.
+pub fn bound(k: u32, n: u32, z: f64) -> f64 {
+    stats::wilson_upper(stats::rate(k, n), f64::from(n), z).max(LEAST_BOUND)
+}
+
+// === impl Beside ===
+
+impl Beside {
+    /// The window as a whole.
+    fn pooled(stretches: &[Stretch]) -> Self {
+        let all = stretches.iter().fold(Stretch::default(), |all, one| all.plus(*one));
+        let peer_rate = stats::rate(all.peer_k, all.peer_n);
+        Self { n: all.n, k: all.k, peer_rate, weight: f64::from(all.peer_n) }
+    }
+
+    /// The window stretch by stretch; with `odds`, the odds of the peers' rate are so much greater in the stretch where that
+    /// makes most of it.
+    fn standardised(stretches: &[Stretch], odds: Option<f64>) -> Self {
+        let pooled = Self::pooled(stretches);
+        let (mut expected, mut spread, mut most) = (0.0, 0.0, 0.0_f64);
+        for stretch in stretches {
+            let (n, known) = (f64::from(stretch.n), f64::from(stretch.peer_n) + FEW);
+            let rate = (f64::from(stretch.peer_k) + FEW * pooled.peer_rate) / known;
+            let odds = odds.unwrap_or(1.0);
+            let greater = odds * rate / (1.0 + (odds - 1.0) * rate);
+            expected += n * rate;
+            spread += n * n / known;
+            most = most.max(n * (greater - rate));
+        }
+        let n = f64::from(pooled.n);
+        let (peer_rate, weight) = if pooled.n == 0 {
+            (1.0, 0.0)
+        } else {
+            ((expected + most) / n, pooled.weight.min(n * n / spread))
+        };
+        Self { peer_rate, weight, ..pooled }
+    }
+
+    fn score(&self, z: f64) -> Finding {
+        let bound = stats::wilson_upper(self.peer_rate, self.weight, z).max(LEAST_BOUND);
+        Finding { bound, score: stats::score(self.k, self.n, bound) }
+    }
+
+    fn finding(&self, bar: Bar) -> Option<Finding> {
+        let rate = stats::rate(self.k, self.n);
+        let matters = rate - self.peer_rate >= LEAST_GAP && self.peer_rate <= GAIN * rate;
+        if self.k < LEAST_BAD || self.weight < f64::from(PEERS) || !matters {
+            return None;
+        }
+        let finding = self.score(bar.z);
+        (finding.score >= bar.score).then_some(finding)
+    }
+}
+
+// === impl Stretch ===
+
+impl Stretch {
+    const fn plus(self, other: Self) -> Self {
+        Self {
+            n: self.n.saturating_add(other.n),
+            k: self.k.saturating_add(other.k),
+            peer_n: self.peer_n.saturating_add(other.peer_n),
+            peer_k: self.peer_k.saturating_add(other.peer_k),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const NORMAL: Bar = Bar { z: 3.0, score: 9.0 };
+
+    fn stretch((k, n): (u32, u32), (peer_k, peer_n): (u32, u32)) -> Stretch {
+        Stretch { n, k, peer_n, peer_k }
+    }
+
+    /// Counts spread evenly over two stretches.
+    fn trips((k, n): (u32, u32), (peer_k, peer_n): (u32, u32)) -> bool {
+        let half = |part: u32| {
+            stretch((part_of(k, part), part_of(n, part)), (part_of(peer_k, part), part_of(peer_n, part)))
+        };
+        worse([half(0), half(1)].into_iter(), NORMAL).is_some()
+    }
+
+    fn part_of(whole: u32, part: u32) -> u32 {
+        if part == 0 { whole / 2 } else { whole - whole / 2 }
+    }
+
+    #[test]
+    fn a_dead_zone_trips_and_a_dead_service_does_not() {
+        assert!(trips((16, 33), (0, 67)));
+        assert!(!trips((33, 33), (67, 67)));
+        assert!(!trips((25, 33), (40, 67)), "a bad service with one zone by chance worse");
+    }
+
+    #[test]
+    fn each_condition_is_needed() {
+        assert!(trips((4, 4), (0, 400)));
+        assert!(!trips((2, 2), (0, 1000)), "two failures do not speak for a zone");
+        assert!(!trips((33, 33), (0, 4)), "four attempts are no peers");
+        assert!(!trips((600, 10_000), (200, 20_000)), "five points more are needed, however sure");
+        assert!(!trips((9_900, 10_000), (18_000, 20_000)), "nor is a tenth less worth a move");
+        assert!(!trips((5, 33), (0, 67)), "the peers may have been lucky");
+    }
+
+    #[test]
+    fn a_zone_is_not_blamed_for_the_time_of_its_attempts() {
+        // 20 s of health, then all fails and retries send this zone five times its usual attempts.
+        let (well, ill) = (stretch((0, 400), (0, 3_600)), stretch((60, 60), (160, 160)));
+        assert!(Beside::pooled(&[well, ill]).finding(NORMAL).is_some(), "seen as a whole it would be blamed");
+        assert_eq!(worse([well, ill].into_iter(), NORMAL), None);
+        // The same when it began within a stretch, so that even there the zone had its attempts later than its peers.
+        let begins = stretch((200, 220), (110, 290));
+        assert!(Beside::standardised(&[well, begins, ill], None).finding(NORMAL).is_some());
+        assert_eq!(worse([well, begins, ill].into_iter(), NORMAL), None);
+        // And one that fails while its peers do not is found all the same.
+        let (sick, sicker) = (stretch((60, 120), (3, 290)), stretch((60, 60), (2, 160)));
+        assert!(worse([well, sick, sicker].into_iter(), NORMAL).is_some());
+    }
+
+    proptest! {
+        /// A zone at its peers' rate in each stretch does not trip, whatever the rates and however its attempts are spread.
+        #[test]
+        fn equal_rates_never_trip(
+            stretches in prop::collection::vec((0_u32..50, 0_u32..50, 1_u32..10, 1_u32..10), 1..14),
+        ) {
+            let equal = stretches.into_iter().map(|(k, n, times, peer_times)| {
+                let k = k.min(n);
+                stretch((k * times, n * times), (k * peer_times, n * peer_times))
+            });
+            prop_assert_eq!(worse(equal, NORMAL), None);
+        }
+
+        /// More bad attempts never make a zone look better, more bad peers never make it look worse.
+        #[test]
+        fn the_whole_window_is_judged_monotonically(n in 3_u32..500, k in 0_u32..500, n2 in 5_u32..500, k2 in 0_u32..500) {
+            let found = |k: u32, k2: u32| {
+                Beside::pooled(&[stretch((k.min(n), n), (k2.min(n2), n2))]).finding(NORMAL).is_some()
+            };
+            if found(k, k2) {
+                prop_assert!(found(k + 1, k2) && found(k, k2.min(n2).saturating_sub(1)) && k >= 3);
+            }
+        }
+    }
+}

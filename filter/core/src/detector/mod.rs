@@ -1,0 +1,15 @@
+//! Detectors: which zone is worse than it should be, and on what evidence.
+//!
+//! - [`rates`]: the share of bad attempts, against the other zones (`peers`) or, where there are none, against a fixed bound;
+//! - [`compare`]: the arithmetic of the first of these, over a window told in stretches;
+//! - [`run`]: failures in a row (`consecutive`);
+//! - [`evidence`]: the numbers that go into the log line.
+
+pub mod compare;
+pub mod evidence;
+pub mod rates;
+pub mod run;
+
+pub use evidence::Evidence;
+pub use rates::{Bar, Signal};
+pub use run::Run;

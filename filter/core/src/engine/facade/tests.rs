@@ -1,0 +1,299 @@
+//! The engine as the filter drives it: configurations, requests, attempts, and how much memory it takes.
+
+use super::*;
+use crate::{
+    breaker::Cause,
+    config::{CONFIG_VERSION, Role, ServiceConfig, Shift},
+    names::ServiceName,
+    policy::{AbortPolicy, AbortWhen, Mode, ServicePolicy, SpillPolicy},
+};
+
+const NOW: Now = Now(1_700_000_000_000);
+const MS: u64 = 1_000_000;
+
+fn zone(name: &str) -> Zone {
+    Zone::new(name).unwrap()
+}
+
+fn service(zones: &[&str], policy: ServicePolicy) -> ServiceConfig {
+    ServiceConfig { zones: zones.iter().map(|name| (zone(name), 2)).collect(), policy, shifts: Vec::new() }
+}
+
+fn config(services: &[(&str, ServiceConfig)]) -> FilterConfig {
+    let services = services.iter().map(|(name, service)| (ServiceName::new(name).unwrap(), service.clone()));
+    FilterConfig {
+        version: CONFIG_VERSION,
+        role: Role::Downstream,
+        zone: None,
+        services: services.collect(),
+        debug_header: false,
+    }
+}
+
+fn engine(service: ServiceConfig) -> (Engine, ServiceId) {
+    let mut engine = Engine::default();
+    engine.configure(&config(&[("order-svc", service)]), Some(&zone("az-a")), NOW);
+    let id = engine.service("order-svc").unwrap();
+    (engine, id)
+}
+
+const ABC: [&str; 3] = ["az-a", "az-b", "az-c"];
+
+fn eventual() -> ServicePolicy {
+    ServicePolicy { mode: Mode::Eventual, ..ServicePolicy::default() }
+}
+
+fn drained(mut service: ServiceConfig, name: &str, keep: f64, for_ms: u64) -> ServiceConfig {
+    let keep_percent = Percent::new(keep).unwrap();
+    service.shifts.push(Shift { zone: zone(name), keep_percent, expires_at_ms: NOW.0 + for_ms });
+    service
+}
+
+/// Runs a zone into the open state: 3 s of health, then it fails.
+fn break_zone(engine: &mut Engine, id: ServiceId, at: usize) -> Now {
+    let mut totals = vec![Totals::default(); engine.zones(id).len()];
+    for tick in 0..100 {
+        let now = Now(NOW.0 + tick * 100);
+        if let Some(proposal) = engine.tick(id, now, &totals) {
+            let told = engine.adopt(id, &proposal.state, now).unwrap();
+            assert_eq!(told, proposal.transitions);
+            return now;
+        }
+        for (i, totals) in totals.iter_mut().enumerate() {
+            if tick > 30 && i == at { totals.fail += 7 } else { totals.ok += 7 }
+        }
+    }
+    panic!("it did not trip");
+}
+
+/// What a million coins make of requests, by kind, in percent.
+fn mix_of(engine: &mut Engine, id: ServiceId, now: Now) -> std::collections::BTreeMap<String, f64> {
+    let mut mix = std::collections::BTreeMap::new();
+    for i in 0..100_000_u64 {
+        let kind = match engine.decide(id, now, i * 42_949, || false) {
+            Decision::Pass => "pass".to_owned(),
+            Decision::Serve { key, reason } => format!("{key} {}", reason.as_str()),
+            Decision::Trial { key, .. } => format!("{key} trial"),
+            Decision::Refuse(refusal) => format!("{} {}", refusal.status, refusal.reason),
+        };
+        *mix.entry(kind).or_insert(0.0) += 0.001;
+    }
+    mix
+}
+
+fn near(mix: &std::collections::BTreeMap<String, f64>, wanted: &[(&str, f64)]) {
+    assert_eq!(mix.len(), wanted.len(), "{mix:?}");
+    for (kind, percent) in wanted {
+        let got = mix.get(*kind).copied().unwrap_or_default();
+        assert!((got - percent).abs() < 0.5, "{kind}: {got:.2} %, wanted {percent} %; {mix:?}");
+    }
+}
+
+#[test]
+fn an_empty_engine_lets_everything_pass() {
+    let mut engine = Engine::default();
+    assert_eq!(engine.service("order-svc"), None);
+    let nobody = ServiceId(7);
+    assert_eq!(engine.decide(nobody, NOW, 0, || true), Decision::Pass);
+    let attempt = engine.attempt(nobody, ZoneId(3), 0);
+    assert!(engine.finish(&attempt, Outcome::Failed, 1).late);
+    assert_eq!(engine.tick(nobody, NOW, &[]), None);
+    assert_eq!((engine.encoded(nobody), engine.epoch(nobody)), (Vec::new(), 0));
+}
+
+#[test]
+fn shares_follow_the_policy_and_the_state() {
+    let (mut engine, id) = engine(service(&ABC, eventual()));
+    near(&mix_of(&mut engine, id, NOW), &[("pass", 80.0), ("no-az-a split", 20.0)]);
+    let now = break_zone(&mut engine, id, 0);
+    near(&mix_of(&mut engine, id, now), &[("no-az-a split", 20.0), ("no-az-a moved", 80.0)]);
+}
+
+#[test]
+fn a_drain_is_exact_and_ends_by_the_clock() {
+    let (mut engine, id) = engine(drained(service(&ABC, eventual()), "az-a", 12.5, 10_000));
+    near(&mix_of(&mut engine, id, NOW), &[("pass", 10.0), ("no-az-a split", 20.0), ("no-az-a moved", 70.0)]);
+    let a = engine.zone(id, "az-a").unwrap();
+    let status = engine.zone_state(id, a, NOW);
+    assert_eq!((status.state, status.keep.permille()), (State::ForcedOpen, 125));
+    let after = Now(NOW.0 + 10_000);
+    near(&mix_of(&mut engine, id, after), &[("pass", 80.0), ("no-az-a split", 20.0)]);
+    assert_eq!(engine.zone_state(id, a, after).state, State::Closed);
+}
+
+#[test]
+fn with_all_zones_drained_requests_are_refused_until_the_first_drain_ends() {
+    let all =
+        drained(drained(service(&["az-a", "az-b"], eventual()), "az-a", 0.0, 12_000), "az-b", 0.0, 4_500);
+    let (mut engine, id) = engine(all);
+    let refusal = Refusal { status: 503, reason: "no-zone", retry_after_s: 5 };
+    assert_eq!(engine.decide(id, NOW, 1, || true), Decision::Refuse(refusal));
+    assert!(matches!(
+        engine.decide(id, Now(NOW.0 + 4_500), 1, || true),
+        Decision::Serve { key: "only-az-b", .. }
+    ));
+}
+
+#[test]
+fn a_shift_that_keeps_all_holds_a_zone_in_use() {
+    let (mut engine, id) = engine(drained(service(&ABC, eventual()), "az-b", 100.0, 60_000));
+    let b = engine.zone(id, "az-b").unwrap();
+    assert_eq!(engine.zone_state(id, b, NOW).state, State::ForcedClosed);
+    let mut totals = vec![Totals::default(); 3];
+    for tick in 0..100 {
+        assert_eq!(engine.tick(id, Now(NOW.0 + tick * 100), &totals), None);
+        totals.iter_mut().for_each(|totals| totals.ok += 5);
+        totals[1].fail += 7;
+    }
+}
+
+#[test]
+fn aborts_take_their_share_when_a_zone_is_degraded() {
+    let abort =
+        AbortPolicy { percent: Percent::new(5.0).unwrap(), status: 503, when: AbortWhen::ZoneDegraded };
+    let (mut engine, id) = engine(service(&ABC, ServicePolicy { abort: Some(abort), ..eventual() }));
+    near(&mix_of(&mut engine, id, NOW), &[("pass", 80.0), ("no-az-a split", 20.0)]);
+    let now = break_zone(&mut engine, id, 0);
+    near(
+        &mix_of(&mut engine, id, now),
+        &[("no-az-a split", 19.0), ("no-az-a moved", 76.0), ("503 abort", 5.0)],
+    );
+}
+
+#[test]
+fn what_is_moved_is_bounded_by_share_and_by_rate() {
+    let spill = SpillPolicy { max_rps: None, max_share: Some(0.5) };
+    let (mut by_share, id) =
+        engine(service(&ABC, ServicePolicy { spill: Some(spill), ..ServicePolicy::default() }));
+    let now = break_zone(&mut by_share, id, 0);
+    near(&mix_of(&mut by_share, id, now), &[("no-az-a moved", 50.0), ("503 spill", 50.0)]);
+
+    let spill = SpillPolicy { max_rps: Some(100), max_share: None };
+    let (mut by_rate, id) =
+        engine(service(&ABC, ServicePolicy { spill: Some(spill), ..ServicePolicy::default() }));
+    let now = break_zone(&mut by_rate, id, 0);
+    let passed = (0..4_000).filter(|ms| {
+        matches!(by_rate.decide(id, Now(now.0 + ms), ms * 1_000_000, || false), Decision::Serve { .. })
+    });
+    assert!((495..=505).contains(&passed.count()), "a second's worth at once, then 100 a second");
+}
+
+#[test]
+fn attempts_of_an_earlier_state_are_not_charged() {
+    let (mut engine, id) = engine(service(&ABC, eventual()));
+    let [a, b] = [0, 1].map(ZoneId);
+    let early = engine.attempt(id, a, 0);
+    let other = engine.attempt(id, b, 0);
+    break_zone(&mut engine, id, 0);
+    assert_eq!(engine.finish(&early, Outcome::Failed, MS), Bump { late: true, ..Bump::default() });
+    assert!(engine.finish(&other, Outcome::Ok, MS).ok, "the other zone's state did not change");
+    let now = engine.attempt(id, a, 2 * MS);
+    assert!(engine.finish(&now, Outcome::ConnectFailed, 3 * MS).connect);
+}
+
+#[test]
+fn a_client_that_went_away_counts_for_nothing() {
+    let (mut engine, id) = engine(service(&ABC, eventual()));
+    let attempt = engine.attempt(id, ZoneId(0), 0);
+    assert_eq!(engine.finish(&attempt, Outcome::Neutral, MS), Bump::default());
+}
+
+#[test]
+fn slow_is_told_from_what_is_usual_and_counted_once() {
+    let (mut engine, id) = engine(service(&ABC, eventual()));
+    let mut totals = vec![Totals::default(); 3];
+    for tick in 0..40_u64 {
+        for i in 0..3 {
+            let began = (NOW.0 + tick * 100) * MS;
+            let attempt = engine.attempt(id, ZoneId(i), began);
+            let bump = engine.finish(&attempt, Outcome::Ok, began + 10 * MS);
+            assert!(bump.ok && !bump.slow);
+            totals[usize::from(i)].ok += 1;
+        }
+        engine.tick(id, Now(NOW.0 + tick * 100), &totals);
+    }
+    let began = (NOW.0 + 5_000) * MS;
+    let (quick, slow) = (engine.attempt(id, ZoneId(1), began), engine.attempt(id, ZoneId(1), began));
+    assert!(!engine.finish(&quick, Outcome::Ok, began + 50 * MS).slow);
+    assert!(engine.finish(&slow, Outcome::Ok, began + 90 * MS).slow);
+    let hanging = engine.attempt(id, ZoneId(1), began);
+    assert_eq!(engine.overdue(id, ZoneId(1), began + 300 * MS), 1);
+    let bump = engine.finish(&hanging, Outcome::Ok, began + 400 * MS);
+    assert!(bump.ok && !bump.slow, "it was counted when it became overdue");
+}
+
+#[test]
+fn a_new_worker_takes_what_was_agreed_on() {
+    let (mut old, id) = engine(service(&ABC, eventual()));
+    let now = break_zone(&mut old, id, 1);
+    let (mut new, _) = engine(service(&ABC, eventual()));
+    let told = new.adopt(id, &old.encoded(id), now).unwrap();
+    assert_eq!((told.len(), told[0].to, told[0].cause), (1, State::Open, Cause::Failures));
+    assert_eq!((new.encoded(id), new.epoch(id)), (old.encoded(id), 1));
+    assert_eq!(new.adopt(id, &old.encoded(id), now), Ok(Vec::new()), "nothing new");
+    assert!(new.adopt(id, b"garbage", now).is_err());
+    assert_eq!(new.epoch(id), 1);
+    // Its first reading of counters that others filled tells it nothing.
+    let totals = [
+        Totals { ok: 1_000, ..Totals::default() },
+        Totals { fail: 9_000, ..Totals::default() },
+        Totals::default(),
+    ];
+    assert_eq!(new.tick(id, now, &totals), None);
+}
+
+#[test]
+fn a_log_line_names_its_evidence() {
+    let (mut engine, id) = engine(service(&ABC, eventual()));
+    let mut totals = vec![Totals::default(); 3];
+    let line = (0..100).find_map(|tick| {
+        totals.iter_mut().for_each(|totals| totals.ok += 20);
+        totals[2].connect += if tick > 60 { 20 } else { 0 };
+        totals[2].fail += if tick > 60 { 20 } else { 0 };
+        totals[2].ok -= if tick > 60 { 20 } else { 0 };
+        engine.tick(id, Now(NOW.0 + tick * 100), &totals).map(|proposal| proposal.transitions[0].to_string())
+    });
+    let line = line.unwrap();
+    assert!(
+        line.starts_with(
+            "order-svc az-c closed -> open (failures): 20 of 40 bad in 200ms, peers 0 of 80, bound 10.1 %, "
+        ),
+        "{line}"
+    );
+    assert!(line.contains("score 20.2 of 9;") && line.ends_with("epoch 1"), "{line}");
+}
+
+#[test]
+fn a_new_policy_keeps_ids_apart_and_knowledge_together() {
+    let abc = service(&ABC, eventual());
+    let (mut engine, id) = engine(abc.clone());
+    let now = break_zone(&mut engine, id, 1);
+    let flying = engine.attempt(id, ZoneId(0), 0);
+    // The same again changes nothing.
+    engine.configure(&config(&[("order-svc", abc.clone())]), Some(&zone("az-a")), now);
+    assert!(engine.finish(&flying, Outcome::Ok, MS).ok);
+    // A service before it moves it to another place: what is in flight there is nobody's.
+    let flying = engine.attempt(id, ZoneId(0), 0);
+    engine.configure(&config(&[("cart-svc", abc.clone()), ("order-svc", abc)]), Some(&zone("az-a")), now);
+    assert!(engine.finish(&flying, Outcome::Failed, MS).late);
+    let moved = engine.service("order-svc").unwrap();
+    assert_eq!((moved.index(), engine.epoch(moved)), (1, 1));
+    assert_eq!(engine.zone_state(moved, ZoneId(1), now).state, State::Open);
+    assert_eq!(engine.zone_state(engine.service("cart-svc").unwrap(), ZoneId(1), now).state, State::Closed);
+    // A zone that goes takes its state along, and the others keep theirs.
+    engine.configure(&config(&[("order-svc", service(&["az-b", "az-c"], eventual()))]), None, now);
+    let left = engine.service("order-svc").unwrap();
+    assert_eq!(engine.zones(left), [zone("az-b"), zone("az-c")]);
+    assert_eq!(engine.zone_state(left, ZoneId(0), now).state, State::Open);
+    assert_eq!(engine.services().count(), 1);
+}
+
+/// What grows with services and zones stays small. (That all of it fits into a megabyte is measured where it runs, in wasm32:
+/// `tests/wasm.rs`.)
+#[test]
+fn a_zone_and_a_service_are_small() {
+    use crate::{breaker::ZoneState, engine::cell::Cell, engine::service::Service};
+    assert!(size_of::<Cell>() <= 408, "{}", size_of::<Cell>());
+    assert!(size_of::<ZoneState>() <= 40, "{}", size_of::<ZoneState>());
+    assert!(size_of::<Service>() <= 432, "{}", size_of::<Service>());
+}

@@ -1,0 +1,429 @@
+//! One service in one worker: puts the pure parts together. Time comes in as an argument; what it decides, others carry out.
+
+use std::num::NonZeroU64;
+
+use crate::{
+    breaker::{
+        self, Gate, InvalidState, Names, ServiceState, Shifted, Sight, State, Transition, Tuning, ZoneState,
+        encode,
+    },
+    config::{MAX_ZONES, ServiceConfig},
+    detector::{rates, run::Tally},
+    engine::{
+        bucket::Bucket,
+        cell::{Cell, Drain},
+        route::{Route, Terrain, shifted},
+        types::*,
+    },
+    latency,
+    mix::mix,
+    names::{ServiceName, Zone},
+    picker::Act,
+    policy::{AbortPolicy, DetectorKind, Enforcement, Mode},
+    units::Percent,
+    window::{Clock, Counts, Profile, Span, Totals},
+};
+
+/// One service.
+#[derive(Debug)]
+pub(super) struct Service {
+    pub name: ServiceName,
+    pub zones: Vec<Zone>,
+    /// Differs between all that ever had this place and these zones.
+    pub tenant: u32,
+    own: Option<u8>,
+    mode: Mode,
+    has_weights: bool,
+    tuning: Tuning,
+    abort: Option<AbortPolicy>,
+    max_share: Option<f64>,
+    moving: Option<Bucket>,
+    state: ServiceState,
+    /// The bytes of the state as the workers agreed on it: another worker may have written more than this one knows.
+    agreed: Option<Box<[u8]>>,
+    cells: Vec<Cell>,
+    clock: Clock,
+    tally: Tally,
+    route: Route,
+    gate: Gate,
+    requests: u64,
+    due: bool,
+}
+
+/// How often limits are drawn anew, in ms.
+const LIMITS_MS: u64 = 500;
+
+/// Longest `retry-after`, in seconds.
+const LONGEST_RETRY_S: u64 = 30;
+
+// === impl Service ===
+
+impl Service {
+    /// A service that nothing is known of yet.
+    pub fn new(name: &ServiceName) -> Self {
+        Self {
+            name: name.clone(),
+            zones: Vec::new(),
+            tenant: 0,
+            own: None,
+            mode: Mode::default(),
+            has_weights: false,
+            tuning: Tuning::default(),
+            abort: None,
+            max_share: None,
+            moving: None,
+            state: ServiceState::default(),
+            agreed: None,
+            cells: Vec::new(),
+            clock: Clock::default(),
+            tally: Tally::default(),
+            route: Route::default(),
+            gate: Gate::default(),
+            requests: 0,
+            due: false,
+        }
+    }
+
+    /// Takes a policy for these zones of it, and keeps what is known of those that stay.
+    pub fn configure(&mut self, config: &ServiceConfig, zones: Vec<Zone>, own_zone: Option<&Zone>) {
+        let elapsed = self.clock.elapsed();
+        let mut cells = Vec::with_capacity(zones.len());
+        let mut states = Vec::with_capacity(zones.len());
+        for zone in &zones {
+            let known = self.zones.iter().position(|have| have == zone);
+            let state = known.and_then(|i| self.state.zones.get_mut(i)).map(std::mem::take);
+            let cell = known.and_then(|i| self.cells.get_mut(i)).map(std::mem::take);
+            // A zone that joins others has a shorter past than they.
+            let wiped = NonZeroU64::new(if self.zones.is_empty() { 0 } else { elapsed.max(1) });
+            let mut cell = cell.unwrap_or_else(|| Cell { wiped, ..Cell::default() });
+            cell.capacity = config.zones.get(zone).copied().unwrap_or_default();
+            cell.weight =
+                config.policy.zone_weight(zone, config.zones.get(zone).copied().unwrap_or_default());
+            let shift = config.shifts.iter().find(|shift| shift.zone == *zone);
+            cell.shift =
+                shift.map(|shift| Box::new(Drain { keep: shift.keep_percent, until: shift.expires_at_ms }));
+            cells.push(cell);
+            states.push(state.unwrap_or_default());
+        }
+        let policy = &config.policy;
+        self.own = own_zone.and_then(|own| zones.iter().position(|zone| zone == own)).map(|own| own as u8);
+        if self.zones != zones {
+            // What the workers agreed on may say more of these zones than was read of it.
+            self.agreed = None;
+        }
+        (self.zones, self.cells, self.state.zones) = (zones, cells, states);
+        self.mode = policy.mode;
+        self.has_weights = !policy.weights.is_empty();
+        self.tuning = Tuning::from(&policy.breaker);
+        self.abort = policy.abort.clone();
+        self.max_share = policy.spill.as_ref().and_then(|spill| spill.max_share);
+        let max_rps = policy.spill.as_ref().and_then(|spill| spill.max_rps);
+        self.moving = max_rps.map(|rps| match self.moving {
+            Some(bucket) if bucket.rate() == rps => bucket,
+            _ => Bucket::new(rps),
+        });
+        self.route.expire();
+    }
+
+    /// What to do with a request.
+    pub fn decide(&mut self, now: u64, coin: u64, idempotent: impl FnOnce() -> bool) -> Decision<'_> {
+        if self.zones.is_empty() {
+            return Decision::Pass;
+        }
+        if !self.route.holds(now) {
+            self.reroute(now);
+        }
+        // Chance of its own for what must not stick to a user: who is failed on purpose, and who tries a zone.
+        self.requests = self.requests.wrapping_add(1);
+        let chance = mix(coin ^ self.requests.wrapping_mul(0x2545_f491_4f6c_dd1d));
+        if self.route.abort > 0
+            && chance.wrapping_shr(32).checked_rem(1000).is_some_and(|c| c < u64::from(self.route.abort))
+        {
+            let status = self.abort.as_ref().map_or(503, |abort| abort.status);
+            return Decision::Refuse(Refusal { status, reason: "abort", retry_after_s: 1 });
+        }
+        if let Some((zone, key)) = self.route.trial
+            && self.gate.admit(now, chance & 0xffff_ffff, self.tuning.gate(), idempotent)
+        {
+            let key = key.and_then(|key| self.route.table.key(key));
+            return key.map_or(Decision::Pass, |key| Decision::Trial { key, zone: ZoneId(zone) });
+        }
+        let Some(pick) = self.route.table.draw(coin as u32) else {
+            return Decision::Refuse(Refusal {
+                status: 503,
+                reason: "no-zone",
+                retry_after_s: self.relief(now),
+            });
+        };
+        let spill = Decision::Refuse(Refusal { status: 503, reason: "spill", retry_after_s: 1 });
+        if pick.moved && self.moving.as_mut().is_some_and(|bucket| !bucket.take(now)) {
+            return spill;
+        }
+        match pick.act {
+            Act::Pass => Decision::Pass,
+            Act::Serve { key, reason } => {
+                self.route.table.key(key).map_or(Decision::Pass, |key| Decision::Serve { key, reason })
+            }
+            Act::Spill => spill,
+        }
+    }
+
+    /// Epoch of a zone's state, as an attempt notes it.
+    pub fn begin(&mut self, zone: ZoneId, now_ns: u64) -> u64 {
+        if let Some(cell) = self.cells.get_mut(zone.index()) {
+            cell.overdue.begin(now_ns);
+        }
+        self.zone_epoch(zone)
+    }
+
+    /// Notes that the answer to an attempt begins.
+    pub fn answered(&mut self, attempt: &mut Attempt, now_ns: u64) {
+        if attempt.epoch == self.zone_epoch(attempt.zone)
+            && attempt.answer.is_none()
+            && let Some(cell) = self.cells.get_mut(attempt.zone.index())
+        {
+            attempt.answer = Some(cell.answer(attempt, now_ns));
+        }
+    }
+
+    /// Counts the end of an attempt.
+    pub fn finish(&mut self, attempt: &Attempt, outcome: Outcome, now_ns: u64) -> Bump {
+        if attempt.epoch != self.zone_epoch(attempt.zone) {
+            return Bump { late: true, ..Bump::default() };
+        }
+        let state = self.state.zones.get(attempt.zone.index()).map_or(State::Closed, |zone| zone.state);
+        let Some(cell) = self.cells.get_mut(attempt.zone.index()) else { return Bump::default() };
+        let Answer { took_ns, told } = attempt.answer.unwrap_or_else(|| cell.answer(attempt, now_ns));
+        let failed = match outcome {
+            Outcome::Neutral => return Bump::default(),
+            Outcome::Ok => false,
+            Outcome::Failed | Outcome::ConnectFailed => true,
+        };
+        if !failed && state == State::Closed {
+            cell.times.record(took_ns);
+        }
+        self.tally.count(failed);
+        cell.tally.count(failed);
+        if self.tuning.detector == DetectorKind::Consecutive {
+            cell.run.count(failed, self.tally.since(cell.tally), now_ns);
+            let trial = failed && state == State::HalfOpen;
+            cell.failed_trial |= trial;
+            self.due |= trial || cell.run.length >= self.tuning.run;
+        }
+        let slow = !failed && !told && cell.limit.ns().is_some_and(|limit| took_ns > limit);
+        Bump {
+            ok: !failed,
+            fail: failed,
+            slow,
+            settled: slow || told,
+            connect: outcome == Outcome::ConnectFailed,
+            late: false,
+        }
+    }
+
+    /// Attempts that have become overdue.
+    pub fn overdue(&mut self, zone: ZoneId, now_ns: u64) -> u32 {
+        self.cells
+            .get_mut(zone.index())
+            .map_or(0, |cell| cell.limit.ns().map_or(0, |limit| cell.overdue.sweep(now_ns, limit)))
+    }
+
+    /// Takes in the counters, and looks whether anything is to change.
+    pub fn tick(&mut self, now: u64, totals: &[Totals]) -> Option<Proposal> {
+        let (before, after) = self.clock.advance(now);
+        for (cell, totals) in self.cells.iter_mut().zip(totals) {
+            cell.windows.advance(before, after);
+            // The first reading tells nothing: the counters may be older than this worker.
+            let counts = cell.last.map_or(Counts::default(), |last| totals.since(last));
+            cell.last = Some((*totals).into());
+            cell.windows.add(counts);
+            cell.since = cell.since.plus(counts);
+        }
+        let entered = |ms: u64| before.checked_div(ms) != after.checked_div(ms);
+        if entered(latency::HALVING_MS) {
+            self.cells.iter_mut().for_each(|cell| cell.times.halve());
+        }
+        if entered(LIMITS_MS) || before == 0 {
+            self.draw_limits(now);
+        }
+        if !self.route.holds(now) {
+            self.reroute(now);
+        }
+        self.propose(now)
+    }
+
+    /// What cannot wait for the next tick.
+    pub fn due(&mut self, now: u64) -> Option<Proposal> {
+        if std::mem::take(&mut self.due) { self.propose(now) } else { None }
+    }
+
+    /// Takes over a state.
+    pub fn adopt(&mut self, bytes: &[u8], now: u64) -> Result<Vec<Transition>, InvalidState> {
+        if self.agreed.as_deref() == Some(bytes) {
+            return Ok(Vec::new());
+        }
+        let decoded = encode::decode(bytes)?;
+        let mut next = ServiceState { epoch: decoded.epoch, seed: decoded.seed, zones: Vec::new() };
+        for zone in &self.zones {
+            let said = decoded.zones.iter().find(|(name, _)| *name == zone.as_str());
+            next.zones.push(said.map_or_else(ZoneState::default, |(_, state)| state.clone()));
+        }
+        let transitions = self.transitions_to(&next);
+        let elapsed = self.clock.elapsed();
+        for ((cell, from), to) in self.cells.iter_mut().zip(&self.state.zones).zip(&next.zones) {
+            if from.epoch != to.epoch || from.state != to.state {
+                // What the zone did while it was left or on trial is no measure of how it does now; a ramp's end is no break.
+                let goes_on = from.state == State::Ramp && to.state == State::Closed;
+                cell.enter((to.state != State::Open && !goes_on).then_some(elapsed));
+                if to.state == State::HalfOpen {
+                    self.gate = Gate::new(now, mix(self.requests));
+                }
+            }
+        }
+        self.state = next;
+        self.agreed = Some(bytes.into());
+        self.draw_limits(now);
+        self.reroute(now);
+        Ok(transitions)
+    }
+
+    /// The state in bytes.
+    pub fn encoded(&self) -> Vec<u8> {
+        match &self.agreed {
+            Some(agreed) => agreed.to_vec(),
+            None => encode::encode(&self.state, &self.zones),
+        }
+    }
+
+    /// Number of the state.
+    pub fn epoch(&self) -> u64 {
+        self.state.epoch
+    }
+
+    /// A zone, as the gauges show it.
+    pub fn status(&self, zone: ZoneId, now: u64) -> ZoneStatus {
+        let shadow = self.tuning.enforcement == Enforcement::Shadow;
+        let (Some(state), Some(cell)) = (self.state.zones.get(zone.index()), self.cells.get(zone.index()))
+        else {
+            return ZoneStatus { state: State::Disabled, keep: Percent::FULL, shadow };
+        };
+        let state = match shifted(cell, now) {
+            Shifted::Part | Shifted::Whole => State::ForcedOpen,
+            Shifted::Held => State::ForcedClosed,
+            Shifted::No if self.tuning.enforcement == Enforcement::Disabled => State::Disabled,
+            Shifted::No => state.state,
+        };
+        ZoneStatus {
+            state,
+            keep: self.route.keep.get(zone.index()).copied().unwrap_or(Percent::FULL),
+            shadow,
+        }
+    }
+
+    fn zone_epoch(&self, zone: ZoneId) -> u64 {
+        self.state.zones.get(zone.index()).map_or(0, |zone| zone.epoch)
+    }
+
+    fn propose(&self, now: u64) -> Option<Proposal> {
+        let past: Vec<Profile> = self.cells.iter().map(|cell| cell.windows.profile()).collect();
+        let elapsed = self.clock.elapsed();
+        let sights: Vec<Sight> = (0..past.len()).filter_map(|i| self.sight(i, &past, elapsed, now)).collect();
+        let mv = breaker::step(&self.state, &self.tuning, &sights, now)?;
+        let zone = self.zones.get(mv.zone).map_or("", Zone::as_str);
+        let names = Names { service: &self.name, zone };
+        let next = self.state.after(&mv, &self.tuning, names, now);
+        Some(Proposal { state: encode::encode(&next, &self.zones), transitions: self.transitions_to(&next) })
+    }
+
+    fn sight(&self, zone: usize, past: &[Profile], elapsed: u64, now: u64) -> Option<Sight> {
+        let cell = self.cells.get(zone)?;
+        let run = (self.tuning.detector == DetectorKind::Consecutive).then(|| {
+            let others = |span| {
+                let others = past.iter().enumerate().filter(|(other, _)| *other != zone);
+                others.map(|(_, past)| past.of(span)).sum::<Counts>()
+            };
+            let recent = rates::are_peers(&others(Span::Ten)).then(|| others(Span::Two));
+            cell.run.verdict(self.tuning.run, self.tally.since(cell.tally), recent.as_ref())
+        });
+        let mut since = cell.since;
+        if cell.failed_trial {
+            // Known here before it is in the counters of all.
+            (since.n, since.fail) = (since.n.max(1), since.fail.max(1));
+        }
+        Some(Sight {
+            past: *past.get(zone)?,
+            past_ms: cell.past_ms(elapsed),
+            since,
+            shift: shifted(cell, now),
+            has_endpoints: cell.capacity > 0,
+            run: run.flatten(),
+        })
+    }
+
+    fn transitions_to(&self, next: &ServiceState) -> Vec<Transition> {
+        let pairs = self.zones.iter().zip(&self.state.zones).zip(&next.zones);
+        pairs
+            .filter(|((_, from), to)| from.state != to.state)
+            .map(|((zone, from), to)| Transition {
+                service: self.name.clone(),
+                zone: zone.clone(),
+                from: from.state,
+                to: to.state,
+                cause: to.cause,
+                evidence: to.evidence.as_deref().copied(),
+                epoch: next.epoch,
+                open_ms: if to.state == State::Open { to.until.saturating_sub(to.since) } else { 0 },
+                shadow: self.tuning.enforcement == Enforcement::Shadow,
+            })
+            .collect()
+    }
+
+    fn reroute(&mut self, now: u64) {
+        self.route = Route::new(
+            &Terrain {
+                zones: &self.zones,
+                own: self.own.map(usize::from),
+                mode: self.mode,
+                has_weights: self.has_weights,
+                tuning: &self.tuning,
+                state: &self.state,
+                cells: &self.cells,
+                abort: self.abort.as_ref(),
+                spill: self.max_share,
+            },
+            now,
+        );
+    }
+
+    /// Draws anew what is slow in each zone.
+    fn draw_limits(&mut self, now: u64) {
+        let mut limits = [u64::MAX; MAX_ZONES];
+        let ten: Vec<Counts> = self.cells.iter().map(|cell| cell.windows.profile().of(Span::Ten)).collect();
+        let all: Counts = ten.iter().copied().sum();
+        let zones =
+            self.cells.iter().zip(&self.state.zones).zip(&ten).map(|((cell, zone), own)| latency::Seen {
+                times: &cell.times,
+                usual: zone.state == State::Closed,
+                has_peers: rates::are_peers(&all.minus(*own)),
+            });
+        latency::limits(self.tuning.slow, zones, &mut limits);
+        // A zone just left for being slow is the measure of whether the move helped: the others are held to what it was held to.
+        let judged = self.cells.iter().zip(&self.state.zones).find(|(_, zone)| zone.awaits_check(now));
+        let measure = judged.map(|(cell, _)| cell.limit);
+        for ((cell, zone), limit) in self.cells.iter_mut().zip(&self.state.zones).zip(limits) {
+            match measure {
+                Some(_) if zone.awaits_check(now) => {}
+                Some(measure) => cell.limit = measure.min(limit.into()),
+                None => cell.limit = limit.into(),
+            }
+        }
+    }
+}
+
+impl Service {
+    /// Seconds until a drain ends, for a caller that found no zone.
+    fn relief(&self, now: u64) -> u32 {
+        let ms = self.route.relief.map_or(1_000, |at| at.saturating_sub(now));
+        ms.div_ceil(1_000).clamp(1, LONGEST_RETRY_S) as u32
+    }
+}
