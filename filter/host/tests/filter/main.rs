@@ -1,0 +1,12 @@
+//! The filter as it runs in Envoy, the real module in several workers, through faults, crashes and new policies.
+
+mod calm;
+mod compatibility;
+mod cost;
+mod counting;
+mod crashes;
+mod faults;
+mod policies;
+mod refusals;
+mod support;
+mod workers;
