@@ -1,1 +1,58 @@
-//! Placeholder.
+//! An xDS server engine: streams, versions, order and fan-out of opaque resources.
+//!
+//! It speaks Envoy's discovery protocol, state of the world and incremental, aggregated and by type, and knows nothing of
+//! where resources come from. A publisher builds a [`Snapshot`] for each view and gives it to the [`Hub`]; a [`Server`]
+//! brings every client to its view, in an order in which no request fails, and remembers what each acknowledged.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+//! use zonebreak_xds::{ChangeId, Hub, Resource, Server, ServerOptions, Snapshot, ViewKey};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let hub = Hub::new();
+//! let server = Server::new(hub.clone(), |node| ViewKey::new(&node.cluster), ServerOptions::default());
+//!
+//! let endpoints = ClusterLoadAssignment { cluster_name: "order".into(), ..Default::default() };
+//! let mut snapshot = Snapshot::builder(ChangeId(1));
+//! snapshot.put(Resource::encode("order", &endpoints))?;
+//! hub.publish([(ViewKey::new("front"), Arc::new(snapshot.build()))]);
+//!
+//! let routes = server.routes(); // tonic::transport::Server::builder().add_routes(routes).serve(address)
+//! # drop(routes);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Rules are cited where they are followed, as `xds_protocol.rst, "<section>"` (Envoy's description of the protocol) or by the
+//! name of the proto file whose comment states them.
+
+mod canonical;
+mod codec;
+mod error;
+mod hub;
+mod ledger;
+mod links;
+mod metrics;
+mod resource;
+mod server;
+mod service;
+mod session;
+mod snapshot;
+mod stream;
+mod type_set;
+mod types;
+mod wire;
+
+pub use codec::XdsCodec;
+pub use envoy_types::pb::envoy::config::core::v3::Node;
+pub use error::{ProtocolError, SnapshotError};
+pub use hub::Hub;
+pub use ledger::{Convergence, Locality, ProxyStatus};
+pub use metrics::{AckLatency, Metrics, StreamCount, TypeMetrics};
+pub use resource::Resource;
+pub use server::{Server, ServerOptions};
+pub use session::{Effect, Event, Nack, NackStatus, Request, Response, Session, SessionOptions, TypeStatus};
+pub use snapshot::{Snapshot, SnapshotBuilder};
+pub use type_set::TypeSet;
+pub use types::{ChangeId, Protocol, Scope, StreamId, TypeUrl, Version, ViewKey};

@@ -1,0 +1,222 @@
+//! Who is connected, what each client was sent and what it said.
+//!
+//! One row a stream: a proxy that uses the per-type services has several. A row goes when its stream does. The ledger reads
+//! sessions and never moves them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
+
+use crate::hub::Hub;
+use crate::session::{Session, TypeStatus};
+use crate::types::{ChangeId, Protocol, Scope, StreamId, ViewKey};
+
+/// One client's stream.
+#[derive(Clone, Debug)]
+pub struct ProxyStatus {
+    /// The stream.
+    pub stream: StreamId,
+    /// `node.id`; empty before the first request.
+    pub node_id: String,
+    /// `node.cluster`.
+    pub cluster: String,
+    /// `node.locality`.
+    pub locality: Locality,
+    /// The client's program and version, such as `envoy 1.40.0`.
+    pub user_agent: String,
+    /// Where it connects from.
+    pub peer: Option<SocketAddr>,
+    /// Which protocol it speaks.
+    pub protocol: Protocol,
+    /// ADS, or one type's service.
+    pub scope: Scope,
+    /// The view it gets.
+    pub view: Option<ViewKey>,
+    /// The change that made the newest snapshot the stream was given.
+    pub change: Option<ChangeId>,
+    /// When the stream was opened.
+    pub connected_since: SystemTime,
+    /// Every type it watches.
+    pub types: Vec<TypeStatus>,
+    /// Whether it acknowledged all that its view holds now. A stream without a view has not.
+    pub converged: bool,
+}
+
+/// Where a client runs, as it says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Locality {
+    /// `locality.region`.
+    pub region: String,
+    /// `locality.zone`.
+    pub zone: String,
+    /// `locality.sub_zone`.
+    pub sub_zone: String,
+}
+
+/// How far the fleet has come, in streams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Convergence {
+    /// Connected.
+    pub streams: usize,
+    /// Of those, the ones that acknowledged all that their view holds now.
+    pub converged: usize,
+    /// Of those, the ones that refuse something now.
+    pub refusing: usize,
+}
+
+/// All streams of one server.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    streams: Mutex<BTreeMap<StreamId, Arc<Entry>>>,
+}
+
+/// One stream: its session, which only the stream moves, and who it belongs to.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    id: StreamId,
+    peer: Option<SocketAddr>,
+    connected_since: SystemTime,
+    protocol: Protocol,
+    scope: Scope,
+    identity: OnceLock<(Identity, ViewKey)>,
+    session: Mutex<Session>,
+}
+
+/// What of a node is worth keeping.
+#[derive(Debug)]
+struct Identity {
+    node_id: String,
+    cluster: String,
+    locality: Locality,
+    user_agent: String,
+}
+
+// === impl Ledger ===
+
+impl Ledger {
+    pub(crate) fn open(&self, id: StreamId, peer: Option<SocketAddr>, session: Session) -> Arc<Entry> {
+        let entry = Arc::new(Entry {
+            id,
+            peer,
+            connected_since: SystemTime::now(),
+            protocol: session.protocol(),
+            scope: session.scope().clone(),
+            identity: OnceLock::new(),
+            session: Mutex::new(session),
+        });
+        self.streams().insert(id, entry.clone());
+        entry
+    }
+
+    pub(crate) fn close(&self, id: StreamId) {
+        self.streams().remove(&id);
+    }
+
+    pub(crate) fn proxies(&self, hub: &Hub) -> Vec<ProxyStatus> {
+        let now = Instant::now();
+        self.entries().iter().map(|entry| entry.status(now, hub)).collect()
+    }
+
+    pub(crate) fn convergence(&self, hub: &Hub) -> Convergence {
+        let mut total = Convergence::default();
+        for entry in self.entries() {
+            let session = entry.session();
+            let view = entry.view().and_then(|view| hub.snapshot(view));
+            total.streams += 1;
+            total.converged += usize::from(view.is_some_and(|view| session.converged(&view)));
+            total.refusing += usize::from(session.refuses());
+        }
+        total
+    }
+
+    /// The streams of this moment, so that reading them holds up no new one.
+    fn entries(&self) -> Vec<Arc<Entry>> {
+        self.streams().values().cloned().collect()
+    }
+
+    fn streams(&self) -> MutexGuard<'_, BTreeMap<StreamId, Arc<Entry>>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    pub(crate) fn id(&self) -> StreamId {
+        self.id
+    }
+
+    pub(crate) fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    pub(crate) fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    pub(crate) fn session(&self) -> MutexGuard<'_, Session> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn identify(&self, node: &Node, view: ViewKey) {
+        // A stream is identified once; a second time changes nothing.
+        let _ = self.identity.set((Identity::of(node), view));
+    }
+
+    pub(crate) fn node_id(&self) -> &str {
+        self.identity.get().map_or("", |(identity, _)| &identity.node_id)
+    }
+
+    fn view(&self) -> Option<&ViewKey> {
+        self.identity.get().map(|(_, view)| view)
+    }
+
+    fn status(&self, now: Instant, hub: &Hub) -> ProxyStatus {
+        let session = self.session();
+        let current = self.view().and_then(|view| hub.snapshot(view));
+        let identity = self.identity.get().map(|(identity, _)| identity);
+        let text = |field: fn(&Identity) -> &String| identity.map(|id| field(id).clone()).unwrap_or_default();
+        ProxyStatus {
+            stream: self.id,
+            node_id: text(|identity| &identity.node_id),
+            cluster: text(|identity| &identity.cluster),
+            locality: identity.map(|identity| identity.locality.clone()).unwrap_or_default(),
+            user_agent: text(|identity| &identity.user_agent),
+            peer: self.peer,
+            protocol: self.protocol,
+            scope: self.scope.clone(),
+            view: self.view().cloned(),
+            change: session.snapshot().map(|snapshot| snapshot.change()),
+            connected_since: self.connected_since,
+            types: session.status(now, current.as_deref().unwrap_or(&Default::default())),
+            converged: current.is_some_and(|view| session.converged(&view)),
+        }
+    }
+}
+
+// === impl Identity ===
+
+impl Identity {
+    fn of(node: &Node) -> Self {
+        let version = match &node.user_agent_version_type {
+            Some(UserAgentVersionType::UserAgentVersion(version)) => version.clone(),
+            Some(UserAgentVersionType::UserAgentBuildVersion(build)) => build
+                .version
+                .as_ref()
+                .map(|v| format!("{}.{}.{}", v.major_number, v.minor_number, v.patch))
+                .unwrap_or_default(),
+            None => String::new(),
+        };
+        let locality = node.locality.clone().unwrap_or_default();
+        Self {
+            node_id: node.id.clone(),
+            cluster: node.cluster.clone(),
+            locality: Locality { region: locality.region, zone: locality.zone, sub_zone: locality.sub_zone },
+            user_agent: format!("{} {version}", node.user_agent_name).trim().to_owned(),
+        }
+    }
+}

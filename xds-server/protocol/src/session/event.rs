@@ -1,0 +1,142 @@
+//! What a session is told and what it asks to be done.
+//!
+//! Plain data: nothing here decides, sends or reads a clock.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+
+use crate::error::ProtocolError;
+use crate::resource::Resource;
+use crate::snapshot::Snapshot;
+use crate::types::{Protocol, TypeUrl, Version};
+
+/// What happens to a stream.
+#[derive(Debug)]
+pub enum Event {
+    /// The client said something.
+    Request(Request),
+    /// The client's view has this content now.
+    Snapshot(Arc<Snapshot>),
+    /// The moment of [`super::Session::deadline`] has come.
+    Timer,
+}
+
+/// A request of either protocol.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// State of the world.
+    Sotw(Box<DiscoveryRequest>),
+    /// Incremental.
+    Delta(Box<DeltaDiscoveryRequest>),
+}
+
+/// What the stream's owner is to do, in this order.
+#[derive(Debug)]
+pub enum Effect {
+    /// The client said who it is: choose its view and feed the session its snapshots.
+    Identified(Box<Node>),
+    /// Send this.
+    Send(Response),
+    /// The client accepted a response, this long after it was sent.
+    Acked {
+        /// The response's type.
+        type_url: TypeUrl,
+        /// From sending to the client's answer.
+        latency: Duration,
+    },
+    /// The client refused a response.
+    Nacked {
+        /// The response's type.
+        type_url: TypeUrl,
+        /// What it said.
+        nack: Nack,
+    },
+    /// A part of a change was sent without the ACK it should have waited for, because none came in time.
+    GateExpired {
+        /// The types whose answer was missing.
+        waiting_for: Vec<TypeUrl>,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// End the stream with this error; nothing follows.
+    End(ProtocolError),
+}
+
+/// A response, put together from shared parts; the codec writes it.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// Which of the two response messages this becomes.
+    pub protocol: Protocol,
+    /// The type of all its resources.
+    pub type_url: TypeUrl,
+    /// `version_info` or `system_version_info`.
+    pub version: Version,
+    /// Unique on the stream.
+    pub nonce: Arc<str>,
+    /// No name twice.
+    pub resources: Vec<Arc<Resource>>,
+    /// `removed_resources`; always empty in state of the world.
+    pub removed: Vec<Arc<str>>,
+    /// Who we are: `control_plane.identifier`, left out when empty.
+    pub control_plane: Arc<str>,
+}
+
+/// A refusal, as the client put it.
+#[derive(Clone, Debug)]
+pub struct Nack {
+    /// The version refused.
+    pub version: Version,
+    /// The nonce of the response refused.
+    pub nonce: Arc<str>,
+    /// `error_detail.message`, its first 4 KiB.
+    pub message: Arc<str>,
+    /// The resources the message blames; all that the response brought when it blames none; no more than 100.
+    pub resources: Vec<Arc<str>>,
+    /// When the refusal arrived.
+    pub at: Instant,
+}
+
+// === impl Request ===
+
+impl Request {
+    pub(crate) fn node(&self) -> Option<&Node> {
+        match self {
+            Self::Sotw(request) => request.node.as_ref(),
+            Self::Delta(request) => request.node.as_ref(),
+        }
+    }
+
+    pub(crate) fn type_url(&self) -> &str {
+        match self {
+            Self::Sotw(request) => &request.type_url,
+            Self::Delta(request) => &request.type_url,
+        }
+    }
+
+    pub(crate) fn nonce(&self) -> &str {
+        match self {
+            Self::Sotw(request) => &request.response_nonce,
+            Self::Delta(request) => &request.response_nonce,
+        }
+    }
+
+    /// The message of `error_detail`, whose presence makes this a NACK.
+    pub(crate) fn error(&self) -> Option<&str> {
+        let detail = match self {
+            Self::Sotw(request) => request.error_detail.as_ref(),
+            Self::Delta(request) => request.error_detail.as_ref(),
+        };
+        detail.map(|status| status.message.as_str())
+    }
+
+    /// Whether the client says that it brings resources from an earlier stream.
+    pub(crate) fn resumes(&self) -> bool {
+        match self {
+            Self::Sotw(request) => !request.version_info.is_empty(),
+            Self::Delta(request) => !request.initial_resource_versions.is_empty(),
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! A stream: what the client asked for, what its view holds, and what is therefore sent, as a pure state machine.
+//!
+//! It has no clock, no socket and no task: [`Session::step`] takes the time and an event and answers with effects.
+//!
+//! # The states
+//!
+//! - *Unidentified*: nothing was heard. The first request must name its node, and makes the session ask for the node's view.
+//! - *Without a view*: the node is known, its view was never published. Subscriptions are recorded and nothing is answered:
+//!   an answer now could only say "empty", and a client takes that at its word.
+//! - *Serving*: each type is idle or awaits the answer to one response ([`super::watch`]); across types an aggregated stream
+//!   keeps the order of [`super::order`].
+//! - *Ended*: by an error of the client's. Nothing moves it.
+//!
+//! Every event ends in the same place, [`Session::pump`]: move the stages, offer each type the chance to send, until nothing
+//! moves. So what is sent never depends on which event came first, only on what is so.
+//!
+//! # The constants
+//!
+//! See [`SessionOptions`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::event::{Effect, Event, Request, Response};
+use super::order::{Expired, FIRST, Order};
+use super::watch::{Answer, Rules, Watch};
+use crate::error::ProtocolError;
+use crate::snapshot::Snapshot;
+use crate::type_set::TypeSet;
+use crate::types::{Protocol, Scope, StreamId, TypeUrl};
+
+/// The limits and waits of a stream.
+#[derive(Clone, Debug)]
+pub struct SessionOptions {
+    /// `control_plane.identifier` of every response; left out when empty.
+    pub control_plane: Arc<str>,
+    /// How long a change waits for an ACK that does not come before it goes on without. 15 s: what clients themselves wait
+    /// for a resource (xds_protocol.rst, "Knowing When a Requested Resource Does Not Exist"), so a proxy that has not
+    /// answered by then has given up on its own side too.
+    pub gate_timeout: Duration,
+    /// How long a client that comes back has to say what it holds before anything is removed, and a client that took a
+    /// cluster to ask for its endpoints. Both come in one burst, so 500 ms is generous; it delays nothing but removals.
+    pub resume_grace: Duration,
+    /// The most names one stream may watch of one type: 65,536, ten times what the largest meshes subscribe to.
+    pub max_names: usize,
+    /// The most types one stream may watch: 64; the API has fewer.
+    pub max_types: usize,
+    /// The most bytes of resources in one incremental response; what does not fit follows after the ACK. 3.5 MiB, because
+    /// gRPC clients refuse more than 4 MiB unless told otherwise. A state-of-the-world response cannot be split.
+    pub max_response_bytes: usize,
+}
+
+/// One stream.
+#[derive(Debug)]
+pub struct Session {
+    options: Arc<SessionOptions>,
+    id: StreamId,
+    protocol: Protocol,
+    scope: Scope,
+    identified: bool,
+    ended: bool,
+    /// Responses sent so far, which makes nonces unique.
+    serial: u64,
+    order: Order,
+    watches: BTreeMap<TypeUrl, Watch>,
+}
+
+// === impl SessionOptions ===
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        Self {
+            control_plane: Arc::from(""),
+            gate_timeout: Duration::from_secs(15),
+            resume_grace: Duration::from_millis(500),
+            max_names: 65_536,
+            max_types: 64,
+            max_response_bytes: 7 << 19,
+        }
+    }
+}
+
+// === impl Session ===
+
+impl Session {
+    /// A stream that was just opened. `id` must be unique in the process: nonces carry it, so that one of another stream is
+    /// never taken for one of this.
+    pub fn new(options: Arc<SessionOptions>, id: StreamId, protocol: Protocol, scope: Scope) -> Self {
+        let order = Order::new(options.gate_timeout, options.resume_grace);
+        let watches = BTreeMap::new();
+        Self { options, id, protocol, scope, identified: false, ended: false, serial: 0, order, watches }
+    }
+
+    /// What happens to the stream at `now`, and what is to be done about it.
+    pub fn step(&mut self, now: Instant, event: Event) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if self.ended {
+            return effects;
+        }
+        match event {
+            Event::Request(request) => {
+                if let Err(error) = self.request(now, &request, &mut effects) {
+                    self.ended = true;
+                    effects.push(Effect::End(error));
+                    return effects;
+                }
+            }
+            Event::Snapshot(snapshot) => self.order.publish(snapshot),
+            Event::Timer => {}
+        }
+        self.pump(now, &mut effects);
+        effects
+    }
+
+    /// When [`Event::Timer`] is to be given if nothing else happens.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        match self.scope {
+            Scope::Aggregated if !self.ended => self.order.deadline(now, &self.watches),
+            _ => None,
+        }
+    }
+
+    /// The newest snapshot given to the session.
+    pub fn snapshot(&self) -> Option<&Arc<Snapshot>> {
+        self.order.newest().map(|point| &point.snapshot)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn has_released(&self) -> bool {
+        self.order.has_released()
+    }
+
+    pub(crate) fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    pub(crate) fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    pub(crate) fn watches(&self) -> impl Iterator<Item = &Watch> {
+        self.watches.values()
+    }
+
+    fn request(
+        &mut self,
+        now: Instant,
+        request: &Request,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), ProtocolError> {
+        // xds_protocol.rst, "Basic Protocol Overview": "Only the first request on a stream is guaranteed to carry the node
+        // identifier."
+        if !self.identified {
+            let node = request.node().ok_or(ProtocolError::NoNode)?;
+            effects.push(Effect::Identified(Box::new(node.clone())));
+            self.identified = true;
+        }
+        let type_url = self.type_of(request)?;
+        let first = !self.watches.contains_key(&type_url);
+        if first && self.watches.len() >= self.options.max_types {
+            return Err(ProtocolError::TooManyTypes { limit: self.options.max_types });
+        }
+        if let Request::Delta(delta) = request
+            && delta.initial_resource_versions.len() > self.options.max_names
+        {
+            return Err(ProtocolError::TooManyNames { type_url, limit: self.options.max_names });
+        }
+        self.order.requested(now, first && request.resumes());
+        let watch = self
+            .watches
+            .entry(type_url.clone())
+            .or_insert_with(|| Watch::new(type_url.clone(), self.protocol));
+        match watch.answer(now, request) {
+            Answer::None => {}
+            Answer::Stale => return Ok(()),
+            Answer::Ack { latency, serial, names } => {
+                self.order.answered(now, &type_url, serial, &names);
+                effects.push(Effect::Acked { type_url: type_url.clone(), latency });
+            }
+            Answer::Nack { nack, serial, mut names } => {
+                // Where an older version stays in use, nothing more is to be waited for.
+                names.retain(|name| watch.has(name));
+                self.order.answered(now, &type_url, serial, &names);
+                effects.push(Effect::Nacked { type_url: type_url.clone(), nack });
+            }
+        }
+        let known = self.order.newest().map_or(TypeSet::empty(), |point| point.snapshot.set(&type_url));
+        watch.subscribe(request, first, known);
+        if first {
+            // What the client says it has is not enough for a cluster it was sent before it said so.
+            self.order.expected(&type_url).for_each(|name| {
+                watch.repeat(name);
+            });
+        }
+        if watch.subscription().names().len() > self.options.max_names {
+            return Err(ProtocolError::TooManyNames { type_url, limit: self.options.max_names });
+        }
+        Ok(())
+    }
+
+    /// The type a request is about: "required on ADS, implied on the per-type services" (discovery.proto, type_url: "This is
+    /// implicit in requests made via singleton xDS APIs ... but is required for ADS").
+    fn type_of(&self, request: &Request) -> Result<TypeUrl, ProtocolError> {
+        let asked = request.type_url();
+        match &self.scope {
+            Scope::Aggregated if asked.is_empty() => Err(ProtocolError::NoType),
+            Scope::Aggregated => Ok(TypeUrl::new(asked)),
+            Scope::Single(served) if asked.is_empty() || asked == served.as_str() => Ok(served.clone()),
+            Scope::Single(served) => {
+                Err(ProtocolError::WrongType { asked: asked.to_owned(), served: served.clone() })
+            }
+        }
+    }
+
+    /// Moves whatever can move. Ends because each round sends (once for each type until it is answered), moves a stage (which
+    /// then waits for an answer), or finds a type with nothing to send (once for each snapshot).
+    fn pump(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        if self.order.newest().is_none() {
+            return;
+        }
+        let types: Vec<TypeUrl> = self.watches.keys().cloned().collect();
+        loop {
+            let mut expired = Vec::new();
+            let mut moved = false;
+            if self.scope == Scope::Aggregated {
+                moved = self.order.advance(now, &self.watches, &mut expired);
+            }
+            for Expired { waiting_for, waited } in expired {
+                effects.push(Effect::GateExpired { waiting_for, waited });
+            }
+            for type_url in &types {
+                let before = self.watches.get(type_url).map(Watch::answered);
+                if let Some(response) = self.offer(now, type_url) {
+                    effects.push(Effect::Send(response));
+                    moved = true;
+                }
+                // A type with nothing to say has answered for the newest point as well.
+                moved |= before != self.watches.get(type_url).map(Watch::answered);
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    /// Lets one type send if it may.
+    fn offer(&mut self, now: Instant, type_url: &TypeUrl) -> Option<Response> {
+        let aggregated = self.scope == Scope::Aggregated;
+        let newest = self.order.newest()?.clone();
+        let (point, changes) = if aggregated { self.order.goal(type_url)? } else { (&newest, true) };
+        let point = point.clone();
+        // Taken out so that the others can be read while it decides.
+        let mut watch = self.watches.remove(type_url)?;
+        let (order, watches, serial, id) = (&self.order, &self.watches, self.serial + 1, self.id);
+        let nonce = || Arc::from(format!("{:x}-{serial:x}", id.0));
+        let draft = watch.send(
+            now,
+            serial,
+            nonce,
+            |version| newest.snapshot.by_version(type_url, version).cloned(),
+            &Rules {
+                goal: point.snapshot.set(type_url),
+                point: point.number,
+                changes,
+                removable: &|name| !aggregated || order.removable(now, type_url, name, watches),
+                removals_count: *type_url == TypeUrl::LISTENER,
+                coming: &|name| {
+                    newest.number != point.number && newest.snapshot.get(type_url, name).is_some()
+                },
+                promised: &|name| if aggregated { order.promised(type_url, name) } else { None },
+                max_bytes: self.options.max_response_bytes,
+            },
+        );
+        self.watches.insert(type_url.clone(), watch);
+        let draft = draft?;
+        self.serial = serial;
+        if aggregated {
+            self.lead_to_children(type_url, &draft.children);
+        }
+        Some(Response {
+            protocol: self.protocol,
+            type_url: type_url.clone(),
+            version: draft.version,
+            nonce: draft.nonce,
+            resources: draft.resources,
+            removed: draft.removed,
+            control_plane: self.options.control_plane.clone(),
+        })
+    }
+
+    /// Sees to it that what the resources just sent will wait for is sent after them.
+    fn lead_to_children(&mut self, type_url: &TypeUrl, children: &[(TypeUrl, Arc<str>)]) {
+        for (child_type, child) in children {
+            // xds_protocol.rst, "Resource warming": "Warming of Cluster is completed only when a new ClusterLoadAssignment
+            // response is supplied by management server even though there is no change in endpoints."
+            if let Some(watch) = self.watches.get_mut(child_type) {
+                watch.repeat(child);
+            }
+            if FIRST.contains(type_url) {
+                self.order.expect(child_type, child, self.serial);
+            }
+        }
+    }
+}

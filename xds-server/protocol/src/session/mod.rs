@@ -1,0 +1,18 @@
+//! One stream's side of the protocol, as a state machine without I/O. It begins in `machine.rs`.
+
+mod attribution;
+mod event;
+mod held;
+mod machine;
+mod order;
+mod release;
+mod settle;
+mod status;
+mod subscription;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+pub use event::{Effect, Event, Nack, Request, Response};
+pub use machine::{Session, SessionOptions};
+pub use status::{NackStatus, TypeStatus};

@@ -1,0 +1,195 @@
+//! The first arrow of [`super::order`]: from the newest snapshot to the one whose routes may be sent.
+//!
+//! One snapshot is *waiting*; it is *released* when the client has answered for its clusters and endpoints, *or for later ones*:
+//! a stream of changes to endpoints cannot starve the routes. Then the newest is taken up next.
+//!
+//! - An answer is not enough where the answer was no. Every cluster of the snapshot and its endpoints must be at the client in
+//!   *some* version: a refused change leaves the old one to route to; a new cluster that was refused, or whose endpoints were,
+//!   must not get routes. That is held, not timed.
+//! - A new cluster asks for its endpoints only after it arrived, perhaps after its ACK. What the clusters that were sent will
+//!   ask for is *expected* until it is answered for, or until the client evidently does not ask (it does so in one burst with
+//!   its ACK, if at all).
+//! - Envoy ACKs clusters only once they are warm (state of the world), so endpoints that never come would hold up all
+//!   clusters. What was there when its cluster was sent is sent, though a newer snapshot has dropped both.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::order::{Expired, FIRST, Point, Watches};
+use crate::resource::Resource;
+use crate::types::TypeUrl;
+
+/// See the file's head.
+#[derive(Debug, Default)]
+pub(crate) struct Release {
+    released: Option<Point>,
+    /// And since when an answer is waited for.
+    waiting: Option<(Point, Instant)>,
+    /// Children of clusters sent that the client has not answered for.
+    expected: BTreeMap<(TypeUrl, Arc<str>), Expected>,
+}
+
+/// What a cluster that was sent will ask for.
+#[derive(Debug)]
+struct Expected {
+    /// The serial number of the response that brought the cluster, and when the client answered it.
+    serial: u64,
+    answered: Option<Instant>,
+    /// As it was then.
+    resource: Arc<Resource>,
+}
+
+/// Where the waiting snapshot stands.
+enum Verdict {
+    Pass,
+    /// Some answer is missing.
+    Wait(Vec<TypeUrl>),
+    /// Nothing is missing, and passing would do harm.
+    Hold,
+}
+
+// === impl Release ===
+
+impl Release {
+    pub(crate) fn released(&self) -> Option<&Point> {
+        self.released.as_ref()
+    }
+
+    pub(crate) fn waiting(&self) -> Option<&Point> {
+        self.waiting.as_ref().map(|(point, _)| point)
+    }
+
+    /// Takes up the newest snapshot if none is waiting, or if the waiting one needs a cluster that the newest has not: it
+    /// would never be sent.
+    pub(crate) fn take_up(&mut self, newest: &Point, now: Instant) {
+        match &mut self.waiting {
+            None if self.released.as_ref().is_none_or(|released| released.number < newest.number) => {
+                self.waiting = Some((newest.clone(), now));
+            }
+            None => {}
+            Some((waiting, _)) => {
+                let clusters = newest.snapshot.set(&TypeUrl::CLUSTER);
+                let changed = clusters.changed_since(waiting.snapshot.set(&TypeUrl::CLUSTER));
+                if changed.iter().any(|name| clusters.get(name).is_none()) {
+                    *waiting = newest.clone();
+                }
+            }
+        }
+    }
+
+    pub(crate) fn expect(&mut self, child: &Arc<Resource>, serial: u64) {
+        let expected = Expected { serial, answered: None, resource: child.clone() };
+        self.expected.insert((child.type_url().clone(), child.name().clone()), expected);
+    }
+
+    pub(crate) fn expected(&self, type_url: &TypeUrl) -> impl Iterator<Item = &Arc<str>> {
+        self.expected.keys().filter(move |(of, _)| of == type_url).map(|(_, name)| name)
+    }
+
+    pub(crate) fn promised(&self, type_url: &TypeUrl, name: &Arc<str>) -> Option<&Arc<Resource>> {
+        self.expected.get(&(type_url.clone(), name.clone())).map(|expected| &expected.resource)
+    }
+
+    /// The client answered a response: what it brought is there, and if it is to ask for anything because of it, it does so
+    /// now.
+    pub(crate) fn answered(&mut self, now: Instant, type_url: &TypeUrl, serial: u64, names: &[Arc<str>]) {
+        for expected in self.expected.values_mut().filter(|expected| expected.serial == serial) {
+            expected.answered.get_or_insert(now);
+        }
+        for name in names {
+            let key = (type_url.clone(), name.clone());
+            if self.expected.get(&key).is_some_and(|expected| serial > expected.serial) {
+                self.expected.remove(&key);
+            }
+        }
+    }
+
+    /// Gives up what the client will not ask for, or will not get any more.
+    pub(crate) fn forget_unasked(
+        &mut self,
+        now: Instant,
+        newest: &Point,
+        grace: Duration,
+        watches: &Watches,
+    ) {
+        self.expected.retain(|(type_url, name), expected| {
+            let watch = watches.get(type_url).filter(|watch| watch.covers(name));
+            let asks = expected.answered.is_none_or(|at| now < at + grace) || watch.is_some();
+            // Refused, and dropped before it was mended.
+            let lost = watch.is_some_and(|watch| !watch.is_answering(name))
+                && newest.snapshot.get(type_url, name).is_none();
+            asks && !lost
+        });
+    }
+
+    /// When the next expectation is given up because nothing asked.
+    pub(crate) fn next_unasked(&self, now: Instant, grace: Duration) -> Option<Instant> {
+        let given_up = self.expected.values().filter_map(|expected| Some(expected.answered? + grace));
+        given_up.filter(|at| *at > now).min()
+    }
+
+    /// Releases the waiting snapshot if the client's answers or the time allow it. Answers whether it did.
+    pub(crate) fn advance(
+        &mut self,
+        now: Instant,
+        in_grace: bool,
+        timeout: Duration,
+        watches: &Watches,
+        expired: &mut Vec<Expired>,
+    ) -> bool {
+        let verdict = self.verdict(in_grace, watches);
+        let Some((point, since)) = self.waiting.take() else { return false };
+        let waited = now.saturating_duration_since(since);
+        match verdict {
+            Verdict::Pass => {}
+            Verdict::Wait(waiting_for) if waited >= timeout => expired.push(Expired { waiting_for, waited }),
+            Verdict::Wait(_) => {
+                self.waiting = Some((point, since));
+                return false;
+            }
+            Verdict::Hold => {
+                // What is held for a reason is not late: the wait for an answer begins when the reason is gone.
+                self.waiting = Some((point, now));
+                return false;
+            }
+        }
+        self.released = Some(point);
+        true
+    }
+
+    pub(crate) fn deadline(&self, in_grace: bool, timeout: Duration, watches: &Watches) -> Option<Instant> {
+        match (&self.waiting, self.verdict(in_grace, watches)) {
+            (Some((_, since)), Verdict::Wait(_)) => Some(*since + timeout),
+            _ => None,
+        }
+    }
+
+    fn verdict(&self, in_grace: bool, watches: &Watches) -> Verdict {
+        let Some((point, _)) = &self.waiting else { return Verdict::Hold };
+        if in_grace && !FIRST.iter().all(|type_url| watches.contains_key(type_url)) {
+            return Verdict::Hold;
+        }
+        let behind =
+            |type_url: &&TypeUrl| watches.get(type_url).is_some_and(|watch| watch.answered() < point.number);
+        let mut missing: Vec<TypeUrl> = FIRST.iter().filter(behind).cloned().collect();
+        for (type_url, name) in self.expected.keys() {
+            if watches.get(type_url).is_some_and(|watch| watch.is_refused_and_missing(name)) {
+                return Verdict::Hold;
+            }
+            if !missing.contains(type_url) {
+                missing.push(type_url.clone());
+            }
+        }
+        let there = |type_url: &TypeUrl| {
+            watches.get(type_url).is_none_or(|watch| watch.has_all_of(point.snapshot.set(type_url)))
+        };
+        if !missing.is_empty() {
+            Verdict::Wait(missing)
+        } else if FIRST.iter().all(there) {
+            Verdict::Pass
+        } else {
+            Verdict::Hold
+        }
+    }
+}

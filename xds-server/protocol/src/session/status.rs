@@ -1,0 +1,90 @@
+//! How a session stands, type by type, for whoever asks.
+//!
+//! It only reads.
+
+use std::time::Instant;
+
+use super::event::Nack;
+use super::machine::Session;
+use crate::snapshot::Snapshot;
+use crate::types::{TypeUrl, Version};
+
+/// One type on one stream.
+#[derive(Clone, Debug)]
+pub struct TypeStatus {
+    /// The type.
+    pub type_url: TypeUrl,
+    /// Whether the client subscribes to all resources.
+    pub wildcard: bool,
+    /// How many names the client subscribes to.
+    pub names: usize,
+    /// The version of the last response.
+    pub sent: Option<Version>,
+    /// The version of the last response that the client accepted, or brought along from an earlier stream.
+    pub acked: Option<Version>,
+    /// Whether a response awaits its answer.
+    pub in_flight: bool,
+    /// The refusal that still stands: the client has not what it should because of it.
+    pub nack: Option<NackStatus>,
+    /// Whether the client acknowledged all that its view holds now.
+    pub converged: bool,
+}
+
+/// A refusal that still stands.
+#[derive(Clone, Debug)]
+pub struct NackStatus {
+    /// The version refused.
+    pub version: Version,
+    /// The nonce of the response refused.
+    pub nonce: String,
+    /// What the client said.
+    pub message: String,
+    /// How long ago.
+    pub ago: std::time::Duration,
+    /// The resources it blames; all of the response when it blames none.
+    pub resources: Vec<String>,
+}
+
+// === impl Session ===
+
+impl Session {
+    /// How each type stands at `now`, against what the view holds at this moment.
+    pub fn status(&self, now: Instant, view: &Snapshot) -> Vec<TypeStatus> {
+        self.watches()
+            .map(|watch| TypeStatus {
+                type_url: watch.type_url().clone(),
+                wildcard: watch.subscription().is_wildcard(),
+                names: watch.subscription().names().len(),
+                sent: watch.sent().cloned(),
+                acked: watch.acked().cloned(),
+                in_flight: watch.is_in_flight(),
+                nack: watch.nack().map(|nack| NackStatus::of(nack, now)),
+                converged: watch.converged(view.set(watch.type_url())),
+            })
+            .collect()
+    }
+
+    /// Whether every type the client watches has acknowledged all that the view holds.
+    pub fn converged(&self, view: &Snapshot) -> bool {
+        self.watches().all(|watch| watch.converged(view.set(watch.type_url())))
+    }
+
+    /// Whether some refusal still stands.
+    pub fn refuses(&self) -> bool {
+        self.watches().any(|watch| watch.nack().is_some())
+    }
+}
+
+// === impl NackStatus ===
+
+impl NackStatus {
+    fn of(nack: &Nack, now: Instant) -> Self {
+        Self {
+            version: nack.version.clone(),
+            nonce: nack.nonce.to_string(),
+            message: nack.message.to_string(),
+            ago: now.saturating_duration_since(nack.at),
+            resources: nack.resources.iter().map(ToString::to_string).collect(),
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Which resources of one type a client asked for: names, "all of them", or both.
+//!
+//! It knows what was asked and never what was sent.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::type_set::TypeSet;
+use crate::types::TypeUrl;
+
+/// The name that means "all resources".
+const WILDCARD: &str = "*";
+
+/// A client's subscription to one type.
+#[derive(Debug, Default)]
+pub(crate) struct Subscription {
+    names: BTreeSet<Arc<str>>,
+    wildcard: bool,
+    /// Whether the client ever named anything, after which saying nothing no longer means "all"
+    /// (xds_protocol.rst, "How the client specifies what resources to return").
+    explicit: bool,
+    /// A hash of the last state-of-the-world list: every ACK repeats it.
+    list: Option<u128>,
+}
+
+/// What one request changed.
+#[derive(Debug, Default)]
+pub(crate) struct Change {
+    /// Names to be answered: new ones in state of the world, all that were asked for in incremental.
+    pub asked: Vec<Arc<str>>,
+    /// Of those, the ones not subscribed to by name or wildcard before.
+    pub new: Vec<Arc<str>>,
+    /// Names no longer subscribed to by name.
+    pub dropped: Vec<Arc<str>>,
+    pub wildcard_began: bool,
+    pub wildcard_ended: bool,
+}
+
+// === impl Subscription ===
+
+impl Subscription {
+    pub(crate) fn covers(&self, name: &str) -> bool {
+        self.wildcard || self.names.contains(name)
+    }
+
+    pub(crate) fn is_wildcard(&self) -> bool {
+        self.wildcard
+    }
+
+    pub(crate) fn names(&self) -> &BTreeSet<Arc<str>> {
+        &self.names
+    }
+
+    /// Takes the full list of a state-of-the-world request. Names of `known` resources are shared with it.
+    pub(crate) fn replace(&mut self, type_url: &TypeUrl, names: &[String], known: &TypeSet) -> Change {
+        let mut change = Change::default();
+        let list = hash(names);
+        if self.list.replace(list) == Some(list) {
+            return change;
+        }
+        let was_wildcard = self.wildcard;
+        // xds_protocol.rst, "How the client specifies what resources to return": "if the client sends a request for a given
+        // resource type but has never explicitly subscribed to any resource names ... treat that identically to ... '*'".
+        self.explicit |= !names.is_empty();
+        self.wildcard = if self.explicit {
+            names.iter().any(|n| n == WILDCARD)
+        } else {
+            type_url.is_wildcard_by_default()
+        };
+        let wanted: BTreeSet<&str> = names.iter().map(String::as_str).filter(|n| *n != WILDCARD).collect();
+        self.names.retain(|name| {
+            let keep = wanted.contains(&**name);
+            if !keep {
+                change.dropped.push(name.clone());
+            }
+            keep
+        });
+        for name in wanted {
+            if !self.names.contains(name) {
+                let name = shared(name, known);
+                self.names.insert(name.clone());
+                change.asked.push(name.clone());
+                if !was_wildcard {
+                    change.new.push(name);
+                }
+            }
+        }
+        change.wildcard_began = self.wildcard && !was_wildcard;
+        change.wildcard_ended = was_wildcard && !self.wildcard;
+        change
+    }
+
+    /// Takes the additions and removals of an incremental request. Names of `known` resources are shared with it.
+    pub(crate) fn adjust(
+        &mut self,
+        type_url: &TypeUrl,
+        subscribe: &[String],
+        unsubscribe: &[String],
+        known: &TypeSet,
+    ) -> Change {
+        let mut change = Change::default();
+        let was_wildcard = self.wildcard;
+        // xds_protocol.rst, "Incremental xDS": "(legacy behavior) the request must have no resources in both
+        // resource_names_subscribe and resource_names_unsubscribe".
+        if !self.explicit && subscribe.is_empty() && unsubscribe.is_empty() {
+            self.wildcard = type_url.is_wildcard_by_default();
+        }
+        self.explicit |= !subscribe.is_empty();
+        for name in subscribe {
+            if name == WILDCARD {
+                self.wildcard = true;
+                continue;
+            }
+            let name = shared(name, known);
+            if self.names.insert(name.clone()) && !was_wildcard {
+                change.new.push(name.clone());
+            }
+            change.asked.push(name);
+        }
+        for name in unsubscribe {
+            if name == WILDCARD {
+                self.wildcard = false;
+                self.explicit = true;
+            } else if let Some(name) = self.names.take(name.as_str()) {
+                // xds_protocol.rst, "Unsubscribing from Resources": a name that was not subscribed to is a phantom,
+                // "it can simply ignore these phantom unsubscriptions".
+                change.dropped.push(name);
+            }
+        }
+        change.wildcard_began = self.wildcard && !was_wildcard;
+        change.wildcard_ended = was_wildcard && !self.wildcard;
+        change
+    }
+}
+
+fn hash(names: &[String]) -> u128 {
+    let mut hasher = Xxh3::new();
+    for name in names {
+        hasher.update(name.as_bytes());
+        hasher.update(&[0]);
+    }
+    hasher.digest128()
+}
+
+/// The name as the snapshot holds it, so that a thousand streams do not keep a thousand copies.
+fn shared(name: &str, known: &TypeSet) -> Arc<str> {
+    known.get(name).map_or_else(|| Arc::from(name), |resource| resource.name().clone())
+}

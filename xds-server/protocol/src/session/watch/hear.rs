@@ -1,0 +1,191 @@
+//! What a client's requests change: answers to responses, and subscriptions.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::send::same;
+use super::state::{InFlight, Rejected, Watch};
+use crate::session::attribution;
+use crate::session::event::{Nack, Request};
+use crate::session::held::Holds;
+use crate::session::subscription::Change;
+use crate::type_set::TypeSet;
+use crate::types::{Protocol, Version};
+
+/// The most bytes of a client's message that are read and kept. Envoy's are shorter; others' may be of any length.
+const MESSAGE: usize = 4096;
+
+/// The most names kept with a refusal.
+const NAMED: usize = 100;
+
+/// What a request's nonce and error detail say.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// Nothing: a first request, or one that only changes the subscription.
+    None,
+    /// The client took the response of this serial number.
+    Ack { latency: Duration, serial: u64, names: Vec<Arc<str>> },
+    /// The client refused it.
+    Nack { nack: Nack, serial: u64, names: Vec<Arc<str>> },
+    /// A state-of-the-world request that belongs to an older response: to be ignored.
+    Stale,
+}
+
+// === impl Watch ===
+
+impl Watch {
+    /// Takes the part of a request that answers a response.
+    pub(crate) fn answer(&mut self, now: Instant, request: &Request) -> Answer {
+        let nonce = request.nonce();
+        let stale = !nonce.is_empty() && self.last_nonce.as_deref().is_some_and(|last| last != nonce);
+        if stale && self.protocol == Protocol::Sotw {
+            // xds_protocol.rst, "Resource updates": "The management server should not send a DiscoveryResponse for any
+            // DiscoveryRequest that has a stale nonce." The client will repeat what it wants with the newer nonce.
+            return Answer::Stale;
+        }
+        let Some(in_flight) = self.in_flight.take_if(|in_flight| *in_flight.nonce == *nonce) else {
+            return Answer::None;
+        };
+        // xds_protocol.rst, "ACK and NACK semantics summary": "NACK signifies unsuccessful configuration and is indicated by
+        // the presence of the error_detail field." The version says nothing.
+        match request.error() {
+            None => self.accept(now, in_flight),
+            Some(message) => self.refuse(now, in_flight, message),
+        }
+    }
+
+    fn accept(&mut self, now: Instant, in_flight: InFlight) -> Answer {
+        for (name, resource) in &in_flight.content {
+            self.rejected.remove(name);
+            if self.subscription.covers(name) {
+                self.held.set(name, resource.clone().map_or(Holds::Nothing, Holds::This));
+            }
+        }
+        self.resumed = false;
+        self.acked = Some(in_flight.version);
+        self.reach(in_flight.point.unwrap_or(0));
+        Answer::Ack {
+            latency: now.saturating_duration_since(in_flight.at),
+            serial: in_flight.serial,
+            names: in_flight.content.into_keys().collect(),
+        }
+    }
+
+    fn refuse(&mut self, now: Instant, in_flight: InFlight, message: &str) -> Answer {
+        let message = shortened(message);
+        let count = in_flight.content.len();
+        let mut blamed = attribution::blamed(message, &in_flight.content);
+        if count == 1 || blamed.is_empty() {
+            blamed = in_flight.content.keys().cloned().collect();
+        }
+        let attributed = count == 1 || blamed.len() < count;
+        let mut names = Vec::with_capacity(count);
+        for (name, content) in in_flight.content {
+            names.push(name.clone());
+            let again = self.rejected.get(&name).is_some_and(|before| same(&before.content, &content));
+            // In the order of names, as the content is.
+            let certain = attributed && blamed.binary_search(&name).is_ok();
+            let news = !self.held.of(&name).is(content.as_ref());
+            if news && !certain && self.subscription.covers(&name) {
+                self.held.doubt(&name);
+            }
+            // A removal has no content to wait for.
+            let guilty = content.is_some() && (certain || again);
+            self.rejected.insert(name, Rejected { content, guilty });
+        }
+        self.rejected_goal = Some(in_flight.goal);
+        // An answer all the same: what it means for other types is decided by what the client then has.
+        self.answered = self.answered.max(in_flight.point.unwrap_or(0));
+        blamed.truncate(NAMED);
+        let nack = Nack {
+            version: in_flight.version,
+            nonce: in_flight.nonce,
+            message: Arc::from(message),
+            resources: blamed,
+            at: now,
+        };
+        self.nack = Some(nack.clone());
+        Answer::Nack { nack, serial: in_flight.serial, names }
+    }
+
+    /// Takes the part of a request that says what is wanted. `known` is the newest content of the type.
+    pub(crate) fn subscribe(&mut self, request: &Request, first: bool, known: &TypeSet) {
+        let change = match request {
+            Request::Sotw(request) => {
+                if first && !request.version_info.is_empty() {
+                    self.resume = Some(request.version_info.clone());
+                    self.resumed = true;
+                }
+                self.subscription.replace(&self.type_url, &request.resource_names, known)
+            }
+            Request::Delta(request) => self.subscription.adjust(
+                &self.type_url,
+                &request.resource_names_subscribe,
+                &request.resource_names_unsubscribe,
+                known,
+            ),
+        };
+        self.follow(change, first && self.resume.is_some());
+        if let Request::Delta(request) = request
+            && first
+        {
+            // discovery.proto, initial_resource_versions: "should only be populated in the first message in a stream" of
+            // the type; what the client has in that version need not be sent again.
+            for (name, version) in &request.initial_resource_versions {
+                if self.subscription.covers(name) {
+                    let name = known.get(name).map_or_else(|| Arc::from(&**name), |r| r.name().clone());
+                    self.due.remove(&name);
+                    self.held.begin(&name, Holds::Unseen(Some(Version::new(version))));
+                    self.resumed = true;
+                }
+            }
+        }
+    }
+
+    /// `unseen`: the client names what an earlier stream gave it, and we do not know what that is.
+    fn follow(&mut self, change: Change, unseen: bool) {
+        if change.wildcard_began {
+            // What the wildcard adds is news to the client, whatever the set we last compared with.
+            let fresh: BTreeSet<&Arc<str>> = change.new.iter().collect();
+            self.held.narrow(self.subscription.names().iter().filter(|name| !fresh.contains(name)));
+            self.owed = true;
+        }
+        if change.wildcard_ended {
+            let fresh: BTreeSet<&Arc<str>> = change.asked.iter().collect();
+            self.held.narrow(self.subscription.names().iter().filter(|name| !fresh.contains(name)));
+            self.owed = false;
+        }
+        for name in &change.new {
+            self.held.begin(name, if unseen { Holds::Unseen(None) } else { Holds::Nothing });
+        }
+        // xds_protocol.rst, "How the client specifies what resources to return": "the server must resend any newly requested
+        // resources, even if it previously sent those"; "Subscribing to Resources": "the server must still provide those
+        // resources in the response".
+        if !unseen {
+            self.due.extend(change.asked);
+        }
+        for name in change.dropped {
+            if self.subscription.covers(&name) {
+                // xds_protocol.rst, "Unsubscribing from Resources": under a wildcard "the server must send a response that
+                // includes the specific resource in either".
+                if self.protocol == Protocol::Delta {
+                    self.due.insert(name);
+                }
+            } else {
+                self.held.forget(&name);
+                self.due.remove(&name);
+                self.rejected.remove(&name);
+            }
+        }
+        if change.wildcard_ended {
+            let subscription = &self.subscription;
+            self.due.retain(|name| subscription.covers(name));
+            self.rejected.retain(|name, _| subscription.covers(name));
+        }
+    }
+}
+
+fn shortened(message: &str) -> &str {
+    message.get(..message.floor_char_boundary(MESSAGE)).unwrap_or_default()
+}

@@ -1,0 +1,74 @@
+//! What is known of a client's holdings of one type: the questions the order of types is decided by.
+//!
+//! It only reads.
+
+use std::sync::Arc;
+
+use super::state::Watch;
+use crate::type_set::TypeSet;
+use crate::types::Protocol;
+
+// === impl Watch ===
+
+impl Watch {
+    /// Whether the client has something of each of these names that it subscribes to and that `set` has.
+    pub(crate) fn has_all_of(&self, set: &TypeSet) -> bool {
+        let lacks = |name: &Arc<str>| self.subscription.covers(name) && self.held.of(name).is_nothing();
+        if set.same_content(self.held.base()) {
+            return !self.held.differing().keys().any(|name| set.get(name).is_some() && lacks(name));
+        }
+        !set.iter().any(|resource| lacks(resource.name()))
+    }
+
+    pub(crate) fn covers(&self, name: &str) -> bool {
+        self.subscription.covers(name)
+    }
+
+    /// Whether the client has something under this name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.covers(name) && !self.held.of(name).is_nothing()
+    }
+
+    /// Whether this name is under way or about to be.
+    pub(crate) fn is_answering(&self, name: &str) -> bool {
+        self.due.contains(name)
+            || self.in_flight.as_ref().is_some_and(|in_flight| in_flight.content.contains_key(name))
+    }
+
+    /// Whether the client has nothing under this name because it refused what it was given.
+    pub(crate) fn is_refused_and_missing(&self, name: &str) -> bool {
+        self.rejected.contains_key(name) && self.in_flight.is_none() && !self.has(name)
+    }
+
+    /// Whether the client has, or is just being given or told to give up, a name that `set` has not.
+    pub(crate) fn has_more_than(&self, set: &TypeSet) -> bool {
+        let extra = |name: &Arc<str>| set.get(name).is_none();
+        self.in_flight.as_ref().is_some_and(|in_flight| in_flight.content.keys().any(extra))
+            || self.held.differing().keys().any(|name| extra(name) && self.has(name))
+            || !set.same_content(self.held.base())
+                && self.held.base().iter().any(|r| extra(r.name()) && self.has(r.name()))
+    }
+
+    /// Whether the client uses something older because of a refusal, and nothing newer is under way.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.lacks_refused() && self.in_flight.is_none()
+    }
+
+    /// Whether the client has acknowledged all it subscribes to of `set`, and nothing is left to remove.
+    pub(crate) fn converged(&self, set: &Arc<TypeSet>) -> bool {
+        let silent = self.protocol == Protocol::Sotw && !self.type_url.is_full_state();
+        let differs = |name: &Arc<str>| {
+            let wanted = set.get(name);
+            self.subscription.covers(name)
+                && !self.held.of(name).is(wanted)
+                // What cannot be said need not be waited for.
+                && !(silent && wanted.is_none())
+        };
+        self.in_flight.is_none()
+            && self.due.is_empty()
+            && !self.owed
+            && self.resume.is_none()
+            && !self.held.differing().keys().any(differs)
+            && !set.changed_since(self.held.base()).iter().any(differs)
+    }
+}

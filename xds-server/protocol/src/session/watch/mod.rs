@@ -1,0 +1,10 @@
+//! One type on one stream. It begins in `state.rs`.
+
+mod hear;
+mod know;
+mod send;
+mod state;
+
+pub(crate) use hear::Answer;
+pub(crate) use send::Rules;
+pub(crate) use state::Watch;

@@ -1,0 +1,290 @@
+//! What a type sends next, by comparing what the client has with what it should have.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::state::{InFlight, Watch};
+use crate::resource::Resource;
+use crate::session::held::{Held, Holds};
+use crate::type_set::TypeSet;
+use crate::types::{Protocol, TypeUrl, Version};
+
+/// What a type may send at this moment.
+pub(crate) struct Rules<'a> {
+    /// What the client should have.
+    pub goal: &'a Arc<TypeSet>,
+    /// The point of the stream's history this goal belongs to.
+    pub point: u64,
+    /// Whether changes to what the client has may be sent, and not only what it asked for.
+    pub changes: bool,
+    /// Whether the removal of a name that is not in the goal may be sent.
+    pub removable: &'a dyn Fn(&str) -> bool,
+    /// Whether a removal is part of what this type must have answered, and not only of the tidying up after all types.
+    pub removals_count: bool,
+    /// Whether a name that is not in the goal will soon be in it, so that it must not be called absent.
+    pub coming: &'a dyn Fn(&str) -> bool,
+    /// What to send under a name that was asked for and is not in the goal any more.
+    pub promised: &'a dyn Fn(&Arc<str>) -> Option<&'a Arc<Resource>>,
+    /// The most bytes of resources in one incremental response.
+    pub max_bytes: usize,
+}
+
+/// The parts of a response that a watch decides.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    pub version: Version,
+    pub nonce: Arc<str>,
+    pub resources: Vec<Arc<Resource>>,
+    pub removed: Vec<Arc<str>>,
+    /// What the client will ask for because of what is new to it here.
+    pub children: Vec<(TypeUrl, Arc<str>)>,
+}
+
+/// What to send now.
+#[derive(Debug, Default)]
+struct Choice {
+    content: BTreeMap<Arc<str>, Option<Arc<Resource>>>,
+    /// Whether some resource has to wait, refused ones aside.
+    held_back: bool,
+    /// Whether some removal has to wait.
+    kept: bool,
+}
+
+// === impl Watch ===
+
+impl Watch {
+    /// Sends this name again even if nothing changed, when the client subscribes to it.
+    pub(crate) fn repeat(&mut self, name: &Arc<str>) {
+        if self.subscription.covers(name) {
+            self.due.insert(name.clone());
+        }
+    }
+
+    /// Decides what to send, if anything may be sent, and counts it as under way.
+    pub(crate) fn send(
+        &mut self,
+        now: Instant,
+        serial: u64,
+        nonce: impl FnOnce() -> Arc<str>,
+        past: impl FnOnce(&str) -> Option<Arc<TypeSet>>,
+        rules: &Rules<'_>,
+    ) -> Option<Draft> {
+        if let Some(in_flight) = &mut self.in_flight {
+            // The same content reached a newer point: its ACK will stand for that one too.
+            if in_flight.point.is_some() && in_flight.goal.same_content(rules.goal) {
+                in_flight.point = Some(rules.point);
+            }
+            return None;
+        }
+        self.resume_from(past, rules.goal);
+        let subscription = &self.subscription;
+        self.held.rebase(rules.goal, |name| subscription.covers(name));
+        self.prune_refused(rules.goal);
+
+        let full_state = self.protocol == Protocol::Sotw && self.type_url.is_full_state();
+        let Choice { content, held_back, kept } = self.choose(full_state, rules);
+        // A client that comes back waits for nothing: its answer may wait for what it will bring.
+        let owed = self.owed && !(self.resumed && (held_back || kept));
+        // A state-of-the-world client that named an absent listener or cluster learns it from the full state.
+        let asked_absent = full_state && self.due.iter().any(|name| !(rules.coming)(name));
+        if content.is_empty() && !owed && !asked_absent {
+            self.drop_answered(rules);
+            if !held_back {
+                self.reach(rules.point);
+            }
+            return None;
+        }
+
+        let version = if rules.goal.has_explicit_version() || self.protocol == Protocol::Delta {
+            rules.goal.version().clone()
+        } else {
+            self.held.sum_with(&content).version()
+        };
+        let nonce = nonce();
+        let draft = Draft {
+            version: version.clone(),
+            nonce: nonce.clone(),
+            children: content.values().flatten().flat_map(|resource| resource.children()).cloned().collect(),
+            resources: if full_state {
+                self.full_state(&content)
+            } else {
+                content.values().flatten().cloned().collect()
+            },
+            removed: content
+                .iter()
+                .filter(|(_, r)| r.is_none() && !full_state)
+                .map(|(n, _)| n.clone())
+                .collect(),
+        };
+        content.keys().for_each(|name| {
+            self.due.remove(name);
+        });
+        self.drop_answered(rules);
+        self.owed = false;
+        self.last_nonce = Some(nonce.clone());
+        self.sent = Some(version.clone());
+        let point = (!held_back).then_some(rules.point);
+        let goal = rules.goal.clone();
+        self.in_flight = Some(InFlight { nonce, serial, at: now, version, goal, content, point });
+        Some(draft)
+    }
+
+    fn choose(&self, full_state: bool, rules: &Rules<'_>) -> Choice {
+        let mut choice = Choice::default();
+        let Choice { content, held_back, kept } = &mut choice;
+        let mut promised = Vec::new();
+        let mut bytes = 0;
+        let differing = self.held.differing();
+        let due_only = self.due.iter().filter(|name| !differing.contains_key(*name));
+        for name in differing.keys().chain(due_only) {
+            let due = self.due.contains(name);
+            let first = self.owed && !self.resumed && self.held.of(name).is_nothing();
+            match rules.goal.get(name) {
+                Some(resource) => {
+                    if !due && self.is_refused(name, Some(resource), rules.goal) {
+                        continue;
+                    }
+                    let fits = full_state
+                        || self.protocol == Protocol::Sotw
+                        || content.is_empty()
+                        || bytes + resource.entry().len() <= rules.max_bytes;
+                    if !fits || !(due || first || rules.changes) {
+                        *held_back = true;
+                        continue;
+                    }
+                    bytes += resource.entry().len();
+                    content.insert(name.clone(), Some(resource.clone()));
+                }
+                None if due => {
+                    if (rules.coming)(name) {
+                        *held_back = true;
+                    } else if let Some(resource) = (rules.promised)(name) {
+                        promised.push((name.clone(), Some(resource.clone())));
+                    } else if self.protocol == Protocol::Delta {
+                        // xds_protocol.rst, "Knowing When a Requested Resource Does Not Exist": "the server will send a
+                        // DeltaDiscoveryResponse message that contains that resource's name in the removed_resources field".
+                        content.insert(name.clone(), None);
+                    }
+                }
+                None => {
+                    // xds_protocol.rst, "Deleting Resources": other types have no way to say it in state of the world.
+                    let sayable = full_state || self.protocol == Protocol::Delta;
+                    if sayable && !self.is_refused(name, None, rules.goal) {
+                        if (rules.removable)(name) {
+                            content.insert(name.clone(), None);
+                        } else {
+                            *kept = true;
+                            *held_back |= rules.removals_count;
+                        }
+                    }
+                }
+            }
+        }
+        // On its own: were it refused, what is still wanted should not be refused with it.
+        if content.is_empty() {
+            content.extend(promised);
+        } else {
+            *held_back |= !promised.is_empty();
+        }
+        choice
+    }
+
+    /// Everything the client will have once it took `content`.
+    fn full_state(&self, content: &BTreeMap<Arc<str>, Option<Arc<Resource>>>) -> Vec<Arc<Resource>> {
+        let after = |name: &Arc<str>| match content.get(name) {
+            Some(resource) => resource.clone(),
+            None => self.held.of(name).resource().cloned(),
+        };
+        let mut names: BTreeSet<&Arc<str>> = self.subscription.names().iter().collect();
+        if self.subscription.is_wildcard() {
+            names.extend(self.held.base().iter().map(|resource| resource.name()));
+            names.extend(self.held.differing().keys());
+        }
+        names.into_iter().filter_map(after).collect()
+    }
+
+    /// Compares what a state-of-the-world client says it has with what we know of: once, as soon as there is a goal.
+    fn resume_from(&mut self, past: impl FnOnce(&str) -> Option<Arc<TypeSet>>, goal: &Arc<TypeSet>) {
+        let Some(version) = self.resume.take() else { return };
+        if self.subscription.is_wildcard() {
+            if let Some(set) = past(&version) {
+                // xds_protocol.rst, "ACK/NACK and resource type instance version": "Servers may decide to optimize by not
+                // resending resources that the client had already seen on the previous stream".
+                self.held = Held::all_of(&set);
+                self.owed = false;
+                self.resumed = false;
+                self.acked = Some(Version::new(&version));
+            }
+            return;
+        }
+        // The version names the content of exactly the names subscribed to, so equality is safe for any type.
+        let wanted: BTreeMap<_, _> =
+            self.subscription.names().iter().map(|name| (name.clone(), goal.get(name).cloned())).collect();
+        let fresh = Held::nothing();
+        if !goal.has_explicit_version() && fresh.sum_with(&wanted).version().as_str() == version {
+            for (name, resource) in wanted {
+                self.held.begin(&name, Holds::Nothing);
+                self.held.set(&name, resource.map_or(Holds::Nothing, Holds::This));
+            }
+            self.acked = Some(Version::new(&version));
+            self.resumed = false;
+        }
+    }
+
+    /// The client has all that it was to have at this point, but for what it refused.
+    pub(super) fn reach(&mut self, point: u64) {
+        self.answered = self.answered.max(point);
+        if !self.lacks_refused() {
+            self.accepted = self.accepted.max(point);
+        }
+    }
+
+    /// Whether the client uses something older than it should because of a refusal. A removal that it refused changes nothing
+    /// about what it uses, but for a listener.
+    pub(super) fn lacks_refused(&self) -> bool {
+        let listens = self.type_url == TypeUrl::LISTENER;
+        self.rejected.values().any(|rejected| listens || rejected.content.is_some())
+    }
+
+    fn is_refused(&self, name: &Arc<str>, content: Option<&Arc<Resource>>, goal: &TypeSet) -> bool {
+        self.rejected.get(name).is_some_and(|rejected| {
+            same(&rejected.content, &content.cloned())
+                && (rejected.guilty
+                    || self.rejected_goal.as_ref().is_some_and(|last| last.same_content(goal)))
+        })
+    }
+
+    /// Forgets refusals of content that is no longer wanted.
+    fn prune_refused(&mut self, goal: &TypeSet) {
+        if !self.rejected.is_empty() {
+            let held = &self.held;
+            self.rejected.retain(|name, rejected| {
+                let wanted = goal.get(name);
+                same(&rejected.content, &wanted.cloned()) && !held.of(name).is(wanted)
+            });
+        }
+        if self.rejected.is_empty() {
+            self.rejected_goal = None;
+            self.nack = None;
+        }
+    }
+
+    /// Forgets the names that were asked for and do not exist, where the protocol has no word for that.
+    fn drop_answered(&mut self, rules: &Rules<'_>) {
+        if self.protocol == Protocol::Sotw && !self.due.is_empty() {
+            self.due.retain(|name| {
+                rules.goal.get(name).is_some() || (rules.coming)(name) || (rules.promised)(name).is_some()
+            });
+        }
+    }
+}
+
+/// Whether two contents, or two removals, are the same.
+pub(super) fn same(a: &Option<Arc<Resource>>, b: &Option<Arc<Resource>>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => a.same_content(b),
+        (None, None) => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,201 @@
+//! What a view holds at one moment: every type's resources, immutable, and how a publisher builds the next one.
+//!
+//! A builder reuses whatever did not change, by content. It never publishes; that is the hub's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::error::SnapshotError;
+use crate::resource::Resource;
+use crate::type_set::TypeSet;
+use crate::types::{ChangeId, TypeUrl, Version};
+
+/// How many earlier contents of a full-state type a snapshot remembers, so that a state-of-the-world client which comes back
+/// with one of their versions is not met with removals first. Sixteen covers a reconnect during a burst of changes; each
+/// costs one list of pointers.
+const PAST: usize = 16;
+
+/// One view's content: for each type, its resources.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    change: ChangeId,
+    types: BTreeMap<TypeUrl, Arc<TypeSet>>,
+    /// Earlier contents of the full-state types, newest first.
+    past: BTreeMap<TypeUrl, Vec<Arc<TypeSet>>>,
+}
+
+/// Collects the resources of a snapshot.
+#[derive(Debug)]
+pub struct SnapshotBuilder {
+    change: ChangeId,
+    previous: Option<Arc<Snapshot>>,
+    /// Whether what `previous` holds is the starting point, or only a source of shared parts.
+    edit: bool,
+    put: BTreeMap<TypeUrl, BTreeMap<Arc<str>, Arc<Resource>>>,
+    removed: BTreeMap<TypeUrl, BTreeSet<Arc<str>>>,
+    versions: BTreeMap<TypeUrl, Version>,
+}
+
+// === impl Snapshot ===
+
+impl Snapshot {
+    /// Starts a snapshot that will hold exactly what is put into it.
+    pub fn builder(change: ChangeId) -> SnapshotBuilder {
+        SnapshotBuilder {
+            change,
+            previous: None,
+            edit: false,
+            put: BTreeMap::new(),
+            removed: BTreeMap::new(),
+            versions: BTreeMap::new(),
+        }
+    }
+
+    /// Starts a snapshot from all that this one holds.
+    pub fn edit(self: &Arc<Self>, change: ChangeId) -> SnapshotBuilder {
+        SnapshotBuilder { edit: true, previous: Some(self.clone()), ..Self::builder(change) }
+    }
+
+    /// The publisher's label.
+    pub fn change(&self) -> ChangeId {
+        self.change
+    }
+
+    /// The resources of a type; the empty set when there are none.
+    pub fn set(&self, type_url: &TypeUrl) -> &Arc<TypeSet> {
+        self.types.get(type_url).unwrap_or(TypeSet::empty())
+    }
+
+    /// The types that hold anything, in the order in which they are sent.
+    pub fn types(&self) -> impl Iterator<Item = (&TypeUrl, &Arc<TypeSet>)> {
+        self.types.iter()
+    }
+
+    /// One resource.
+    pub fn get(&self, type_url: &TypeUrl, name: &str) -> Option<&Arc<Resource>> {
+        self.set(type_url).get(name)
+    }
+
+    /// What resources lead to and the snapshot does not have, such as a cluster's endpoints. A client would wait for it until
+    /// its own timeout, Envoy with all its clusters: a cluster without endpoints still needs an empty assignment.
+    pub fn missing_children(&self) -> Vec<(TypeUrl, Arc<str>)> {
+        let children =
+            self.types.values().flat_map(|set| set.iter()).flat_map(|resource| resource.children());
+        children.filter(|(type_url, name)| self.get(type_url, name).is_none()).cloned().collect()
+    }
+
+    /// Whether a client in sync with one is in sync with the other.
+    pub fn same_content(&self, other: &Self) -> bool {
+        let covers =
+            |a: &Self, b: &Self| a.types.iter().all(|(type_url, set)| set.same_content(b.set(type_url)));
+        covers(self, other) && covers(other, self)
+    }
+
+    /// The present or a remembered content of a full-state type that had this version; none where a version chosen by the
+    /// publisher has stood for different contents.
+    pub(crate) fn by_version(&self, type_url: &TypeUrl, version: &str) -> Option<&Arc<TypeSet>> {
+        let past = self.past.get(type_url).into_iter().flatten();
+        let mut found =
+            std::iter::once(self.set(type_url)).chain(past).filter(|set| set.version().as_str() == version);
+        let first = found.next()?;
+        found.all(|other| other.same_content(first)).then_some(first)
+    }
+}
+
+// === impl SnapshotBuilder ===
+
+impl SnapshotBuilder {
+    /// Shares with `previous` whatever turns out to have the same content. Every publisher that replaces a view's content
+    /// should say what it replaces: it is what makes an unchanged type cost nothing.
+    #[must_use]
+    pub fn based_on(mut self, previous: &Arc<Snapshot>) -> Self {
+        self.previous = Some(previous.clone());
+        self
+    }
+
+    /// Adds a resource, or replaces the one of that name which an edit started from.
+    ///
+    /// # Errors
+    /// An empty name, the name `*`, or a name put twice with different content.
+    pub fn put(&mut self, resource: impl Into<Arc<Resource>>) -> Result<&mut Self, SnapshotError> {
+        let resource = resource.into();
+        let (type_url, name) = (resource.type_url().clone(), resource.name().clone());
+        if name.is_empty() {
+            return Err(SnapshotError::EmptyName { type_url });
+        }
+        if &*name == "*" {
+            return Err(SnapshotError::WildcardName { type_url });
+        }
+        if let Some(removed) = self.removed.get_mut(&type_url) {
+            removed.remove(&name);
+        }
+        let named = self.put.entry(type_url.clone()).or_default();
+        // xds_protocol.rst, "Duplicate Resource Names": the client would refuse the whole response.
+        if named.get(&name).is_some_and(|other| !other.same_content(&resource)) {
+            return Err(SnapshotError::Duplicate { type_url, name });
+        }
+        named.insert(name, resource);
+        Ok(self)
+    }
+
+    /// Takes a resource out; a name that is not there is no error.
+    pub fn remove(&mut self, type_url: &TypeUrl, name: &str) -> &mut Self {
+        if let Some(named) = self.put.get_mut(type_url) {
+            named.remove(name);
+        }
+        self.removed.entry(type_url.clone()).or_default().insert(Arc::from(name));
+        self
+    }
+
+    /// Gives a type a version of the publisher's choice, told to clients as it is. Without it the version is a hash of the
+    /// content. Whether anything is sent is decided by content either way.
+    pub fn version(&mut self, type_url: &TypeUrl, version: Version) -> &mut Self {
+        self.versions.insert(type_url.clone(), version);
+        self
+    }
+
+    /// The snapshot.
+    pub fn build(mut self) -> Snapshot {
+        let previous = self.previous.take().unwrap_or_default();
+        let mut touched: BTreeSet<TypeUrl> = self.put.keys().cloned().collect();
+        touched.extend(self.versions.keys().cloned());
+        touched.extend(self.removed.keys().cloned());
+        let mut types = if self.edit { previous.types.clone() } else { BTreeMap::new() };
+        for type_url in touched {
+            let old = previous.types.get(&type_url);
+            let mut resources = BTreeMap::new();
+            if self.edit {
+                resources.extend(
+                    previous
+                        .set(&type_url)
+                        .iter()
+                        .map(|resource| (resource.name().clone(), resource.clone())),
+                );
+            }
+            self.removed.remove(&type_url).unwrap_or_default().iter().for_each(|name| {
+                resources.remove(name);
+            });
+            resources.extend(self.put.remove(&type_url).unwrap_or_default());
+            let version = self.versions.remove(&type_url);
+            types.insert(type_url, TypeSet::build(resources, version, old));
+        }
+        let past = past(&previous, &types);
+        Snapshot { change: self.change, types, past }
+    }
+}
+
+/// The earlier contents worth remembering once `types` replaces `previous`.
+fn past(
+    previous: &Snapshot,
+    types: &BTreeMap<TypeUrl, Arc<TypeSet>>,
+) -> BTreeMap<TypeUrl, Vec<Arc<TypeSet>>> {
+    let mut past = previous.past.clone();
+    for (type_url, old) in previous.types.iter().filter(|(type_url, _)| type_url.is_full_state()) {
+        if types.get(type_url).is_none_or(|new| !Arc::ptr_eq(new, old)) {
+            let remembered = past.entry(type_url.clone()).or_default();
+            remembered.insert(0, old.clone());
+            remembered.truncate(PAST);
+        }
+    }
+    past
+}

@@ -1,0 +1,185 @@
+//! One stream's rim: requests, snapshots and time go into the session, its effects go out.
+//!
+//! The response stream drives itself: it has no task and no queue of its own beyond what one step asked to send. A client that
+//! does not read is therefore not polled, and costs no more memory than that. It decides nothing.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::Stream;
+use tokio::sync::watch;
+use tonic::{Status, Streaming};
+
+use crate::hub::Subscription;
+use crate::ledger::Entry;
+use crate::server::Shared;
+use crate::session::{Effect, Event, Request, Response};
+use crate::types::TypeUrl;
+
+/// A stream that is being served.
+struct Served {
+    shared: Arc<Shared>,
+    entry: Arc<Entry>,
+    requests: Streaming<Request>,
+    view: Option<Subscription>,
+    draining: watch::Receiver<bool>,
+    outbox: VecDeque<Response>,
+    end: Option<Status>,
+    over: bool,
+}
+
+/// What woke the stream.
+enum Wake {
+    Event(Event),
+    /// The client closed its side, or went away.
+    Closed,
+    Failed(Status),
+    Drained,
+}
+
+/// Serves one stream until either side ends it.
+pub(crate) fn serve(
+    shared: Arc<Shared>,
+    entry: Arc<Entry>,
+    requests: Streaming<Request>,
+) -> impl Stream<Item = Result<Response, Status>> + Send + 'static {
+    let draining = shared.draining();
+    let served = Served {
+        shared,
+        entry,
+        requests,
+        view: None,
+        draining,
+        outbox: VecDeque::new(),
+        end: None,
+        over: false,
+    };
+    futures::stream::unfold(served, async |mut served| served.next().await.map(|item| (item, served)))
+}
+
+// === impl Served ===
+
+impl Served {
+    /// The next response, or the status the stream ends with, or its plain end.
+    async fn next(&mut self) -> Option<Result<Response, Status>> {
+        loop {
+            if let Some(response) = self.outbox.pop_front() {
+                return Some(Ok(response));
+            }
+            if let Some(status) = self.end.take() {
+                self.over = true;
+                return Some(Err(status));
+            }
+            if self.over {
+                return None;
+            }
+            match self.wake().await {
+                Wake::Event(event) => {
+                    self.step(event);
+                    // A client that floods us with requests shares its thread with the others.
+                    tokio::task::coop::consume_budget().await;
+                }
+                Wake::Closed => return None,
+                Wake::Failed(status) => {
+                    self.shared.metrics().stream_failed();
+                    self.end = Some(status);
+                }
+                Wake::Drained => {
+                    self.end = Some(Status::unavailable("the server is shutting down; connect to another"));
+                }
+            }
+        }
+    }
+
+    async fn wake(&mut self) -> Wake {
+        let now = Instant::now();
+        let deadline = self.entry.session().deadline(now);
+        let timer = async {
+            match deadline {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let snapshot = async {
+            match &mut self.view {
+                Some(view) => view.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            // An error means that the server is gone, which ends its streams as well.
+            _ = self.draining.wait_for(|draining| *draining) => Wake::Drained,
+            request = self.requests.message() => match request {
+                Ok(Some(request)) => Wake::Event(Event::Request(request)),
+                Ok(None) => Wake::Closed,
+                Err(status) if status.code() == tonic::Code::Cancelled => Wake::Closed,
+                Err(status) => Wake::Failed(status),
+            },
+            snapshot = snapshot => Wake::Event(Event::Snapshot(snapshot)),
+            () = timer => Wake::Event(Event::Timer),
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        if let Event::Request(request) = &event {
+            self.shared.metrics().request(&TypeUrl::new(request.type_url()));
+        }
+        let effects = self.entry.session().step(Instant::now(), event);
+        for effect in effects {
+            self.take(effect);
+        }
+    }
+
+    fn take(&mut self, effect: Effect) {
+        let metrics = self.shared.metrics();
+        let (stream, node) = (self.entry.id().0, self.entry.node_id());
+        match effect {
+            Effect::Identified(node) => {
+                let view = self.shared.view_of(&node);
+                tracing::debug!(stream, node = node.id, %view, protocol = %self.entry.protocol(), "stream opened");
+                self.entry.identify(&node, view.clone());
+                self.view = Some(self.shared.hub().subscribe(view));
+            }
+            Effect::Send(response) => {
+                metrics.response(&response.type_url, response.resources.len(), response.encoded_len());
+                tracing::debug!(
+                    stream, node, kind = response.type_url.short(), version = %response.version,
+                    resources = response.resources.len(), removed = response.removed.len(), "response"
+                );
+                self.outbox.push_back(response);
+            }
+            Effect::Acked { type_url, latency } => metrics.acked(&type_url, latency),
+            Effect::Nacked { type_url, nack } => {
+                metrics.nacked(&type_url);
+                tracing::warn!(
+                    stream, node, kind = type_url.short(), version = %nack.version, message = &*nack.message,
+                    resources = ?nack.resources, "client refused a response; it keeps what it had until this changes"
+                );
+            }
+            Effect::GateExpired { waiting_for, waited } => {
+                metrics.gate_expired();
+                let types: Vec<_> = waiting_for.iter().map(TypeUrl::short).collect();
+                tracing::warn!(
+                    stream,
+                    node,
+                    ?types,
+                    waited_ms = waited.as_millis(),
+                    "client did not answer in time; the change goes on without its acknowledgement"
+                );
+            }
+            Effect::End(error) => {
+                metrics.stream_failed();
+                tracing::warn!(stream, node, %error, "ending a stream because of what the client sent");
+                self.end = Some(error.into());
+            }
+        }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.shared.closed(&self.entry);
+    }
+}

@@ -1,0 +1,169 @@
+//! All resources of one type in one snapshot: sorted, immutable, shared.
+//!
+//! A set knows which names changed since the set it replaced, so a stream that held that one finds its changes in the time of
+//! the change and not of the set. It never changes after it was built.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+
+use crate::resource::{Fingerprint, Resource};
+use crate::types::Version;
+
+/// The resources of one type, by name.
+///
+/// Two snapshots whose content of a type is equal hold the very same set, so "nothing changed" is a pointer comparison.
+#[derive(Debug)]
+pub struct TypeSet {
+    id: u64,
+    version: Version,
+    explicit: bool,
+    fingerprint: Fingerprint,
+    /// Sorted by name, no name twice.
+    resources: Vec<Arc<Resource>>,
+    /// What this set replaced, and the names in which the two differ.
+    lineage: Option<(u64, Vec<Arc<str>>)>,
+}
+
+/// Names in which two sets differ, borrowed where they are known and collected where they are not.
+pub(crate) type Changed<'a> = std::borrow::Cow<'a, [Arc<str>]>;
+
+// === impl TypeSet ===
+
+impl TypeSet {
+    /// The set with nothing in it.
+    pub fn empty() -> &'static Arc<Self> {
+        static EMPTY: LazyLock<Arc<TypeSet>> = LazyLock::new(|| {
+            let fingerprint = Fingerprint::default();
+            Arc::new(TypeSet {
+                id: 0,
+                version: fingerprint.version(),
+                explicit: false,
+                fingerprint,
+                resources: Vec::new(),
+                lineage: None,
+            })
+        });
+        &EMPTY
+    }
+
+    /// A set of these resources. Where `previous` holds the same content its resources are kept, and where nothing at all
+    /// changed, `previous` itself is the answer.
+    pub(crate) fn build(
+        resources: BTreeMap<Arc<str>, Arc<Resource>>,
+        explicit: Option<Version>,
+        previous: Option<&Arc<Self>>,
+    ) -> Arc<Self> {
+        static IDS: AtomicU64 = AtomicU64::new(1);
+        let previous = previous.unwrap_or(Self::empty());
+        let resources: Vec<_> = resources
+            .into_values()
+            .map(|new| match previous.get(new.name()) {
+                Some(old) if old.same_content(&new) && old.version() == new.version() => old.clone(),
+                _ => new,
+            })
+            .collect();
+        let changed = differing(&previous.resources, &resources, Arc::ptr_eq);
+        let same_version =
+            explicit.as_ref().map_or(!previous.explicit, |version| *version == previous.version);
+        if changed.is_empty() && same_version {
+            return previous.clone();
+        }
+        let mut fingerprint = Fingerprint::default();
+        resources.iter().for_each(|resource| fingerprint.add(resource));
+        Arc::new(Self {
+            id: IDS.fetch_add(1, Ordering::Relaxed),
+            explicit: explicit.is_some(),
+            version: explicit.unwrap_or_else(|| fingerprint.version()),
+            fingerprint,
+            resources,
+            lineage: Some((previous.id, changed)),
+        })
+    }
+
+    /// The version of the whole set: a hash of its content unless the publisher chose one.
+    pub fn version(&self) -> &Version {
+        &self.version
+    }
+
+    /// Whether the version was chosen by the publisher.
+    pub fn has_explicit_version(&self) -> bool {
+        self.explicit
+    }
+
+    /// The resource of this name.
+    pub fn get(&self, name: &str) -> Option<&Arc<Resource>> {
+        let at = self.resources.binary_search_by(|resource| (**resource.name()).cmp(name)).ok()?;
+        self.resources.get(at)
+    }
+
+    /// All resources, by name.
+    pub fn iter(&self) -> std::slice::Iter<'_, Arc<Resource>> {
+        self.resources.iter()
+    }
+
+    /// How many resources there are.
+    pub fn len(&self) -> usize {
+        self.resources.len()
+    }
+
+    /// Whether there is no resource.
+    pub fn is_empty(&self) -> bool {
+        self.resources.is_empty()
+    }
+
+    /// Whether a client in sync with one is in sync with the other.
+    pub fn same_content(&self, other: &Self) -> bool {
+        self.id == other.id
+            || (self.fingerprint == other.fingerprint && self.resources.len() == other.resources.len())
+    }
+
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    /// The names, in order, whose content differs between `old` and this set.
+    pub(crate) fn changed_since(&self, old: &Self) -> Changed<'_> {
+        if self.id == old.id {
+            return Changed::Borrowed(&[]);
+        }
+        match &self.lineage {
+            Some((parent, changed)) if *parent == old.id => Changed::Borrowed(changed),
+            _ => Changed::Owned(differing(&old.resources, &self.resources, |a, b| a.same_content(b))),
+        }
+    }
+}
+
+impl<'a> IntoIterator for &'a TypeSet {
+    type Item = &'a Arc<Resource>;
+    type IntoIter = std::slice::Iter<'a, Arc<Resource>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+/// Walks two sorted lists side by side and names what is in one only or not the same in both.
+fn differing(
+    old: &[Arc<Resource>],
+    new: &[Arc<Resource>],
+    same: impl Fn(&Arc<Resource>, &Arc<Resource>) -> bool,
+) -> Vec<Arc<str>> {
+    let mut names = Vec::new();
+    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (None, None) => return names,
+            (Some(_), None) => std::cmp::Ordering::Less,
+            (None, Some(_)) => std::cmp::Ordering::Greater,
+            (Some(a), Some(b)) => a.name().cmp(b.name()),
+        };
+        let a = if order.is_le() { old.next() } else { None };
+        let b = if order.is_ge() { new.next() } else { None };
+        match (a, b) {
+            (Some(a), Some(b)) if same(a, b) => {}
+            (_, Some(resource)) | (Some(resource), None) => names.push(resource.name().clone()),
+            (None, None) => return names,
+        }
+    }
+}

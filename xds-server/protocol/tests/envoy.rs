@@ -1,0 +1,274 @@
+//! A real Envoy, fed by this server and nothing else, in both protocols.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use support::envoy::{Envoy, get};
+use support::resources::{backend, cluster, endpoints, listener, policy, route};
+use support::{Running, eventually, start};
+use zonebreak_xds::{Protocol, Resource, ServerOptions};
+
+/// A view that leads every request to one backend through a cluster of this name.
+fn view(cluster_name: &str, timeout: i64, to: SocketAddr, policy_value: &str) -> Vec<Resource> {
+    vec![
+        cluster(cluster_name, timeout),
+        endpoints(cluster_name, to),
+        listener("ingress", "routes", "policy", "ingress"),
+        route("routes", cluster_name),
+        policy("policy", policy_value),
+    ]
+}
+
+async fn converged(running: &Running) {
+    eventually("the proxy converges", || {
+        running.server.convergence().streams == 1 && running.server.convergence().converged == 1
+    })
+    .await;
+}
+
+/// Waits until requests are answered so; Envoy acknowledges an update a moment before its worker uses it.
+#[track_caller]
+fn answered(at: SocketAddr, body: &'static str, policy: &'static str) -> impl Future<Output = ()> {
+    let caller = std::panic::Location::caller();
+    async move {
+        let started = Instant::now();
+        loop {
+            let answer = get(at, "/").await;
+            if let Ok(answer) = &answer
+                && answer.body == body
+                && answer.head.contains(&format!("x-policy: {policy}"))
+            {
+                return;
+            }
+            assert!(started.elapsed() < Duration::from_secs(20), "{caller}: {answer:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// Requests without a pause, and how many of them failed.
+struct Load {
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicUsize>,
+    task: tokio::task::JoinHandle<Vec<String>>,
+}
+
+impl Load {
+    fn start(at: SocketAddr) -> Self {
+        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (stopped, counted) = (stop.clone(), done.clone());
+        let task = tokio::spawn(async move {
+            let mut failed = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                match get(at, "/").await {
+                    Ok(answer) if answer.status == 200 => {}
+                    other => failed.push(format!("{other:?}")),
+                }
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+            failed
+        });
+        Self { stop, done, task }
+    }
+
+    /// Lets this many more requests through.
+    async fn go_on(&self, requests: usize) {
+        let until = self.done.load(Ordering::Relaxed) + requests;
+        eventually("requests go through", || self.done.load(Ordering::Relaxed) >= until).await;
+    }
+
+    async fn finish(self) -> Vec<String> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await.unwrap()
+    }
+}
+
+async fn follows_every_kind_of_change(protocol: Protocol) {
+    let (a, b) = (backend("a").await, backend("b").await);
+    let mut options = ServerOptions::default();
+    options.session.control_plane = Arc::from("zonebreak-test");
+    let running = start(options).await;
+    running.publish("front", 1, view("red", 1, a, "first"));
+    let envoy = Envoy::start("front", protocol, running.address).await;
+    let at = envoy.listening("ingress").await;
+    answered(at, "a", "first").await;
+    converged(&running).await;
+
+    let load = Load::start(at);
+    load.go_on(20).await;
+    // Endpoints.
+    running.publish("front", 2, view("red", 1, b, "first"));
+    answered(at, "b", "first").await;
+    // The filter.
+    running.publish("front", 3, view("red", 1, b, "second"));
+    answered(at, "b", "second").await;
+    // The cluster itself: it warms, and needs its unchanged endpoints again.
+    running.publish("front", 4, view("red", 2, b, "second"));
+    converged(&running).await;
+    eventually_warm(&envoy).await;
+    // Routes to another cluster, and the old one gone, in one change.
+    running.publish("front", 5, view("blue", 1, a, "second"));
+    answered(at, "a", "second").await;
+    converged(&running).await;
+    load.go_on(20).await;
+    assert_eq!(load.finish().await, Vec::<String>::new(), "no request fails in any update");
+
+    let clusters = envoy.admin("/clusters").await;
+    assert!(clusters.contains("blue::") && !clusters.contains("red::"), "{clusters}");
+    assert_eq!(envoy.rejected().await, Vec::<String>::new());
+    assert!(envoy.admin("/stats?filter=control_plane").await.contains("zonebreak-test"));
+    let proxy = running.server.proxies().remove(0);
+    assert_eq!((proxy.protocol, proxy.node_id.as_str()), (protocol, "front-1"));
+    assert!(proxy.user_agent.starts_with("envoy "), "{}", proxy.user_agent);
+    assert_eq!(running.server.metrics().gates_expired(), 0, "nothing had to be waited for");
+    assert!(running.server.metrics().types().iter().all(|kind| kind.nacks == 0));
+}
+
+async fn eventually_warm(envoy: &Envoy) {
+    let started = Instant::now();
+    while envoy.stat("cluster_manager.warming_clusters").await != 0 {
+        assert!(started.elapsed() < Duration::from_secs(20), "a cluster never warmed: {}", envoy.log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delta_envoy_follows_every_kind_of_change_and_no_request_fails() {
+    follows_every_kind_of_change(Protocol::Delta).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sotw_envoy_follows_every_kind_of_change_and_no_request_fails() {
+    follows_every_kind_of_change(Protocol::Sotw).await;
+}
+
+/// Moves all traffic from cluster to cluster, removing the one left behind, as fast as the client follows.
+async fn moves_traffic_without_a_failed_request(protocol: Protocol) {
+    let (a, b) = (backend("a").await, backend("b").await);
+    let running = start(ServerOptions::default()).await;
+    running.publish("front", 0, view("c0", 1, a, "p"));
+    let envoy = Envoy::start("front", protocol, running.address).await;
+    let at = envoy.listening("ingress").await;
+    answered(at, "a", "p").await;
+    let load = Load::start(at);
+    for change in 1..40 {
+        let to = if change % 2 == 0 { a } else { b };
+        running.publish("front", change, view(&format!("c{change}"), 1, to, "p"));
+        if change % 4 == 0 {
+            // Some changes come before the one before them has settled, some after.
+            converged(&running).await;
+        }
+    }
+    converged(&running).await;
+    answered(at, "b", "p").await;
+    assert_eq!(load.finish().await, Vec::<String>::new());
+    assert_eq!(envoy.rejected().await, Vec::<String>::new());
+    let clusters = envoy.admin("/clusters").await;
+    assert!(clusters.contains("c39::") && !clusters.contains("c38::"), "{clusters}");
+    assert_eq!(running.server.metrics().gates_expired(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delta_traffic_moves_between_clusters_that_come_and_go() {
+    moves_traffic_without_a_failed_request(Protocol::Delta).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sotw_traffic_moves_between_clusters_that_come_and_go() {
+    moves_traffic_without_a_failed_request(Protocol::Sotw).await;
+}
+
+async fn keeps_what_works_when_it_refuses_a_change(protocol: Protocol) {
+    let a = backend("a").await;
+    let running = start(ServerOptions::default()).await;
+    running.publish("front", 1, view("red", 1, a, "good"));
+    let envoy = Envoy::start("front", protocol, running.address).await;
+    let at = envoy.listening("ingress").await;
+    answered(at, "a", "good").await;
+    converged(&running).await;
+
+    // Routes to a host that has no domain: Envoy refuses it.
+    let mut bad = view("red", 1, a, "good");
+    bad[3] = broken_route("routes");
+    running.publish("front", 2, bad);
+    eventually("the refusal is known", || running.server.convergence().refusing == 1).await;
+    let proxy = running.server.proxies().remove(0);
+    let routes = proxy.types.iter().find(|kind| kind.type_url.short() == "rds").unwrap();
+    let refusal = routes.nack.as_ref().unwrap();
+    assert_eq!(refusal.resources, ["routes"]);
+    assert!(!refusal.message.is_empty());
+    assert!(!proxy.converged);
+    answered(at, "a", "good").await;
+    let sent = running.server.metrics().types()[routes.type_url.position()].responses;
+
+    // Another type's change goes on, and the refused routes are not sent again with it.
+    let mut other = view("red", 1, a, "better");
+    other[3] = broken_route("routes");
+    running.publish("front", 3, other);
+    answered(at, "a", "better").await;
+    assert_eq!(running.server.metrics().types()[routes.type_url.position()].responses, sent);
+
+    running.publish("front", 4, view("red", 1, a, "best"));
+    answered(at, "a", "best").await;
+    converged(&running).await;
+    assert_eq!(running.server.convergence().refusing, 0);
+}
+
+fn broken_route(name: &str) -> Resource {
+    use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
+    let host = VirtualHost { name: "nowhere".into(), ..Default::default() };
+    let message = RouteConfiguration { name: name.into(), virtual_hosts: vec![host], ..Default::default() };
+    Resource::encode(name, &message)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delta_envoy_keeps_what_works_when_it_refuses_a_change() {
+    keeps_what_works_when_it_refuses_a_change(Protocol::Delta).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sotw_envoy_keeps_what_works_when_it_refuses_a_change() {
+    keeps_what_works_when_it_refuses_a_change(Protocol::Sotw).await;
+}
+
+/// The server goes and comes back with a changed view, at the same address.
+async fn comes_back_to_a_restarted_server(protocol: Protocol) {
+    let (a, b) = (backend("a").await, backend("b").await);
+    let first = start(ServerOptions::default()).await;
+    first.publish("front", 1, view("red", 1, a, "p"));
+    let mut envoy = Envoy::start("front", protocol, first.address).await;
+    let at = envoy.listening("ingress").await;
+    answered(at, "a", "p").await;
+    converged(&first).await;
+
+    let load = Load::start(at);
+    let address = first.address;
+    drop(first);
+    load.go_on(20).await;
+    let second = support::start_at(address, ServerOptions::default()).await;
+    load.go_on(20).await;
+    second.publish("front", 2, view("red", 1, a, "p"));
+    converged(&second).await;
+    let resent: u64 = second.server.metrics().types().iter().map(|kind| kind.resources).sum();
+    assert_eq!(resent, 0, "the client had it all");
+    second.publish("front", 3, view("blue", 1, b, "p"));
+    answered(at, "b", "p").await;
+    converged(&second).await;
+    assert_eq!(load.finish().await, Vec::<String>::new());
+    assert!(envoy.is_running());
+    assert_eq!(envoy.rejected().await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delta_envoy_comes_back_to_a_restarted_server_and_is_sent_nothing_again() {
+    comes_back_to_a_restarted_server(Protocol::Delta).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sotw_envoy_comes_back_to_a_restarted_server_and_is_sent_nothing_again() {
+    comes_back_to_a_restarted_server(Protocol::Sotw).await;
+}

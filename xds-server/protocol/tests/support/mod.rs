@@ -1,0 +1,100 @@
+//! A server on a free port, and what tests of it share.
+
+#![allow(dead_code, reason = "each test program uses a part")]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use envoy_types::pb::envoy::config::core::v3::Node;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio_stream::wrappers::TcpListenerStream;
+use zonebreak_xds::{ChangeId, Hub, Resource, Server, ServerOptions, Snapshot, ViewKey};
+
+pub mod envoy;
+pub mod resources;
+
+/// A running server on threads of its own; dropping it is a crash: its connections go with it.
+pub struct Running {
+    pub hub: Arc<Hub>,
+    pub server: Server,
+    pub address: SocketAddr,
+    runtime: Option<Runtime>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Starts a server whose clients get the view named by their `node.cluster`.
+pub async fn start(options: ServerOptions) -> Running {
+    start_at(SocketAddr::from(([127, 0, 0, 1], 0)), options).await
+}
+
+/// Starts it at an address that was free a moment ago.
+pub async fn start_at(address: SocketAddr, options: ServerOptions) -> Running {
+    let hub = Hub::new();
+    let server = Server::new(hub.clone(), |node| ViewKey::new(&node.cluster), options);
+    let routes = server.routes();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let listener = runtime.spawn(bind(address)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    runtime.spawn(async move {
+        let incoming = TcpListenerStream::new(listener);
+        tonic::transport::Server::builder().add_routes(routes).serve_with_incoming(incoming).await.unwrap();
+    });
+    Running { hub, server, address, runtime: Some(runtime) }
+}
+
+/// Binds, waiting for the connections of a server that just ended.
+async fn bind(address: SocketAddr) -> TcpListener {
+    let started = Instant::now();
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return listener,
+            Err(error) => assert!(started.elapsed() < Duration::from_secs(20), "{address}: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+impl Running {
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Publishes a view that holds exactly these resources.
+    pub fn publish(&self, view: &str, change: u64, resources: Vec<Resource>) {
+        let view = ViewKey::new(view);
+        let mut builder = Snapshot::builder(ChangeId(change));
+        if let Some(previous) = self.hub.snapshot(&view) {
+            builder = builder.based_on(&previous);
+        }
+        for resource in resources {
+            builder.put(resource).unwrap();
+        }
+        self.hub.publish([(view, Arc::new(builder.build()))]);
+    }
+}
+
+pub fn node(cluster: &str) -> Option<Node> {
+    Some(Node { id: format!("{cluster}-1"), cluster: cluster.into(), ..Node::default() })
+}
+
+/// Waits until `condition` holds; fails the test with what it was waiting for after 20 s.
+#[track_caller]
+pub fn eventually(what: &str, condition: impl Fn() -> bool) -> impl Future<Output = ()> {
+    let at = std::panic::Location::caller();
+    async move {
+        let started = Instant::now();
+        while !condition() {
+            assert!(started.elapsed() < Duration::from_secs(20), "{at}: {what} did not come true");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
