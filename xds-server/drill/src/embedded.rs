@@ -1,0 +1,73 @@
+//! Zonebreak without etcd: a server that reads a topology file and a proxy that gets everything from it. What the benchmarks
+//! run, since nothing changes there while they measure.
+
+use serde_json::{Value, json};
+
+use crate::{
+    lab::{Backends, Envoy, Lab, LabError, Plane, PlaneOptions, Port, until},
+    world::{self, Protocol, REGION, SERVICE, SOON},
+};
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub(crate) struct EmbeddedOptions {
+    /// The service's policy, without `port`.
+    pub(crate) policy: Value,
+    /// Worker threads of the proxy.
+    pub(crate) concurrency: u32,
+    /// Whether the proxy runs the filter.
+    pub(crate) filter: bool,
+}
+
+/// The running pair. The proxy is in the first zone of the backends and listens on `port`.
+#[derive(Debug)]
+pub(crate) struct Embedded {
+    pub(crate) envoy: Envoy,
+    pub(crate) port: Port,
+    _plane: Plane,
+}
+
+// === impl Embedded ===
+
+impl Embedded {
+    /// Starts both and waits until the proxy has its listener and, where wanted, the filter works.
+    pub(crate) async fn start(
+        lab: &Lab,
+        backends: &Backends,
+        options: EmbeddedOptions,
+    ) -> Result<Self, LabError> {
+        let EmbeddedOptions { policy, concurrency, filter } = options;
+        let port = Port::reserve()?;
+        let topology = topology(policy, backends, port.number()).to_string();
+        let plane = PlaneOptions { topology: Some(topology), filter, ..Default::default() };
+        let plane = Plane::start(lab, plane).await?;
+        let own = backends.zones()[0].name();
+        let proxy = world::proxy_options(lab, &plane, "envoy", own, Protocol::Delta)?;
+        let mut envoy = Envoy::start(lab, proxy.concurrency(concurrency)).await?;
+        envoy.live(SOON).await?;
+        envoy.listener(&format!("zonebreak_{}", port.number()), SOON).await?;
+        if filter {
+            until("the filter at work", SOON, async || {
+                world::zone_gauges(&envoy, own).await.map(|_| ()).map_err(|e| e.to_string())
+            })
+            .await?;
+        }
+        Ok(Self { envoy, port, _plane: plane })
+    }
+}
+
+fn topology(mut policy: Value, backends: &Backends, port: u16) -> Value {
+    let zone = |name: &str| (name.to_owned(), json!({"region": REGION}));
+    let zones: Value = backends.zones().iter().map(|it| zone(it.name())).collect();
+    let mut endpoints = serde_json::Map::new();
+    for zone in backends.zones() {
+        for backend in zone.backends() {
+            let (address, port) = (backend.address().ip().to_string(), backend.address().port());
+            let endpoint = json!({"address": address, "port": port, "region": REGION, "zone": zone.name()});
+            endpoints.insert(backend.id().to_owned(), endpoint);
+        }
+    }
+    policy["port"] = json!(port);
+    // JSON is YAML.
+    json!({"zones": zones, "services": {SERVICE: policy}, "endpoints": {SERVICE: endpoints}})
+}
