@@ -1,0 +1,56 @@
+//! `zonebreak config defaults | show | validate`: the server's configuration before it runs. Changes nothing.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+use super::output::print;
+use crate::{
+    config::{self, Layers, Requirement},
+    exit::{Exit, Failure, Outcome},
+    serve::module::Module,
+};
+
+/// What can be asked of a configuration.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ConfigCommand {
+    /// Prints every setting with its default and its meaning: a file to start from.
+    ///
+    /// Each setting can also come from the environment: ZONEBREAK_SECTION__KEY, such as ZONEBREAK_ETCD__ENDPOINTS.
+    #[command(after_help = "Example:\n  zonebreak config defaults > zonebreak.yaml")]
+    Defaults,
+    /// Prints the configuration in force and where each value comes from.
+    #[command(after_help = "Example:\n  zonebreak config show --config zonebreak.yaml")]
+    Show(FileArgs),
+    /// Checks a configuration, its environment overrides and the filter module it names. Ends with 0 or 2.
+    #[command(
+        after_help = "Example:\n  zonebreak config validate --config zonebreak.yaml && systemctl reload zonebreak"
+    )]
+    Validate(FileArgs),
+}
+
+/// Which configuration.
+#[derive(Debug, Clone, clap::Args)]
+pub struct FileArgs {
+    /// Configuration file; environment overrides alone when absent.
+    #[arg(long, value_name = "FILE", env = "ZONEBREAK_CONFIG", hide_env_values = true)]
+    pub config: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub fn run(command: &ConfigCommand) -> Outcome {
+    match command {
+        ConfigCommand::Defaults => print(&config::defaults())?,
+        ConfigCommand::Show(args) => {
+            let layers = Layers::of_process(args.config.clone(), Vec::new());
+            print(&config::effective(&layers.load(Requirement::Nothing).map_err(Failure::usage)?))?;
+        }
+        ConfigCommand::Validate(args) => {
+            let layers = Layers::of_process(args.config.clone(), Vec::new());
+            let effective = layers.load(Requirement::Source).map_err(Failure::usage)?;
+            Module::load(&effective.config.filter).map_err(Failure::usage)?;
+            eprintln!("the configuration is valid");
+        }
+    }
+    Ok(Exit::Ok)
+}

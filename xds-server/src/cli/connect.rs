@@ -1,0 +1,81 @@
+//! How the client commands find etcd and the server: flags, then the environment, then a configuration file. Opens nothing.
+
+use std::path::PathBuf;
+
+use crate::{
+    config::{Config, Layers, Override, Requirement},
+    exit::Failure,
+};
+
+/// The flags that name an etcd.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Where etcd is")]
+pub struct EtcdFlags {
+    /// Client URLs of the etcd members, by commas [env: ZONEBREAK_ETCD__ENDPOINTS].
+    #[arg(long, value_name = "URL,...")]
+    pub etcd: Option<String>,
+    /// Prefix of every key [default: /zonebreak/v1/] [env: ZONEBREAK_ETCD__PREFIX].
+    #[arg(long, value_name = "PREFIX")]
+    pub prefix: Option<String>,
+}
+
+/// Where etcd is, for commands other than `serve`.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Where etcd is")]
+pub struct EtcdArgs {
+    #[command(flatten)]
+    flags: EtcdFlags,
+    /// Configuration file of the server, read for its `etcd` section.
+    #[arg(long, value_name = "FILE", env = "ZONEBREAK_CONFIG", hide_env_values = true)]
+    config: Option<PathBuf>,
+}
+
+/// Where the server is.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Where the server is")]
+pub struct ServerArgs {
+    /// Admin URL of the server.
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "ZONEBREAK_SERVER",
+        hide_env_values = true,
+        default_value = "http://127.0.0.1:19000"
+    )]
+    pub server: String,
+}
+
+// === impl EtcdFlags ===
+
+impl EtcdFlags {
+    /// What these flags override.
+    pub fn overrides(&self) -> Vec<Override> {
+        let etcd = self.etcd.iter().map(|value| ("--etcd", "etcd.endpoints", value));
+        let prefix = self.prefix.iter().map(|value| ("--prefix", "etcd.prefix", value));
+        let all = etcd.chain(prefix);
+        all.map(|(flag, path, value)| Override { flag, path, value: value.clone() }).collect()
+    }
+}
+
+// === impl EtcdArgs ===
+
+impl EtcdArgs {
+    /// The configuration that names the etcd.
+    ///
+    /// # Errors
+    /// When a layer cannot be used, or none names an etcd.
+    pub fn load(&self) -> Result<Config, Failure> {
+        let layers = Layers::of_process(self.config.clone(), self.flags.overrides());
+        Ok(layers.load(Requirement::Etcd).map_err(Failure::usage)?.config)
+    }
+
+    /// The configuration, when anything names an etcd.
+    ///
+    /// # Errors
+    /// When a layer cannot be used.
+    pub fn load_if_named(&self) -> Result<Option<Config>, Failure> {
+        let layers = Layers::of_process(self.config.clone(), self.flags.overrides());
+        let config = layers.load(Requirement::Nothing).map_err(Failure::usage)?.config;
+        Ok((!config.etcd.endpoints.is_empty()).then_some(config))
+    }
+}

@@ -1,0 +1,16 @@
+//! The command line: one file a verb, each with its flags beside what it does.
+
+pub mod completions;
+pub mod config;
+pub mod confirm;
+pub mod connect;
+pub mod failures;
+pub mod output;
+pub mod proxies;
+pub mod register;
+pub mod root;
+pub mod serve;
+pub mod status;
+pub mod tables;
+pub mod topology;
+pub mod zone;

@@ -1,0 +1,256 @@
+//! The models as text for people. Every column is of fixed meaning, `-` where there is nothing to say.
+
+use jiff::{SignedDuration, Timestamp};
+use zonebreak_core::units::Percent;
+
+use super::output::columns;
+use crate::model::{
+    Fleet, ProblemRow, Proxy, ServiceRow, ShiftRow, Standing, Status, TypeState, ZoneRow, ZoneState,
+};
+
+/// Types in the order of the columns: as Envoy needs them.
+const TYPES: [&str; 5] = ["CDS", "EDS", "LDS", "RDS", "ECDS"];
+
+/// `zone ls`.
+pub fn zones(zones: &[ZoneRow], shifts: &[ShiftRow], now: Timestamp, wide: bool) -> String {
+    let row = |zone: &ZoneRow| {
+        [
+            zone.zone.to_string(),
+            text(&zone.region),
+            zone.capacity.map_or_else(dash, |capacity| capacity.to_string()),
+            format!("{}/{}", zone.serving, zone.endpoints),
+            state(zone.state).to_owned(),
+            zone.keep_percent.map_or_else(dash, percent),
+            until(zone.until, now),
+            text(zone.reason.as_deref().unwrap_or_default()),
+            text(zone.actor.as_deref().unwrap_or_default()),
+            text(&zone.aliases.iter().map(|alias| alias.as_str()).collect::<Vec<_>>().join(",")),
+        ]
+    };
+    let mut rows: Vec<[String; 10]> = zones.iter().map(row).collect();
+    for shift in shifts {
+        let Some(service) = &shift.service else { continue };
+        rows.push([
+            format!("{}/{service}", shift.zone),
+            dash(),
+            dash(),
+            dash(),
+            state(if shift.keep_percent == Percent::ZERO { ZoneState::Drained } else { ZoneState::Reduced })
+                .to_owned(),
+            percent(shift.keep_percent),
+            until(Some(shift.expires_at), now),
+            text(&shift.reason),
+            text(&shift.actor),
+            dash(),
+        ]);
+    }
+    rows.sort_by(|a, b| a[0].cmp(&b[0]));
+    if rows.is_empty() {
+        return "no zone is known".to_owned();
+    }
+    let header =
+        ["ZONE", "REGION", "CAPACITY", "ENDPOINTS", "STATE", "KEEP", "UNTIL", "REASON", "ACTOR", "ALIASES"];
+    narrow::<10, 8>(header, rows, wide)
+}
+
+/// `proxies`.
+pub fn proxies(proxies: &[Proxy], now: Timestamp, wide: bool) -> String {
+    if proxies.is_empty() {
+        return "no proxy is connected".to_owned();
+    }
+    let row = |proxy: &Proxy| {
+        let cell =
+            |short: &str| proxy.types.get(short).map_or_else(dash, |state| standing(state.state).to_owned());
+        let [cds, eds, lds, rds, ecds] = TYPES.map(cell);
+        let age = age(now.duration_since(proxy.connected_since));
+        let (id, zone) = (text(&proxy.id), text(&proxy.zone));
+        let (protocol, version) = (proxy.protocol.clone(), text(&proxy.version));
+        [
+            id,
+            zone,
+            protocol,
+            version,
+            cds,
+            eds,
+            lds,
+            rds,
+            ecds,
+            age,
+            text(&proxy.cluster),
+            proxy.peer.clone(),
+            text(&proxy.view),
+        ]
+    };
+    let [cds, eds, lds, rds, ecds] = TYPES;
+    let header =
+        ["NODE", "ZONE", "PROTOCOL", "VERSION", cds, eds, lds, rds, ecds, "AGE", "CLUSTER", "PEER", "VIEW"];
+    narrow::<13, 10>(header, proxies.iter().map(row).collect(), wide)
+}
+
+/// `proxies ID`: every type with its versions, and every refusal in full.
+pub fn proxy(proxy: &Proxy, now: Timestamp) -> String {
+    let subscribed =
+        |state: &TypeState| state.subscribed.map_or_else(|| "all".to_owned(), |names| names.to_string());
+    let row = |(name, state): (&String, &TypeState)| {
+        let version = |version: &Option<String>| version.clone().unwrap_or_else(dash);
+        [
+            name.clone(),
+            standing(state.state).to_owned(),
+            subscribed(state),
+            version(&state.sent),
+            version(&state.acked),
+        ]
+    };
+    let mut out = format!(
+        "node       {}\ncluster    {}\nzone       {}\nview       {}\npeer       {}\nprotocol   {}\nversion    {}\nconnected  {} ({})\n\n",
+        text(&proxy.id),
+        text(&proxy.cluster),
+        text(&proxy.zone),
+        text(&proxy.view),
+        proxy.peer,
+        proxy.protocol,
+        text(&proxy.version),
+        proxy.connected_since,
+        age(now.duration_since(proxy.connected_since)),
+    );
+    out += &columns(["TYPE", "STATE", "NAMES", "SENT", "ACKED"], proxy.types.iter().map(row));
+    for (name, nack) in proxy.types.iter().filter_map(|(name, state)| Some((name, state.nack.as_ref()?))) {
+        out +=
+            &format!("\n{name} version {} was refused at {}:\n  {}\n", nack.version, nack.at, nack.message);
+    }
+    out
+}
+
+/// `status`.
+pub fn status(status: &Status, now: Timestamp, wide: bool) -> String {
+    let source = &status.source;
+    let link = if source.connected { "connected" } else { "NOT CONNECTED, serving the last good state" };
+    let since = age(now.duration_since(source.since));
+    let applied =
+        source.applied_revision.map_or_else(|| "nothing loaded yet".to_owned(), |r| format!("revision {r}"));
+    let mut out = format!("source    {} {} ({link} for {since}, {applied})\n", source.kind, source.location);
+    if let Some(error) = source.error.as_ref().filter(|_| !source.connected) {
+        out += &format!("          failed to {error}\n");
+    }
+    if let Some(held) = &source.held {
+        out += &format!("          HELD: {held}\n");
+    }
+    match &status.filter {
+        Some(filter) => {
+            out +=
+                &format!("filter    {} (sha256 {:.12}, by {})\n", filter.file, filter.sha256, filter.delivery)
+        }
+        None => out += "filter    none\n",
+    }
+    out += &format!("proxies   {}\n", fleet(&status.proxies));
+    out += &format!("\n{}", zones(&status.zones, &status.shifts, now, wide));
+    out += &format!("\n{}", services(&status.services, &status.zones));
+    if !status.problems.is_empty() {
+        out += &format!("\n{}", problems(&status.problems));
+    }
+    out
+}
+
+/// Endpoints by zone.
+fn services(services: &[ServiceRow], zones: &[ZoneRow]) -> String {
+    if services.is_empty() {
+        return "no service is known\n".to_owned();
+    }
+    let row = |service: &ServiceRow| {
+        let by_zone = zones.iter().filter_map(|zone| Some((zone, service.endpoints.get(&zone.zone)?)));
+        let by_zone: Vec<String> = by_zone.map(|(zone, number)| format!("{} {number}", zone.zone)).collect();
+        let out = if service.out_of_service == 0 { dash() } else { service.out_of_service.to_string() };
+        let mode = format!("{:?}", service.mode).to_lowercase();
+        [service.service.to_string(), mode, text(&by_zone.join(", ")), out]
+    };
+    columns(["SERVICE", "MODE", "ENDPOINTS", "OUT"], services.iter().map(row))
+}
+
+/// Refused values, one a line.
+fn problems(problems: &[ProblemRow]) -> String {
+    let line = |problem: &ProblemRow| {
+        let at = problem
+            .line
+            .zip(problem.column)
+            .map(|(line, column)| format!(":{line}:{column}"))
+            .unwrap_or_default();
+        let kept = if problem.kept { " (the last good value stays)" } else { "" };
+        format!("  {}{at}: {}{kept}\n", problem.key, problem.message)
+    };
+    format!("{} refused:\n{}", problems.len(), problems.iter().map(line).collect::<String>())
+}
+
+/// How many proxies have what they should have.
+fn fleet(fleet: &Fleet) -> String {
+    if fleet.connected == 0 {
+        return "none connected".to_owned();
+    }
+    let mut out = format!("{} of {} in sync", fleet.synced, fleet.connected);
+    for (number, what) in [(fleet.stale, "on the way"), (fleet.nacked, "REFUSED something")] {
+        if number > 0 {
+            out += &format!(", {number} {what}");
+        }
+    }
+    out
+}
+
+/// The first `M` columns unless there is room for all.
+fn narrow<const N: usize, const M: usize>(header: [&str; N], rows: Vec<[String; N]>, wide: bool) -> String {
+    if wide {
+        return columns(header, rows);
+    }
+    let header: [&str; M] = std::array::from_fn(|column| header[column]);
+    columns(header, rows.into_iter().map(|row| std::array::from_fn(|column| row[column].clone())))
+}
+
+fn state(state: ZoneState) -> &'static str {
+    match state {
+        ZoneState::Serving => "serving",
+        ZoneState::Reduced => "reduced",
+        ZoneState::Drained => "drained",
+        ZoneState::Empty => "empty",
+    }
+}
+
+fn standing(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Synced => "SYNCED",
+        Standing::Stale => "STALE",
+        Standing::Nacked => "NACKED",
+    }
+}
+
+fn percent(percent: Percent) -> String {
+    percent.to_string().replace(' ', "")
+}
+
+/// `12:30:00Z (29m)`: when, and how long that is from now; with the day where that is not plain.
+fn until(at: Option<Timestamp>, now: Timestamp) -> String {
+    at.map_or_else(dash, |at| {
+        let left = at.duration_since(now);
+        let form = if left.as_hours() < 12 { "%H:%M:%SZ" } else { "%Y-%m-%dT%H:%MZ" };
+        format!("{} ({})", at.strftime(form), age(left))
+    })
+}
+
+/// A span in its largest unit, as Kubernetes prints ages.
+fn age(span: SignedDuration) -> String {
+    let seconds = span.as_secs().max(0);
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7200 => format!("{}m", seconds / 60),
+        7200..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+fn text(text: &str) -> String {
+    if text.is_empty() { dash() } else { text.to_owned() }
+}
+
+fn dash() -> String {
+    "-".to_owned()
+}
+
+#[cfg(test)]
+mod tests;

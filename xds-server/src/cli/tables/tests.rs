@@ -1,0 +1,140 @@
+//! Screens as operators see them.
+
+use std::collections::BTreeMap;
+
+use crate::model::{FilterRow, Nack, SourceRow};
+
+use super::*;
+
+fn now() -> Timestamp {
+    "2026-01-01T12:00:00Z".parse().unwrap()
+}
+
+fn later(seconds: i64) -> Timestamp {
+    now() + SignedDuration::from_secs(seconds)
+}
+
+fn zone(name: &str, state: ZoneState) -> ZoneRow {
+    ZoneRow {
+        zone: name.parse().unwrap(),
+        region: "eu-1".to_owned(),
+        aliases: vec![format!("{name}-id").parse().unwrap()],
+        capacity: (name == "az-a").then_some(500),
+        endpoints: 2,
+        serving: if state == ZoneState::Empty { 0 } else { 2 },
+        state,
+        keep_percent: (state == ZoneState::Drained).then_some(Percent::ZERO),
+        reason: (state == ZoneState::Drained).then(|| "switch maintenance".to_owned()),
+        actor: (state == ZoneState::Drained).then(|| "eve@ops".to_owned()),
+        until: (state == ZoneState::Drained).then(|| later(1740)),
+    }
+}
+
+fn shift() -> ShiftRow {
+    ShiftRow {
+        zone: "az-a".parse().unwrap(),
+        service: Some("pay-svc".parse().unwrap()),
+        keep_percent: Percent::new(12.5).unwrap(),
+        reason: "bad release".to_owned(),
+        actor: "bob".to_owned(),
+        started_at: now(),
+        expires_at: later(100_000),
+    }
+}
+
+fn proxy_row(id: &str, state: Standing) -> Proxy {
+    let nack = Nack {
+        version: "c0ffee".to_owned(),
+        message: "Proto constraint validation failed".to_owned(),
+        at: later(-30),
+    };
+    let of = |state: Standing| TypeState {
+        state,
+        subscribed: Some(2),
+        sent: Some("c0ffee".to_owned()),
+        acked: Some("beef".to_owned()),
+        nack: (state == Standing::Nacked).then(|| nack.clone()),
+    };
+    Proxy {
+        id: id.to_owned(),
+        cluster: "shop".to_owned(),
+        zone: "az-a".to_owned(),
+        view: "az-a".to_owned(),
+        peer: "10.0.0.9:41000".to_owned(),
+        protocol: "delta".to_owned(),
+        version: "envoy 1.40.0".to_owned(),
+        connected_since: later(-7200),
+        state,
+        types: BTreeMap::from([("CDS".to_owned(), of(Standing::Synced)), ("ECDS".to_owned(), of(state))]),
+    }
+}
+
+fn sample() -> Status {
+    let endpoints = BTreeMap::from([("az-a".parse().unwrap(), 2), ("az-b".parse().unwrap(), 2)]);
+    Status {
+        version: "0.1.0".to_owned(),
+        started_at: later(-86_400),
+        config_reload_ts: later(-60),
+        source: SourceRow {
+            kind: "etcd".to_owned(),
+            location: "http://10.0.0.1:2379".to_owned(),
+            connected: false,
+            since: later(-90),
+            revision: 42,
+            applied_revision: Some(42),
+            error: Some("reach etcd at http://10.0.0.1:2379: connection refused".to_owned()),
+            held: None,
+        },
+        filter: Some(FilterRow {
+            file: "/opt/filter.wasm".to_owned(),
+            sha256: "93a44bbb96c751218e4c00d479e4c14358122a389acca16205b1e4d0dc5f9476".to_owned(),
+            delivery: "bytes".to_owned(),
+        }),
+        zones: vec![
+            zone("az-a", ZoneState::Serving),
+            zone("az-b", ZoneState::Drained),
+            zone("az-c", ZoneState::Empty),
+        ],
+        shifts: vec![shift()],
+        services: vec![ServiceRow {
+            service: "order-svc".parse().unwrap(),
+            mode: zonebreak_core::policy::Mode::Eventual,
+            endpoints,
+            out_of_service: 1,
+        }],
+        proxies: Fleet { connected: 3, synced: 1, stale: 1, nacked: 1 },
+        problems: vec![ProblemRow {
+            key: "services/pay-svc".to_owned(),
+            revision: 41,
+            line: Some(2),
+            column: Some(11),
+            message: "unknown variant `fast`, expected one of strong, eventual".to_owned(),
+            kept: true,
+        }],
+    }
+}
+
+#[test]
+fn screens_are_as_reviewed() {
+    insta::assert_snapshot!("status", status(&sample(), now(), false));
+    insta::assert_snapshot!("zones_wide", zones(&sample().zones, &sample().shifts, now(), true));
+    let rows = [proxy_row("one", Standing::Synced), proxy_row("two", Standing::Stale)];
+    insta::assert_snapshot!("proxies", proxies(&rows, now(), false));
+    insta::assert_snapshot!("proxies_wide", proxies(&rows, now(), true));
+    insta::assert_snapshot!("proxy", proxy(&proxy_row("three", Standing::Nacked), now()));
+}
+
+#[test]
+fn nothing_is_said_in_words() {
+    assert_eq!(proxies(&[], now(), false), "no proxy is connected");
+    assert_eq!(zones(&[], &[], now(), false), "no zone is known");
+    assert_eq!(fleet(&Fleet::default()), "none connected");
+}
+
+#[test]
+fn spans_are_short_and_ends_far_away_have_a_date() {
+    let ages = [5, 119, 120, 7199, 7200, 172_799, 172_800].map(|s| age(SignedDuration::from_secs(s)));
+    assert_eq!(ages, ["5s", "119s", "2m", "119m", "2h", "47h", "2d"]);
+    assert_eq!(until(Some(later(60)), now()), "12:01:00Z (60s)");
+    assert_eq!(until(Some(later(100_000)), now()), "2026-01-02T15:46Z (27h)");
+}

@@ -1,0 +1,241 @@
+//! `zonebreak topology apply | diff | get`: the operator's part of the topology between a file and etcd.
+
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use serde::Serialize;
+use serde_json::Value;
+use zonebreak_topology::{
+    EtcdOptions,
+    edit::{self, Change, ChangeKind, EditError, File},
+};
+
+use super::{
+    connect::EtcdArgs,
+    failures,
+    output::{OutputArgs, print},
+};
+use crate::exit::{Exit, Failure, Outcome};
+
+/// What can be done with the topology.
+#[derive(Debug, Clone, Subcommand)]
+pub enum TopologyCommand {
+    /// Writes a topology file to etcd.
+    ///
+    /// Everything is checked first; if anything is wrong, all of it is listed and nothing is written. Keys that the file does
+    /// not name stay, unless --prune is given; registrations under a lease always stay.
+    #[command(after_help = "Examples:
+  zonebreak topology apply topology.yaml --dry-run
+  zonebreak topology apply topology.yaml
+  zonebreak topology get > topology.yaml; $EDITOR topology.yaml; zonebreak topology apply topology.yaml")]
+    Apply(ApplyArgs),
+    /// Shows what applying a file would change. Ends with 3 when that is anything.
+    #[command(
+        after_help = "Example:\n  zonebreak topology diff topology.yaml || echo 'etcd differs from the file'"
+    )]
+    Diff(DiffArgs),
+    /// Prints zones, services and drains as a topology file.
+    ///
+    /// YAML or JSON; `topology apply` reads both. Values that cannot be used are comments in YAML, and told on standard error
+    /// with JSON.
+    #[command(after_help = "Example:\n  zonebreak topology get --endpoints > topology.yaml")]
+    Get(GetArgs),
+}
+
+/// `topology apply`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ApplyArgs {
+    /// The topology file.
+    file: PathBuf,
+    /// Remove keys that the file does not name, of the kinds it has (zones, services, ...).
+    #[arg(long)]
+    prune: bool,
+    /// Show what would change and write nothing.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    etcd: EtcdArgs,
+}
+
+/// `topology diff`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DiffArgs {
+    /// The topology file.
+    file: PathBuf,
+    /// Count keys that the file does not name, of the kinds it has.
+    #[arg(long)]
+    prune: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    etcd: EtcdArgs,
+}
+
+/// The form of a topology file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum FileFormat {
+    /// With what cannot be used as comments.
+    #[default]
+    Yaml,
+    /// For programs.
+    Json,
+}
+
+/// `topology get`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct GetArgs {
+    /// Form of the file on standard output.
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: FileFormat,
+    /// Print endpoints too, registered ones included.
+    #[arg(long)]
+    endpoints: bool,
+    #[command(flatten)]
+    etcd: EtcdArgs,
+}
+
+/// What `apply` prints for programs.
+#[derive(Debug, Serialize)]
+struct Written<'a> {
+    /// The revision that holds it all; absent in a dry run.
+    revision: Option<i64>,
+    changes: &'a [Change],
+}
+
+/// Runs the command.
+pub async fn run(command: TopologyCommand) -> Outcome {
+    match command {
+        TopologyCommand::Apply(args) => apply(&args).await,
+        TopologyCommand::Diff(args) => {
+            let (etcd, file) = (options(&args.etcd)?, read(&args.file)?);
+            let changes =
+                edit::diff(&etcd, &file, args.prune).await.map_err(|error| failure(&args.file, error))?;
+            args.output.print(&changes, |wide| lines(&changes, wide))?;
+            Ok(if changes.is_empty() { Exit::Ok } else { Exit::CheckFailed })
+        }
+        TopologyCommand::Get(args) => {
+            let etcd = options(&args.etcd)?;
+            let text =
+                edit::get(&etcd, args.endpoints).await.map_err(|error| failure(Path::new("etcd"), error))?;
+            match args.output {
+                FileFormat::Yaml => print(&text)?,
+                FileFormat::Json => {
+                    text.lines()
+                        .map_while(|line| line.strip_prefix("# "))
+                        .for_each(|line| eprintln!("{line}"));
+                    print(&json(&text)?)?;
+                }
+            }
+            Ok(Exit::Ok)
+        }
+    }
+}
+
+/// The same topology file in JSON.
+fn json(yaml: &str) -> Result<String, Failure> {
+    let fail = |error: &dyn std::fmt::Display| {
+        Failure::new(Exit::Unexpected, format_args!("failed to write the topology as JSON: {error}"))
+    };
+    let value: Value = serde_saphyr::from_str(yaml).map_err(|error| fail(&error))?;
+    serde_json::to_string_pretty(&value).map_err(|error| fail(&error))
+}
+
+async fn apply(args: &ApplyArgs) -> Outcome {
+    let (etcd, file) = (options(&args.etcd)?, read(&args.file)?);
+    let (revision, changes) = if args.dry_run {
+        (None, edit::diff(&etcd, &file, args.prune).await.map_err(|error| failure(&args.file, error))?)
+    } else {
+        let applied =
+            edit::apply(&etcd, &file, args.prune).await.map_err(|error| failure(&args.file, error))?;
+        (Some(applied.revision), applied.changes)
+    };
+    args.output.print(&Written { revision, changes: &changes }, |wide| lines(&changes, wide))?;
+    match (changes.len(), revision) {
+        (0, _) => eprintln!("etcd holds all of it already"),
+        (number, None) => eprintln!("{number} keys would change; nothing is written"),
+        (number, Some(revision)) => eprintln!("{number} keys written, revision {revision}"),
+    }
+    Ok(Exit::Ok)
+}
+
+fn options(args: &EtcdArgs) -> Result<EtcdOptions, Failure> {
+    args.load()?.etcd.options().map_err(Failure::usage)
+}
+
+fn read(path: &Path) -> Result<File, Failure> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::usage(format_args!("failed to read {}: {error}", path.display())))?;
+    File::parse(&path.display().to_string(), &text).map_err(|error| failure(path, error))
+}
+
+fn failure(file: &Path, error: EditError) -> Failure {
+    match error {
+        EditError::Etcd { error: ref cause, .. } => {
+            Failure::new(failures::etcd_exit(cause), format_args!("failed to {error}"))
+        }
+        EditError::Render(_) => Failure::new(Exit::Unexpected, format_args!("failed to {error}")),
+        EditError::Conflict { .. } => Failure::new(Exit::Conflict, format_args!("failed to {error}")),
+        EditError::Invalid(problems) => {
+            let place = |line: Option<u32>, column: Option<u32>| {
+                line.zip(column).map_or_else(String::new, |(line, column)| format!(":{line}:{column}"))
+            };
+            let lines = problems.iter().map(|problem| {
+                let at = place(problem.line, problem.column);
+                // A file that cannot be read as a whole is its own key.
+                let key = if file == Path::new(&problem.key) {
+                    String::new()
+                } else {
+                    format!("{}: ", problem.key)
+                };
+                format!("\n  {}{at}: {key}{}", file.display(), problem.message)
+            });
+            Failure::usage(format_args!(
+                "failed to use the topology file, nothing of it is written:{}",
+                lines.collect::<String>()
+            ))
+        }
+    }
+}
+
+/// One line a key, in the signs of `diff`; with room, the values too.
+fn lines(changes: &[Change], wide: bool) -> String {
+    let value = |sign: char, value: &Option<Value>| match value {
+        Some(value) if wide => format!("    {sign} {value}\n"),
+        _ => String::new(),
+    };
+    let line = |change: &Change| {
+        let sign = match change.change {
+            ChangeKind::Added => '+',
+            ChangeKind::Changed => '~',
+            ChangeKind::Removed => '-',
+        };
+        format!("{sign} {}\n{}{}", change.key, value('-', &change.from), value('+', &change.to))
+    };
+    changes.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use zonebreak_topology::etcd::EtcdError;
+
+    use super::*;
+
+    #[test]
+    fn half_a_write_ends_as_etcd_ended_it() {
+        let unreachable =
+            || EtcdError::Unreachable { endpoints: "a:1".to_owned(), why: "no route".to_owned() };
+        for written in [0, 7] {
+            for (error, exit) in [
+                (EtcdError::Denied("no".to_owned()), Exit::Usage),
+                (EtcdError::Failed("no space".to_owned()), Exit::Unexpected),
+                (unreachable(), Exit::Unreachable),
+            ] {
+                let failure = failure(Path::new("t.yaml"), EditError::Etcd { error, written });
+                assert_eq!(failure.exit, exit, "{failure}");
+                assert_eq!(failure.message.contains("7 changes are written"), written == 7, "{failure}");
+            }
+        }
+    }
+}

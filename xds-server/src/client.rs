@@ -1,0 +1,122 @@
+//! Asks a running server's admin port. Reads only.
+
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+use crate::exit::{Exit, Failure};
+
+/// The server answers from memory: what takes longer than this is not there.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A client of one server.
+#[derive(Debug, Clone)]
+pub struct AdminClient {
+    base: String,
+    http: reqwest::Client,
+}
+
+/// Why the server gave no answer that can be used.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// Nobody answered.
+    #[error("failed to reach the server at {base}: {why}")]
+    Unreachable {
+        /// Its admin URL.
+        base: String,
+        /// Why.
+        why: String,
+    },
+    /// It said no.
+    #[error("{base}{path} answered {status}: {body}")]
+    Status {
+        /// Its admin URL.
+        base: String,
+        /// What was asked.
+        path: String,
+        /// The status.
+        status: u16,
+        /// Its words.
+        body: String,
+    },
+    /// Something that is not ours answered.
+    #[error("{base}{path} did not answer as a zonebreak server: {why}")]
+    Answer {
+        /// The URL.
+        base: String,
+        /// What was asked.
+        path: String,
+        /// What is wrong with the answer.
+        why: String,
+    },
+}
+
+// === impl AdminClient ===
+
+impl AdminClient {
+    /// A client of the server whose admin URL is `base`, such as `http://127.0.0.1:19000`.
+    ///
+    /// # Errors
+    /// When the URL is none, or the client cannot be built.
+    pub fn new(base: &str) -> Result<Self, Failure> {
+        let base = base.trim_end_matches('/').to_owned();
+        if !base.starts_with("http://") {
+            return Err(Failure::usage(format_args!(
+                "the server is named as http://host:port, not {base:?}"
+            )));
+        }
+        let http = reqwest::Client::builder().timeout(ANSWER_TIMEOUT).build();
+        let http =
+            http.map_err(|e| Failure::new(Exit::Unexpected, format_args!("failed to build a client: {e}")))?;
+        Ok(Self { base, http })
+    }
+
+    /// The admin URL.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// GETs `path` (with its query) and reads the JSON.
+    ///
+    /// # Errors
+    /// When nobody answers, or not what was asked for.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, AdminError> {
+        let base = self.base.clone();
+        let answer = self.http.get(format!("{base}{path}")).send().await;
+        let answer = answer
+            .map_err(|error| AdminError::Unreachable { base: base.clone(), why: root_cause(&error) })?;
+        let status = answer.status();
+        if !status.is_success() {
+            let body = answer.text().await.unwrap_or_default().trim().to_owned();
+            return Err(AdminError::Status { base, path: path.to_owned(), status: status.as_u16(), body });
+        }
+        answer.json().await.map_err(|error| AdminError::Answer {
+            base,
+            path: path.to_owned(),
+            why: root_cause(&error),
+        })
+    }
+}
+
+/// The innermost reason: "connection refused" rather than "error sending request".
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+// === impl AdminError ===
+
+impl From<AdminError> for Failure {
+    fn from(error: AdminError) -> Self {
+        match error {
+            AdminError::Unreachable { .. } => Self::new(Exit::Unreachable, error).hint(
+                "is `zonebreak serve` running? name its admin port with --server URL or $ZONEBREAK_SERVER",
+            ),
+            AdminError::Status { status: 404, .. } => Self::new(Exit::CheckFailed, error),
+            AdminError::Status { .. } | AdminError::Answer { .. } => Self::new(Exit::Unexpected, error),
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! Every key of the configuration in one table: its path, what it means, how a value is read from text (an environment
+//! variable or a flag) and whether a running server takes a change. Help, `config defaults` and the overrides come from it.
+
+use std::{fmt::Display, str::FromStr};
+
+use super::{
+    schema::Config,
+    values::{ip, listen},
+};
+
+/// One key of the configuration.
+#[derive(Debug)]
+pub struct Key {
+    /// `section.key`.
+    pub path: &'static str,
+    /// One line for people.
+    pub doc: &'static str,
+    /// Whether a running server takes a change.
+    pub reload: Reload,
+    set: fn(&mut Config, &str) -> Result<(), String>,
+}
+
+/// Whether a running server takes a changed value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reload {
+    /// At once.
+    Live,
+    /// At the next start.
+    Restart,
+}
+
+use Reload::{Live, Restart};
+
+/// The table.
+pub const KEYS: &[Key] = &[
+    Key {
+        path: "etcd.endpoints",
+        doc: "client URLs of the etcd members; leave empty to read topology.file instead",
+        reload: Restart,
+        set: |c, text| {
+            c.etcd.endpoints = text
+                .split(',')
+                .filter(|part| !part.trim().is_empty())
+                .map(parse)
+                .collect::<Result<_, _>>()?;
+            Ok(())
+        },
+    },
+    Key {
+        path: "etcd.prefix",
+        doc: "prefix of every key",
+        reload: Restart,
+        set: |c, text| put(&mut c.etcd.prefix, text),
+    },
+    Key {
+        path: "etcd.user",
+        doc: "user name, where etcd asks for one",
+        reload: Restart,
+        set: |c, text| put_some(&mut c.etcd.user, text),
+    },
+    Key {
+        path: "etcd.password_file",
+        doc: "file that holds the password and nothing else",
+        reload: Restart,
+        set: |c, text| put_some(&mut c.etcd.password_file, text),
+    },
+    Key {
+        path: "topology.file",
+        doc: "topology in a YAML file instead of etcd; read again when it changes",
+        reload: Restart,
+        set: |c, text| put_some(&mut c.topology.file, text),
+    },
+    Key {
+        path: "xds.listen",
+        doc: "where proxies connect (gRPC: xDS, health, reflection)",
+        reload: Restart,
+        set: |c, text| listen(text).map(|address| c.xds.listen = address),
+    },
+    Key {
+        path: "admin.listen",
+        doc: "where operators look (read-only JSON, no password: keep it on loopback)",
+        reload: Restart,
+        set: |c, text| listen(text).map(|address| c.admin.listen = address),
+    },
+    Key {
+        path: "health.listen",
+        doc: "/livez, /readyz, /healthz, /health and /metrics",
+        reload: Restart,
+        set: |c, text| listen(text).map(|address| c.health.listen = address),
+    },
+    Key {
+        path: "filter.file",
+        doc: "the wasm module that proxies run; no filter when absent",
+        reload: Live,
+        set: |c, text| put_some(&mut c.filter.file, text),
+    },
+    Key {
+        path: "filter.sha256",
+        doc: "what the module's SHA-256 must be; not checked when absent",
+        reload: Live,
+        set: |c, text| put_some(&mut c.filter.sha256, text),
+    },
+    Key {
+        path: "filter.deliver",
+        doc: "bytes (inside the xDS response) or path (a file that the proxy has)",
+        reload: Live,
+        set: |c, text| put(&mut c.filter.deliver, text),
+    },
+    Key {
+        path: "filter.path",
+        doc: "with deliver: path, where the proxy finds the module; filter.file when absent",
+        reload: Live,
+        set: |c, text| put_some(&mut c.filter.path, text),
+    },
+    Key {
+        path: "filter.debug_header",
+        doc: "have proxies name each decision in an x-zonebreak-decision response header",
+        reload: Live,
+        set: |c, text| put(&mut c.filter.debug_header, text),
+    },
+    Key {
+        path: "listeners.address",
+        doc: "address that the proxies' listeners bind; the port is the service's",
+        reload: Live,
+        set: |c, text| ip(text).map(|address| c.listeners.address = address),
+    },
+    Key {
+        path: "log.level",
+        doc: "off, error, warn, info, debug, trace, or by module: info,zonebreak_xds=debug",
+        reload: Live,
+        set: |c, text| put(&mut c.log.level, text),
+    },
+    Key {
+        path: "log.format",
+        doc: "text or json",
+        reload: Restart,
+        set: |c, text| put(&mut c.log.format, text),
+    },
+];
+
+// === impl Key ===
+
+impl Key {
+    /// The key with this path.
+    pub fn find(path: &str) -> Option<&'static Self> {
+        KEYS.iter().find(|key| key.path == path)
+    }
+
+    /// The variable that overrides it: `ZONEBREAK_SECTION__KEY`.
+    pub fn variable(&self) -> String {
+        format!("ZONEBREAK_{}", self.path.replacen('.', "__", 1).to_uppercase())
+    }
+
+    /// Sets it from text.
+    ///
+    /// # Errors
+    /// Says what the value must be.
+    pub fn set(&self, config: &mut Config, text: &str) -> Result<(), String> {
+        (self.set)(config, text)
+    }
+
+    /// Its value as JSON.
+    pub fn get(&self, config: &Config) -> serde_json::Value {
+        let pointer = format!("/{}", self.path.replacen('.', "/", 1));
+        serde_json::to_value(config)
+            .ok()
+            .and_then(|mut all| all.pointer_mut(&pointer).map(serde_json::Value::take))
+            .unwrap_or_default()
+    }
+}
+
+fn parse<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
+    text.trim().parse().map_err(|error: T::Err| error.to_string())
+}
+
+fn put<T: FromStr<Err: Display>>(at: &mut T, text: &str) -> Result<(), String> {
+    *at = parse(text)?;
+    Ok(())
+}
+
+/// An empty text takes the value away.
+fn put_some<T: FromStr<Err: Display>>(at: &mut Option<T>, text: &str) -> Result<(), String> {
+    *at = if text.is_empty() { None } else { Some(parse(text)?) };
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_holds_exactly_the_keys_of_the_schema() {
+        let all = serde_json::to_value(Config::default()).unwrap();
+        let mut schema: Vec<String> = all
+            .as_object()
+            .unwrap()
+            .iter()
+            .flat_map(|(section, keys)| {
+                keys.as_object().unwrap().keys().map(move |key| format!("{section}.{key}"))
+            })
+            .collect();
+        let mut table: Vec<&str> = KEYS.iter().map(|key| key.path).collect();
+        schema.sort();
+        table.sort_unstable();
+        assert_eq!(table, schema);
+    }
+
+    #[test]
+    fn each_key_sets_what_its_path_says() {
+        for (path, text) in [
+            ("etcd.endpoints", "http://a:1,b:2"),
+            ("etcd.prefix", "/other/"),
+            ("etcd.user", "root"),
+            ("etcd.password_file", "/run/password"),
+            ("topology.file", "topology.yaml"),
+            ("xds.listen", "127.0.0.1:1"),
+            ("admin.listen", "127.0.0.1:2"),
+            ("health.listen", "127.0.0.1:3"),
+            ("filter.file", "filter.wasm"),
+            ("filter.sha256", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"),
+            ("filter.deliver", "path"),
+            ("filter.path", "/var/lib/filter.wasm"),
+            ("filter.debug_header", "true"),
+            ("listeners.address", "0.0.0.0"),
+            ("log.level", "debug"),
+            ("log.format", "json"),
+        ] {
+            let (mut config, key) = (Config::default(), Key::find(path).unwrap());
+            let before = key.get(&config);
+            key.set(&mut config, text).unwrap();
+            assert_ne!(key.get(&config), before, "{path}");
+            let others = KEYS.iter().filter(|other| other.path != path);
+            for other in others {
+                assert_eq!(
+                    other.get(&config),
+                    other.get(&Config::default()),
+                    "{path} also set {}",
+                    other.path
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn variables_follow_the_path() {
+        assert_eq!(Key::find("etcd.password_file").unwrap().variable(), "ZONEBREAK_ETCD__PASSWORD_FILE");
+    }
+}

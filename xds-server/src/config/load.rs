@@ -1,0 +1,236 @@
+//! Reads the configuration from its layers, each over the one before: defaults, the file, the environment, flags; and
+//! remembers where each value came from. Starts nothing.
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    error::ConfigError,
+    keys::{KEYS, Key},
+    schema::Config,
+};
+
+/// Where a configuration is read from. Kept by a running server, which reads it again.
+#[derive(Debug, Clone, Default)]
+pub struct Layers {
+    /// The file, if one was named.
+    pub file: Option<PathBuf>,
+    /// The process's environment; only `ZONEBREAK_SECTION__KEY` matters.
+    pub environment: Vec<(String, String)>,
+    /// What flags say.
+    pub flags: Vec<Override>,
+}
+
+/// One value given by a flag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Override {
+    /// The flag, as typed.
+    pub flag: &'static str,
+    /// The key it sets.
+    pub path: &'static str,
+    /// The value.
+    pub value: String,
+}
+
+/// Where a value came from; later ones win.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// Nobody said anything.
+    Default,
+    /// The file.
+    File(PathBuf),
+    /// A variable.
+    Environment(String),
+    /// A flag.
+    Flag(&'static str),
+}
+
+/// What a command cannot do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Requirement {
+    /// Exactly one source of the topology.
+    Source,
+    /// An etcd.
+    Etcd,
+    /// Nothing.
+    Nothing,
+}
+
+/// The configuration in force and where each value came from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Effective {
+    /// The values.
+    pub config: Config,
+    origins: BTreeMap<&'static str, Origin>,
+}
+
+// === impl Layers ===
+
+impl Layers {
+    /// The layers of this process: `file`, the environment, `flags`.
+    pub fn of_process(file: Option<PathBuf>, flags: Vec<Override>) -> Self {
+        // Variables that are not UTF-8 cannot be ours: every name and value of ours is text.
+        let environment =
+            std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+        Self { file, environment: environment.collect(), flags }
+    }
+
+    /// Reads and checks all layers.
+    ///
+    /// # Errors
+    /// The first value that cannot be used, by file, line and column or by the name of its variable or flag.
+    pub fn load(&self, requirement: Requirement) -> Result<Effective, ConfigError> {
+        let mut effective = match &self.file {
+            Some(path) => Effective::of_file(path)?,
+            None => Effective { config: Config::default(), origins: BTreeMap::new() },
+        };
+        for (variable, value) in &self.environment {
+            if let Some(key) = key_of(variable)? {
+                effective.set(key, value, Origin::Environment(variable.clone()))?;
+            }
+        }
+        for Override { flag, path, value } in &self.flags {
+            if let Some(key) = Key::find(path) {
+                effective.set(key, value, Origin::Flag(flag))?;
+            }
+        }
+        effective.check(requirement)?;
+        Ok(effective)
+    }
+}
+
+/// The key that a variable names; `None` for a variable that is none of ours.
+fn key_of(variable: &str) -> Result<Option<&'static Key>, ConfigError> {
+    // One underscore names no key (ZONEBREAK_SERVER belongs to the client commands).
+    if !variable.strip_prefix("ZONEBREAK_").is_some_and(|rest| rest.contains("__")) {
+        return Ok(None);
+    }
+    let found = KEYS.iter().find(|key| key.variable() == variable);
+    found.map(Some).ok_or_else(|| ConfigError::UnknownVariable {
+        variable: variable.to_owned(),
+        near: KEYS.iter().map(Key::variable).find(|known| differences(known, variable) <= 2),
+    })
+}
+
+/// Edits (insert, remove, replace) that turn one name into the other.
+fn differences(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut corner = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.bytes().enumerate() {
+            let replaced = corner + usize::from(x != y);
+            corner = row[j + 1];
+            row[j + 1] = replaced.min(corner + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+// === impl Effective ===
+
+impl Effective {
+    fn of_file(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            fs::read_to_string(path).map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
+        let mut config: Config = parse(path, &text)?;
+        let present: serde_json::Value = parse(path, &text)?;
+        let set = |key: &&Key| present.pointer(&format!("/{}", key.path.replacen('.', "/", 1))).is_some();
+        let origins = KEYS.iter().filter(set).map(|key| (key.path, Origin::File(path.to_owned()))).collect();
+        // A file that moves takes its neighbours along: its relative paths start where it lies.
+        let home = path.parent().unwrap_or(Path::new(""));
+        let relative = [&mut config.etcd.password_file, &mut config.topology.file, &mut config.filter.file];
+        for file in relative.into_iter().flatten() {
+            *file = home.join(&*file);
+        }
+        Ok(Self { config, origins })
+    }
+
+    fn set(&mut self, key: &'static Key, value: &str, origin: Origin) -> Result<(), ConfigError> {
+        key.set(&mut self.config, value)
+            .map_err(|message| ConfigError::Value { origin: origin.to_string(), message })?;
+        self.origins.insert(key.path, origin);
+        Ok(())
+    }
+
+    /// Where the value of a key came from.
+    pub fn origin(&self, path: &str) -> &Origin {
+        self.origins.get(path).unwrap_or(&Origin::Default)
+    }
+
+    fn check(&mut self, requirement: Requirement) -> Result<(), ConfigError> {
+        let config = &mut self.config;
+        match (&config.etcd.user, &config.etcd.password_file) {
+            (Some(_), None) => {
+                return Err(ConfigError::Pair { given: "etcd.user", missing: "etcd.password_file" });
+            }
+            (None, Some(_)) => {
+                return Err(ConfigError::Pair { given: "etcd.password_file", missing: "etcd.user" });
+            }
+            _ => {}
+        }
+        if config.filter.sha256.is_some() && config.filter.file.is_none() {
+            return Err(ConfigError::Pair { given: "filter.sha256", missing: "filter.file" });
+        }
+        let (has_etcd, has_file) = (!config.etcd.endpoints.is_empty(), config.topology.file.is_some());
+        match requirement {
+            Requirement::Etcd if !has_etcd => Err(ConfigError::NoEtcd),
+            Requirement::Source if !has_etcd && !has_file => Err(ConfigError::NoSource),
+            Requirement::Source if has_etcd && has_file => self.one_source(),
+            _ => Ok(()),
+        }
+    }
+
+    /// The source that was named closer to the command line wins: `--topology` beats an etcd in the environment.
+    fn one_source(&mut self) -> Result<(), ConfigError> {
+        let (etcd, file) = (self.origin("etcd.endpoints").clone(), self.origin("topology.file").clone());
+        match etcd.rank().cmp(&file.rank()) {
+            std::cmp::Ordering::Less => self.config.etcd.endpoints.clear(),
+            std::cmp::Ordering::Greater => self.config.topology.file = None,
+            std::cmp::Ordering::Equal => {
+                return Err(ConfigError::TwoSources { etcd: etcd.to_string(), file: file.to_string() });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError> {
+    serde_saphyr::from_str(text).map_err(|error| {
+        let (line, column) = error.location().map_or((1, 1), |at| (at.line(), at.column()));
+        let message = error.without_snippet().to_string();
+        let message =
+            message.strip_suffix(&format!(" at line {line}, column {column}")).unwrap_or(&message).to_owned();
+        // The parser's own first lines repeat the message and name the file "<input>".
+        let rendered = error.render();
+        let snippet =
+            rendered.split_once("-->").and_then(|(_, rest)| rest.split_once('\n')).map_or("", |(_, it)| it);
+        ConfigError::Parse { path: path.to_owned(), line, column, message, snippet: snippet.to_owned() }
+    })
+}
+
+// === impl Origin ===
+
+impl Origin {
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Default => 0,
+            Self::File(_) => 1,
+            Self::Environment(_) => 2,
+            Self::Flag(_) => 3,
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Environment(variable) => write!(f, "${variable}"),
+            Self::Flag(flag) => f.write_str(flag),
+        }
+    }
+}

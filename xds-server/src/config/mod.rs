@@ -1,0 +1,22 @@
+//! The server's configuration: what it holds, where each value came from, and how it is read.
+
+mod error;
+mod etcd;
+mod keys;
+mod load;
+mod schema;
+mod show;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::ConfigError;
+pub use keys::{KEYS, Key, Reload};
+pub use load::{Effective, Layers, Origin, Override, Requirement};
+pub use schema::{
+    AdminConfig, Config, EtcdConfig, FilterConfig, HealthConfig, ListenersConfig, LogConfig, TopologyConfig,
+    XdsConfig,
+};
+pub use show::{defaults, effective};
+pub use values::{Delivery, EtcdEndpoint, LogFilter, LogFormat, Prefix, Sha256Hex};

@@ -1,0 +1,113 @@
+//! What changed between two topologies: the keys, for the log line of a change, and the audit events that follow from it.
+//! Compares; knows no clock.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use jiff::Timestamp;
+use zonebreak_topology::{Shift, ShiftTarget, Topology};
+
+use crate::telemetry::audit::{Action, Event, Severity};
+
+/// Keys that a log line names before it counts the rest.
+const NAMED_KEYS: usize = 5;
+
+/// The keys that differ, without the prefix and in order.
+pub fn keys(old: &Topology, new: &Topology) -> Vec<String> {
+    let mut keys = Vec::new();
+    differing(&old.zones, &new.zones, |zone| keys.push(format!("zones/{zone}")));
+    differing(&old.services, &new.services, |service| keys.push(format!("services/{service}")));
+    let none = Arc::default();
+    differing(&old.endpoints, &new.endpoints, |service| {
+        let (old, new) = (old.endpoints.get(service), new.endpoints.get(service));
+        differing(old.unwrap_or(&none), new.unwrap_or(&none), |id| {
+            keys.push(format!("endpoints/{service}/{id}"))
+        });
+    });
+    differing(&old.shifts, &new.shifts, |target| keys.push(shift_key(target)));
+    differing(&old.health, &new.health, |(service, id)| keys.push(format!("health/{service}/{id}")));
+    differing(&old.forced, &new.forced, |(service, id)| keys.push(format!("forced/{service}/{id}")));
+    differing(&old.problems, &new.problems, |key| keys.push(format!("refused {key}")));
+    keys
+}
+
+/// The keys in one line, at most a few by name.
+pub fn cause(keys: &[String]) -> String {
+    match keys.len().checked_sub(NAMED_KEYS) {
+        None | Some(0) => keys.join(", "),
+        Some(more) => format!("{} and {more} more", keys.get(..NAMED_KEYS).unwrap_or(keys).join(", ")),
+    }
+}
+
+/// What an auditor wants to know of a change, seen at `now`; of the first topology when there is no `old` one.
+pub fn events(old: Option<&Topology>, new: &Topology, now: Timestamp) -> Vec<Event> {
+    let (first, none) = (old.is_none(), Topology::default());
+    let old = old.unwrap_or(&none);
+    let mut events = Vec::new();
+    differing(&old.shifts, &new.shifts, |target| {
+        let (action, shift) = match (old.shifts.get(target), new.shifts.get(target)) {
+            (_, Some(shift)) if first && !shift.active(now) => return,
+            (_, Some(shift)) if first => (Action::DrainInForce, shift),
+            (None, Some(shift)) => (Action::DrainStarted, shift),
+            (Some(_), Some(shift)) => (Action::DrainChanged, shift),
+            // Ended by its own time: said when it ended, not when etcd swept the key away.
+            (Some(shift), None) if !shift.active(now) => return,
+            (Some(shift), None) => (Action::DrainRestored, shift),
+            (None, None) => return,
+        };
+        events.push(drain(action, target, shift));
+    });
+    differing(&old.problems, &new.problems, |key| {
+        events.push(match new.problems.get(key) {
+            Some(problem) => Event::own(Severity::Warning, Action::ValueRefused, problem),
+            None => Event::own(Severity::Info, Action::ValueAccepted, key),
+        });
+    });
+    events
+}
+
+/// The drains that ended by their own time after `since`, up to `now`.
+pub fn expired(topology: &Topology, since: Timestamp, now: Timestamp) -> Vec<Event> {
+    let ended =
+        topology.shifts.iter().filter(|(_, shift)| since < shift.expires_at && shift.expires_at <= now);
+    ended.map(|(target, shift)| drain(Action::DrainExpired, target, shift)).collect()
+}
+
+fn drain(action: Action, target: &ShiftTarget, shift: &Shift) -> Event {
+    let actor = match action {
+        Action::DrainInForce | Action::DrainStarted | Action::DrainChanged => shift.actor.clone(),
+        // Who took it back is not written down: the key is gone.
+        _ => "zonebreak".to_owned(),
+    };
+    let severity = if action == Action::DrainStarted { Severity::Warning } else { Severity::Info };
+    Event {
+        severity,
+        action,
+        actor,
+        zone: Some(target.zone.to_string()),
+        service: target.service.as_ref().map(ToString::to_string),
+        reason: format!("{} (keeps {} until {})", shift.reason, shift.keep_percent, shift.expires_at),
+    }
+}
+
+fn shift_key(target: &ShiftTarget) -> String {
+    match &target.service {
+        Some(service) => format!("shifts/{}/{service}", target.zone),
+        None => format!("shifts/{}", target.zone),
+    }
+}
+
+/// Calls `found` with each key that only one of the maps has, or both with another value; in order.
+fn differing<'a, K: Ord, V: PartialEq>(
+    old: &'a BTreeMap<K, V>,
+    new: &'a BTreeMap<K, V>,
+    mut found: impl FnMut(&'a K),
+) {
+    let mut keys: Vec<&K> =
+        old.iter().filter(|(key, value)| new.get(*key) != Some(*value)).map(|(key, _)| key).collect();
+    keys.extend(new.keys().filter(|key| !old.contains_key(*key)));
+    keys.sort_unstable();
+    keys.into_iter().for_each(&mut found);
+}
+
+#[cfg(test)]
+mod tests;

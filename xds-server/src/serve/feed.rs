@@ -1,0 +1,255 @@
+//! Carries what happens to the publisher and its publications to the hub, with one log line and the audit events of each
+//! change. Decides nothing: see [`super::publisher`].
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use zonebreak_core::names::Zone;
+use zonebreak_topology::{SourceStatus, Topology};
+use zonebreak_xds::Hub;
+
+use super::{
+    changes,
+    nodes::Nodes,
+    publisher::{Event, Publication, Publisher},
+    state::{Applied, State},
+};
+use crate::{
+    resources::Options,
+    telemetry::audit::{self, Action, Severity},
+};
+
+/// The longest sleep towards a drain's end: a wall clock may be set while we sleep.
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+
+/// Everything that the feed listens to.
+#[derive(Debug)]
+pub struct Inputs {
+    /// The source's topology.
+    pub topology: watch::Receiver<Option<Arc<Topology>>>,
+    /// The source's condition.
+    pub status: watch::Receiver<SourceStatus>,
+    /// What the configuration says about resources.
+    pub options: watch::Receiver<Arc<Options>>,
+    /// Who chooses a view for each proxy, and is told which zones there are.
+    pub nodes: Arc<Nodes>,
+    /// Zones that proxies name.
+    pub asked: mpsc::UnboundedReceiver<Zone>,
+}
+
+/// Why a publication was made, for the log.
+enum Cause {
+    First,
+    Keys(Vec<String>),
+    Options,
+    Asked(Zone),
+    Time,
+}
+
+/// Runs until `stop`.
+///
+/// # Errors
+/// When the source of the topology ends before that. A server that follows nothing any more must not go on looking well: it
+/// ends, proxies keep what they have, and whoever keeps it running starts it again.
+pub async fn run(
+    state: Arc<State>,
+    hub: Arc<Hub>,
+    mut inputs: Inputs,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut publisher = Publisher::new(inputs.options.borrow_and_update().clone());
+    let mut feed = Feed { state, hub, topology: None, looked_at: Timestamp::now(), lost: false };
+    let mut due: Option<Timestamp> = None;
+    let (mut status_runs, mut options_run) = (true, true);
+    loop {
+        let (event, cause) = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            changed = inputs.topology.changed() => {
+                if changed.is_err() {
+                    tracing::error!("the source of the topology ended, which it never should: changes are not followed any more");
+                    anyhow::bail!("the source of the topology ended, which it never should; an earlier message may say why");
+                }
+                let Some(topology) = inputs.topology.borrow_and_update().clone() else { continue };
+                inputs.nodes.learn(&topology);
+                let cause = feed.audit(&topology);
+                (Event::Topology(topology), cause)
+            }
+            Some(zone) = inputs.asked.recv() => (Event::Asked(zone.clone()), Cause::Asked(zone)),
+            changed = inputs.options.changed(), if options_run => {
+                options_run = changed.is_ok();
+                (Event::Options(inputs.options.borrow_and_update().clone()), Cause::Options)
+            }
+            changed = inputs.status.changed(), if status_runs => {
+                status_runs = changed.is_ok();
+                feed.source(&inputs.status.borrow_and_update());
+                continue;
+            }
+            () = sleep_until(due) => {
+                if due.is_some_and(|due| Timestamp::now() < due) {
+                    continue;
+                }
+                feed.expire();
+                (Event::Due, Cause::Time)
+            }
+        };
+        let started = Instant::now();
+        if let Some(publication) = publisher.step(Timestamp::now(), event) {
+            due = publication.next_due;
+            feed.publish(publication, &cause, started);
+        }
+    }
+}
+
+/// Until `due`, in steps; for ever without one.
+async fn sleep_until(due: Option<Timestamp>) {
+    match due {
+        None => std::future::pending().await,
+        Some(due) => {
+            let left = due.duration_since(Timestamp::now());
+            let left = Duration::try_from(left).unwrap_or(Duration::ZERO);
+            tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
+        }
+    }
+}
+
+/// What the feed knows of the last publication.
+struct Feed {
+    state: Arc<State>,
+    hub: Arc<Hub>,
+    topology: Option<Arc<Topology>>,
+    /// When drains were last held against the clock.
+    looked_at: Timestamp,
+    /// Whether auditors were told that the source does not answer.
+    lost: bool,
+}
+
+// === impl Feed ===
+
+impl Feed {
+    fn publish(&mut self, publication: Publication, cause: &Cause, started: Instant) {
+        let Publication { change, revision, views, changed, removed, clashes, failed, .. } = publication;
+        let number = views.len();
+        self.hub.publish(views);
+        self.hub.remove(&removed);
+        let took = started.elapsed();
+        if let Some(topology) = self.topology.clone() {
+            self.state.published(Applied { topology, clashes: clashes.into_iter().collect() });
+        }
+        self.state.metrics.changes.inc();
+        self.state.metrics.build.observe(took.as_secs_f64());
+        let changed: Vec<&str> = changed
+            .iter()
+            .map(|view| if view.as_str().is_empty() { "(no zone)" } else { view.as_str() })
+            .collect();
+        let (cause, changed) = (cause.to_string(), changed.join(","));
+        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        tracing::info!(change, revision, cause, views = number, changed, took_us, "published");
+        for (view, error) in failed {
+            tracing::error!(%view, %error, "failed to build the view; it stays as it was");
+        }
+    }
+
+    /// Records what auditors want to know of a new topology, and says what made it another.
+    fn audit(&mut self, new: &Arc<Topology>) -> Cause {
+        self.expire();
+        let old = self.topology.replace(new.clone());
+        changes::events(old.as_deref(), new, self.looked_at).iter().for_each(audit::Event::record);
+        old.map_or(Cause::First, |old| Cause::Keys(changes::keys(&old, new)))
+    }
+
+    /// Records the drains that ended by their own time since the last look.
+    fn expire(&mut self) {
+        let now = Timestamp::now();
+        let ended = self.topology.iter().flat_map(|topology| changes::expired(topology, self.looked_at, now));
+        ended.for_each(|event| event.record());
+        self.looked_at = now;
+    }
+
+    /// Records that the source was lost, once something was loaded from it, or is back.
+    fn source(&mut self, status: &SourceStatus) {
+        if status.connected && self.lost {
+            audit::Event::own(Severity::Info, Action::SourceRestored, "the source of the topology answers")
+                .record();
+            self.lost = false;
+        } else if !status.connected && !self.lost && self.topology.is_some() {
+            let error = status.last_error.as_deref().unwrap_or("get an answer");
+            let reason = format!("failed to {error}; the last good state is served");
+            audit::Event::own(Severity::Critical, Action::SourceLost, reason).record();
+            self.lost = true;
+        }
+    }
+}
+
+// === impl Cause ===
+
+impl std::fmt::Display for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::First => f.write_str("first topology"),
+            Self::Keys(keys) => f.write_str(&changes::cause(keys)),
+            Self::Options => f.write_str("configuration"),
+            Self::Asked(zone) => write!(f, "a proxy names zone {zone}"),
+            Self::Time => f.write_str("a drain or a forced state ended by its own time"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zonebreak_topology::Source;
+    use zonebreak_xds::{Server, ServerOptions, ViewKey};
+
+    use super::*;
+    use crate::{
+        config::{Layers, Requirement},
+        serve::{apply, state::Running},
+        telemetry::metrics::Metrics,
+    };
+
+    #[tokio::test]
+    async fn a_source_that_ends_ends_the_server_and_one_that_is_told_to_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("zonebreak.yaml");
+        std::fs::write(&file, "topology: {file: t.yaml}\n").unwrap();
+        let layers = Layers { file: Some(file), ..Layers::default() };
+        for told in [false, true] {
+            let effective = layers.load(Requirement::Source).unwrap();
+            let (topology, topologies) = watch::channel(Some(Arc::new(Topology::default())));
+            let status = SourceStatus {
+                connected: true,
+                revision: 1,
+                last_error: None,
+                since: Timestamp::now(),
+                held: None,
+            };
+            let (status, statuses) = watch::channel(status);
+            let (_options, options) = watch::channel(Arc::new(apply::options(&effective.config, None)));
+            let (news, asked) = mpsc::unbounded_channel();
+            let inputs = Inputs {
+                topology: topologies.clone(),
+                status: statuses.clone(),
+                options,
+                nodes: Arc::new(Nodes::new(news)),
+                asked,
+            };
+            let hub = Hub::new();
+            let xds = Server::new(hub.clone(), |_: &_| ViewKey::new(""), ServerOptions::default());
+            let metrics = Metrics::new(&xds, false).unwrap();
+            let running = Running { effective, module: None, read_at: Timestamp::now() };
+            let source = Source { topology: topologies, status: statuses };
+            let (state, stop) = (State::new(source, xds, metrics, running), CancellationToken::new());
+            if told {
+                stop.cancel();
+            }
+            drop((topology, status));
+            let ended = tokio::time::timeout(LONGEST_SLEEP, run(state, hub, inputs, stop)).await.unwrap();
+            assert_eq!(ended.is_ok(), told, "{ended:?}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The port where proxies connect: xDS, with the standard gRPC health and reflection services beside it.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    service::Routes,
+    transport::{Server, server::TcpIncoming},
+};
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+/// How long a silent connection is trusted before it is asked for a sign of life: half of the shortest idle timeout that
+/// load balancers on the way usually have (60 s).
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long the sign of life may take before the connection counts as dead.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The services that reflection names. Their descriptors are Envoy's (`envoy/service/*/v3/*.proto`) and are not carried here,
+/// so `grpcurl list` works and `grpcurl describe` needs `-import-path`.
+const SERVICES: &[&str] = &[
+    "envoy.service.discovery.v3.AggregatedDiscoveryService",
+    "envoy.service.cluster.v3.ClusterDiscoveryService",
+    "envoy.service.endpoint.v3.EndpointDiscoveryService",
+    "envoy.service.listener.v3.ListenerDiscoveryService",
+    "envoy.service.route.v3.RouteDiscoveryService",
+    "envoy.service.extension.v3.ExtensionConfigDiscoveryService",
+    "envoy.service.runtime.v3.RuntimeDiscoveryService",
+    "envoy.service.secret.v3.SecretDiscoveryService",
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+];
+
+/// Tells gRPC health clients whether proxies are served. `NOT_SERVING` until the first topology was loaded.
+#[derive(Debug, Clone)]
+pub struct Readiness(HealthReporter);
+
+// === impl Readiness ===
+
+impl Readiness {
+    /// Reports `ready` for the server as a whole and for ADS.
+    pub async fn set(&self, ready: bool) {
+        let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for service in ["", SERVICES[0]] {
+            self.0.set_service_status(service, status).await;
+        }
+    }
+}
+
+/// Everything that the port serves: `xds` and the standard services.
+///
+/// # Errors
+/// When the descriptors of the standard services, which are compiled in, cannot be read.
+pub async fn routes(xds: Routes) -> anyhow::Result<(Routes, Readiness)> {
+    let reporter = HealthReporter::new();
+    let health = tonic_health::pb::health_server::HealthServer::new(
+        tonic_health::server::HealthService::from_health_reporter(reporter.clone()),
+    );
+    let reflection = || {
+        let builder = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+        SERVICES.iter().fold(builder, |builder, service| builder.with_service_name(*service))
+    };
+    let routes = xds
+        .add_service(health)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?);
+    let readiness = Readiness(reporter);
+    readiness.set(false).await;
+    Ok((routes, readiness))
+}
+
+/// Serves until `stop`, then lets the connections end.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(listener: TcpListener, routes: Routes, stop: CancellationToken) -> anyhow::Result<()> {
+    // A small change to a topology is one small frame: it must not wait for a second one to fill the packet.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
+        .await?;
+    Ok(())
+}
+
+/// Binds a port, saying which setting names it when that fails.
+///
+/// # Errors
+/// When the address is taken or not ours.
+pub async fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener, std::io::Error> {
+    TcpListener::bind(address).await.map_err(|error| {
+        std::io::Error::new(error.kind(), format!("failed to listen on {address} ({setting}): {error}"))
+    })
+}

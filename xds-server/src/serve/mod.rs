@@ -1,0 +1,24 @@
+//! The server: a topology comes in, views go out to proxies, and operators can see both.
+//!
+//! ```text
+//! source ─> feed ─(publisher, pure)─> hub ─> xDS streams
+//!             └─> state <── admin, health, metrics, audit
+//! ```
+
+pub mod admin;
+pub mod apply;
+pub mod changes;
+pub mod checks;
+pub mod feed;
+pub mod grpc;
+pub mod health;
+pub mod http;
+pub mod ledger;
+pub mod module;
+pub mod nodes;
+pub mod publisher;
+pub mod reload;
+mod run;
+pub mod state;
+
+pub use run::run;

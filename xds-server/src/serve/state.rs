@@ -1,0 +1,314 @@
+//! What the running server holds, and the views of it that operators and probes get. Written by the feed and by reloads, read by
+//! everybody; never waits for a lock.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio::sync::Notify;
+use zonebreak_topology::{Source, Topology};
+use zonebreak_xds::Server;
+
+use super::{
+    checks::{Check, Condition, Verdict},
+    ledger,
+    module::Module,
+};
+use crate::{
+    config::{Config, Effective},
+    model::{self, Convergence, FilterRow, Fleet, ProblemRow, Proxy, SourceRow, Status},
+    resources::{self, Clash},
+    telemetry::metrics::Metrics,
+};
+
+/// Everything that the admin and health ports show.
+#[derive(Debug)]
+pub struct State {
+    started_at: Timestamp,
+    source: Source,
+    /// The xDS engine.
+    pub xds: Server,
+    /// Counters and gauges.
+    pub metrics: Metrics,
+    running: ArcSwap<Running>,
+    applied: ArcSwapOption<Applied>,
+    first: Notify,
+    listening: AtomicBool,
+}
+
+/// The configuration in force.
+#[derive(Debug)]
+pub struct Running {
+    /// The values.
+    pub effective: Effective,
+    /// The module that proxies are given.
+    pub module: Option<Arc<Module>>,
+    /// When it was read.
+    pub read_at: Timestamp,
+}
+
+/// The topology that the published views were built from.
+#[derive(Debug, Clone)]
+pub struct Applied {
+    /// The topology.
+    pub topology: Arc<Topology>,
+    /// Host names that two of its services claim.
+    pub clashes: Vec<Clash>,
+}
+
+/// `GET /health`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Summary {
+    /// Whether proxies are served.
+    pub ready: bool,
+    /// The program's version.
+    pub version: &'static str,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// When the configuration in force was read.
+    pub config_reload_ts: Timestamp,
+    /// Each part, and what is wrong with it.
+    pub checks: Vec<Part>,
+}
+
+/// One part in a [`Summary`].
+#[derive(Debug, Clone, Serialize)]
+pub struct Part {
+    /// Its name.
+    pub name: &'static str,
+    /// `ok`, `degraded` or `failed`.
+    pub condition: &'static str,
+    /// What is wrong.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub message: String,
+}
+
+// === impl State ===
+
+impl State {
+    /// A server that has loaded nothing yet.
+    pub fn new(source: Source, xds: Server, metrics: Metrics, running: Running) -> Arc<Self> {
+        Arc::new(Self {
+            started_at: running.read_at,
+            source,
+            xds,
+            metrics,
+            running: ArcSwap::from_pointee(running),
+            applied: ArcSwapOption::empty(),
+            first: Notify::new(),
+            listening: AtomicBool::new(false),
+        })
+    }
+
+    /// The configuration in force.
+    pub fn running(&self) -> Arc<Running> {
+        self.running.load_full()
+    }
+
+    /// Puts another configuration in force.
+    pub fn run_with(&self, running: Running) {
+        self.running.store(Arc::new(running));
+    }
+
+    /// What the published views were built from; `None` before the first.
+    pub fn applied(&self) -> Option<Arc<Applied>> {
+        self.applied.load_full()
+    }
+
+    /// Notes what was published. After the hub has it, so that nobody is told of a revision that no stream could know.
+    pub fn published(&self, applied: Applied) {
+        self.applied.store(Some(Arc::new(applied)));
+        self.first.notify_one();
+    }
+
+    /// Waits for the first publication; for one waiter.
+    pub async fn first_publication(&self) {
+        while self.applied().is_none() {
+            self.first.notified().await;
+        }
+    }
+
+    /// Notes that proxies can connect, or no longer.
+    pub fn set_listening(&self, listening: bool) {
+        self.listening.store(listening, Ordering::Relaxed);
+    }
+
+    /// Every connected proxy.
+    pub fn proxies(&self) -> Vec<Proxy> {
+        ledger::proxies(&self.xds)
+    }
+
+    /// How far a revision has come.
+    pub fn convergence(&self, revision: i64) -> Convergence {
+        Convergence::of(revision, self.applied_revision().unwrap_or(i64::MIN), Fleet::of(&self.proxies()))
+    }
+
+    /// The revision that the views are of. A source that has seen later revisions without a change in them is at those: when
+    /// the topology it last published is the one applied, nothing later is on its way.
+    fn applied_revision(&self) -> Option<i64> {
+        let applied = self.applied()?;
+        // Read before the topology: the source publishes a topology before it says that it has seen its revision.
+        let seen = self.source.status.borrow().revision;
+        let latest = self
+            .source
+            .topology
+            .borrow()
+            .as_ref()
+            .is_some_and(|latest| Arc::ptr_eq(latest, &applied.topology));
+        Some(if latest { seen.max(applied.topology.revision) } else { applied.topology.revision })
+    }
+
+    /// Values that were refused, and host names that two services claim.
+    pub fn problems(&self) -> Vec<ProblemRow> {
+        let Some(applied) = self.applied() else { return Vec::new() };
+        let clash = |clash: &Clash| ProblemRow {
+            key: format!("services/{}", clash.service),
+            revision: applied.topology.revision,
+            line: None,
+            column: None,
+            message: format!(
+                "hosts: another service has {:?} on port {} already, so this one does not get it; name another host or port",
+                clash.host, clash.port
+            ),
+            kept: false,
+        };
+        let mut problems = model::problems(&applied.topology);
+        problems.extend(applied.clashes.iter().map(clash));
+        problems
+    }
+
+    /// `GET /status`.
+    pub fn status(&self) -> Status {
+        let (running, now) = (self.running(), Timestamp::now());
+        let topology = self.applied().map(|applied| applied.topology.clone()).unwrap_or_default();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: self.started_at,
+            config_reload_ts: running.read_at,
+            source: self.source_row(&running.effective.config),
+            filter: running.module.as_deref().map(filter_row),
+            zones: model::zones(&topology, now),
+            shifts: model::shifts(&topology, now),
+            services: model::services(&topology, now),
+            proxies: Fleet::of(&self.proxies()),
+            problems: self.problems(),
+        }
+    }
+
+    fn source_row(&self, config: &Config) -> SourceRow {
+        let status = self.source.status.borrow().clone();
+        let (kind, location) = match &config.topology.file {
+            Some(file) => ("file", file.display().to_string()),
+            None => {
+                let endpoints: Vec<&str> =
+                    config.etcd.endpoints.iter().map(|endpoint| endpoint.as_str()).collect();
+                ("etcd", endpoints.join(","))
+            }
+        };
+        SourceRow {
+            kind: kind.to_owned(),
+            location,
+            connected: status.connected,
+            since: status.since,
+            revision: status.revision,
+            applied_revision: self.applied_revision(),
+            error: status.last_error,
+            held: status.held,
+        }
+    }
+
+    /// Every part by name; see [`super::checks`] for what fails and what only degrades.
+    pub fn checks(&self) -> Vec<Check> {
+        let running = self.running();
+        let source = self.source_row(&running.effective.config);
+        let name = if source.kind == "etcd" { "etcd" } else { "topology-file" };
+        let answers = match (source.connected, source.held) {
+            (true, None) => Condition::Ok,
+            (_, Some(held)) => Condition::Degraded(held),
+            (false, None) => {
+                let error = source.error.unwrap_or_else(|| "no answer yet".to_owned());
+                Condition::Degraded(format!("no answer since {}: failed to {error}", source.since))
+            }
+        };
+        let loaded = match self.applied() {
+            Some(_) => Condition::Ok,
+            None => Condition::Failed("no topology was loaded yet".to_owned()),
+        };
+        let listening = if self.listening.load(Ordering::Relaxed) {
+            Condition::Ok
+        } else {
+            Condition::Failed("proxies cannot connect".to_owned())
+        };
+        let problems: Vec<String> =
+            self.problems().iter().map(|problem| format!("{}: {}", problem.key, problem.message)).collect();
+        let values = if problems.is_empty() {
+            Condition::Ok
+        } else {
+            Condition::Degraded(format!("{} refused: {}", problems.len(), problems.join("; ")))
+        };
+        let filter = match running.module {
+            Some(_) => Condition::Ok,
+            None => Condition::Degraded(
+                "no filter.file is configured: proxies get zones and retries, no breaker".to_owned(),
+            ),
+        };
+        vec![
+            Check::new(name, answers),
+            Check::new("topology", loaded),
+            Check::new("xds", listening),
+            Check::new("values", values),
+            Check::new("filter", filter),
+        ]
+    }
+
+    /// `GET /health`.
+    pub fn summary(&self) -> Summary {
+        let checks = self.checks();
+        let ready = Verdict::of("readyz", &checks, &[], false).passed;
+        let part = |check: Check| {
+            let (condition, message) = match check.condition {
+                Condition::Ok => ("ok", String::new()),
+                Condition::Degraded(why) => ("degraded", why),
+                Condition::Failed(why) => ("failed", why),
+            };
+            Part { name: check.name, condition, message }
+        };
+        Summary {
+            ready,
+            version: env!("CARGO_PKG_VERSION"),
+            started_at: self.started_at,
+            config_reload_ts: self.running().read_at,
+            checks: checks.into_iter().map(part).collect(),
+        }
+    }
+}
+
+fn filter_row(module: &Module) -> FilterRow {
+    FilterRow {
+        file: module.file.display().to_string(),
+        sha256: module.sha256.to_string(),
+        delivery: match &module.delivery {
+            resources::Module::Inline(_) => "bytes".to_owned(),
+            resources::Module::Path { path, .. } => path.clone(),
+        },
+    }
+}
+
+/// The topology in the shape of a topology file.
+pub fn document(topology: &Topology) -> serde_json::Value {
+    let shifts = topology.shifts.iter().map(|(target, shift)| {
+        let service = target.service.as_ref().map(|service| format!("/{service}")).unwrap_or_default();
+        (format!("{}{service}", target.zone), shift)
+    });
+    serde_json::json!({
+        "revision": topology.revision,
+        "zones": &*topology.zones,
+        "services": topology.services.iter().map(|(name, policy)| (name.as_str(), &**policy)).collect::<std::collections::BTreeMap<_, _>>(),
+        "endpoints": topology.endpoints.iter().map(|(name, instances)| (name.as_str(), &**instances)).collect::<std::collections::BTreeMap<_, _>>(),
+        "shifts": shifts.collect::<std::collections::BTreeMap<_, _>>(),
+    })
+}

@@ -1,0 +1,176 @@
+//! What Prometheus reads: names `zonebreak_*`, base units, labels with few values (zones, types, states; never a proxy or an
+//! endpoint). Gauges are set when they are read, from what the server holds then; counters are counted where things happen.
+
+use prometheus::{
+    Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+use zonebreak_xds::Server;
+
+use super::xds::XdsCollector;
+use crate::model::{Fleet, Status, ZoneState};
+
+/// All metrics of the server.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Registry,
+    /// `zonebreak_topology_changes_total`: publications.
+    pub changes: IntCounter,
+    /// `zonebreak_view_build_seconds`: from a change to its publication.
+    pub build: Histogram,
+    reloads: IntCounterVec,
+    revision: IntGauge,
+    problems: IntGauge,
+    proxies: IntGaugeVec,
+    shift: GaugeVec,
+    endpoints: IntGaugeVec,
+    etcd_connected: Option<IntGauge>,
+    reloaded_at: Gauge,
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// Registers everything, the counters of `server` included. `etcd` tells whether there is an etcd to be connected to.
+    ///
+    /// # Errors
+    /// When a name is registered twice, which a test rules out.
+    pub fn new(server: &Server, etcd: bool) -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let build_info = IntGaugeVec::new(
+            Opts::new(
+                "zonebreak_build_info",
+                "Always 1; the label tells the version of the running program.",
+            ),
+            &["version"],
+        )?;
+        build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        registry.register(Box::new(build_info))?;
+        registry.register(Box::new(XdsCollector::new(server.clone())?))?;
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+
+        let metrics = Self {
+            changes: IntCounter::new(
+                "zonebreak_topology_changes_total",
+                "Times that views were built and published.",
+            )?,
+            build: Histogram::with_opts(
+                HistogramOpts::new(
+                    "zonebreak_view_build_seconds",
+                    "From a change to its publication to the streams.",
+                )
+                .buckets(prometheus::exponential_buckets(0.000_1, 4.0, 9)?),
+            )?,
+            reloads: IntCounterVec::new(
+                Opts::new(
+                    "zonebreak_config_reloads_total",
+                    "Reloads of the configuration, by outcome (taken, refused).",
+                ),
+                &["outcome"],
+            )?,
+            revision: IntGauge::new(
+                "zonebreak_topology_revision",
+                "Revision that the published views were built from.",
+            )?,
+            problems: IntGauge::new("zonebreak_topology_problems", "Values that are refused at the moment.")?,
+            proxies: IntGaugeVec::new(
+                Opts::new(
+                    "zonebreak_proxies",
+                    "Connected proxies, by whether they have what they should have.",
+                ),
+                &["state"],
+            )?,
+            shift: GaugeVec::new(
+                Opts::new(
+                    "zonebreak_zone_shift_ratio",
+                    "Share of its load that a zone gives away on an operator's word.",
+                ),
+                &["zone"],
+            )?,
+            endpoints: IntGaugeVec::new(
+                Opts::new(
+                    "zonebreak_zone_endpoints",
+                    "Endpoints of a zone, by state (serving, out_of_service).",
+                ),
+                &["zone", "state"],
+            )?,
+            etcd_connected: etcd
+                .then(|| {
+                    IntGauge::new(
+                        "zonebreak_etcd_connected",
+                        "1 while etcd answers, 0 while the last good state is served.",
+                    )
+                })
+                .transpose()?,
+            reloaded_at: Gauge::new(
+                "zonebreak_config_reload_timestamp_seconds",
+                "When the configuration in force was read, in seconds since 1970.",
+            )?,
+            registry,
+        };
+        for outcome in ["taken", "refused"] {
+            metrics.reloads.with_label_values(&[outcome]).inc_by(0);
+        }
+        let registry = &metrics.registry;
+        registry.register(Box::new(metrics.changes.clone()))?;
+        registry.register(Box::new(metrics.build.clone()))?;
+        registry.register(Box::new(metrics.reloads.clone()))?;
+        registry.register(Box::new(metrics.revision.clone()))?;
+        registry.register(Box::new(metrics.problems.clone()))?;
+        registry.register(Box::new(metrics.proxies.clone()))?;
+        registry.register(Box::new(metrics.shift.clone()))?;
+        registry.register(Box::new(metrics.endpoints.clone()))?;
+        registry.register(Box::new(metrics.reloaded_at.clone()))?;
+        if let Some(connected) = &metrics.etcd_connected {
+            registry.register(Box::new(connected.clone()))?;
+        }
+        Ok(metrics)
+    }
+
+    /// Counts a reload of the configuration.
+    pub fn reloaded(&self, taken: bool) {
+        self.reloads.with_label_values(&[if taken { "taken" } else { "refused" }]).inc();
+    }
+
+    /// Everything in the Prometheus text format, with the gauges set from `status`.
+    ///
+    /// # Errors
+    /// When a metric cannot be written as text.
+    pub fn render(&self, status: &Status) -> prometheus::Result<String> {
+        self.observe(status);
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+
+    fn observe(&self, status: &Status) {
+        self.revision.set(status.source.applied_revision.unwrap_or(0));
+        self.problems.set(count(status.problems.len()));
+        let Fleet { synced, stale, nacked, .. } = status.proxies;
+        for (state, number) in [("synced", synced), ("stale", stale), ("nacked", nacked)] {
+            self.proxies.with_label_values(&[state]).set(count(number));
+        }
+        // Zones that are gone must not linger with their last value.
+        self.shift.reset();
+        self.endpoints.reset();
+        for row in &status.zones {
+            let zone = row.zone.as_str();
+            let given_away = row
+                .keep_percent
+                .filter(|_| row.state != ZoneState::Serving)
+                .map_or(0.0, |keep| keep.rest().fraction());
+            self.shift.with_label_values(&[zone]).set(given_away);
+            self.endpoints.with_label_values(&[zone, "serving"]).set(count(row.serving));
+            self.endpoints
+                .with_label_values(&[zone, "out_of_service"])
+                .set(count(row.endpoints - row.serving));
+        }
+        if let Some(connected) = &self.etcd_connected {
+            connected.set(i64::from(status.source.connected));
+        }
+        // Milliseconds since 1970 are exact in a double for 285,000 years.
+        self.reloaded_at.set(status.config_reload_ts.as_millisecond() as f64 / 1000.0);
+    }
+}
+
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
