@@ -1,0 +1,131 @@
+//! What a proxy refuses: it goes on with what it has, and the control plane says who refused what and why.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use zonebreak_drill::{
+    lab::until,
+    world::{SOON, World, WorldOptions},
+};
+
+use crate::support::{cli, etcd, no_failure, ran, steady, turn, words};
+
+const RATE: f64 = 200.0;
+
+/// The one proxy as the admin interface shows it.
+async fn proxy(world: &World) -> Value {
+    let proxies: Value = world.plane.admin().json("/proxies").await.unwrap();
+    proxies[0].clone()
+}
+
+async fn until_state(world: &World, state: &str) -> Value {
+    until(&format!("the proxy {state}"), SOON, async || match proxy(world).await {
+        proxy if proxy["state"] == state => Ok(proxy),
+        other => Err(other.to_string()),
+    })
+    .await
+    .unwrap()
+}
+
+/// A module that is not where the proxy looks for it. The server cannot know that; the proxy says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_module_that_the_proxy_cannot_load_is_a_nack_and_the_old_one_goes_on() {
+    let _turn = turn().await;
+    let config = "filter: { deliver: bytes }\n";
+    let world =
+        World::start(WorldOptions { config: Some(config.to_owned()), ..Default::default() }).await.unwrap();
+    let load = world.load(RATE).unwrap();
+    steady(&world, &load, RATE).await;
+    let began = Instant::now();
+    let missing = world.lab.path().join("nobody-put-it-here.wasm");
+    world.plane.write_config(&format!("filter: {{ deliver: path, path: {} }}\n", missing.display())).unwrap();
+
+    let proxy = until_state(&world, "nacked").await;
+    let nack = &proxy["types"]["ECDS"]["nack"];
+    assert!(nack["message"].as_str().is_some_and(|m| m.contains("nobody-put-it-here.wasm")), "{proxy}");
+    let table = cli(&world.plane, &["proxies"]).await;
+    assert!(table.out.contains("NACKED") && table.out.contains("envoy-az-a"), "{table:?}");
+    let told = cli(&world.plane, &["proxies", "envoy-az-a"]).await;
+    assert!(told.out.contains("nobody-put-it-here.wasm"), "the proxy's own words: {told:?}");
+
+    // It is not sent again and again, and the old module works on.
+    let rejected = async || {
+        let stats = world
+            .envoy
+            .stats("extension_config_discovery.*zonebreak\\..*(config_fail|update_rejected)$")
+            .await;
+        stats.unwrap().values().sum::<u64>()
+    };
+    let once = rejected().await;
+    assert!(once > 0, "Envoy counts no refusal");
+    ran(&load, Instant::now(), RATE as usize * 3).await;
+    assert_eq!(rejected().await, once, "the same thing was sent again");
+    let counts = |stats: std::collections::BTreeMap<String, u64>| stats.values().sum::<u64>();
+    let attempts = counts(world.envoy.stats("zonebreak_attempts_total;").await.unwrap());
+    ran(&load, Instant::now(), RATE as usize).await;
+    assert!(
+        counts(world.envoy.stats("zonebreak_attempts_total;").await.unwrap()) > attempts,
+        "the old module is gone"
+    );
+    // Drains travel with the module, so the command says that this proxy has not taken it.
+    let drain = ["zone", "drain", "az-b", "--for", "5m", "--reason", "e2e", "--timeout", "5s"];
+    let said = words(&world.plane, &drain).await;
+    assert_eq!(said.code, 4, "{said:?}");
+    assert!(said.err.contains("1 proxy rejected it"), "{said:?}");
+
+    // The mistake undone, all is well, the drain included.
+    world.plane.write_config(config).unwrap();
+    until_state(&world, "synced").await;
+    world.until_zone("az-b", SOON, |zone| zone.state == 4).await.unwrap();
+    no_failure(&load, began, "a module that is not there");
+}
+
+/// More services than the filter has room for, which it would refuse whole: those it has room for are sent, the rest is named.
+#[tokio::test(flavor = "multi_thread")]
+async fn more_services_than_the_filter_has_room_for_cost_no_other_its_breaker() {
+    const ROOM: usize = 256;
+    let _turn = turn().await;
+    let world = World::start(WorldOptions::default()).await.unwrap();
+    let load = world.load(RATE).unwrap();
+    steady(&world, &load, RATE).await;
+    let began = Instant::now();
+    let backend = world.backends.zone("az-a").backends()[0].address();
+    let port = world.listener.port();
+    let mut client = etcd(&world).await;
+    let mut puts = Vec::new();
+    for n in 0..ROOM {
+        let service = format!("svc-{n:03}");
+        let endpoint =
+            json!({"address": backend.ip().to_string(), "port": backend.port(), "zone": "az-a"}).to_string();
+        let policy = json!({"port": port}).to_string();
+        puts.push(etcd_client::TxnOp::put(format!("/zonebreak/v1/services/{service}"), policy, None));
+        puts.push(etcd_client::TxnOp::put(format!("/zonebreak/v1/endpoints/{service}/one"), endpoint, None));
+    }
+    // etcd takes 128 operations in one transaction.
+    for batch in puts.chunks(128) {
+        client.txn(etcd_client::Txn::new().and_then(batch.to_vec())).await.unwrap();
+    }
+
+    until("the problem named", SOON, async || {
+        let status = cli(&world.plane, &["status"]).await;
+        if status.out.contains("257 services have endpoints") { Ok(()) } else { Err(status.out) }
+    })
+    .await
+    .unwrap();
+    // All of it arrives, the breaker of the first service included.
+    let proxy = until_state(&world, "synced").await;
+    assert!(proxy["types"]["ECDS"]["nack"].is_null(), "{proxy}");
+    world.zone("az-a").await.unwrap();
+    ran(&load, Instant::now(), RATE as usize).await;
+
+    let end = etcd_client::DeleteOptions::new().with_prefix();
+    client.delete("/zonebreak/v1/services/svc-255", None).await.unwrap();
+    client.delete("/zonebreak/v1/endpoints/svc-255/", Some(end)).await.unwrap();
+    until("the problem gone", SOON, async || {
+        let status = cli(&world.plane, &["status"]).await;
+        if status.out.contains("services have endpoints") { Err(status.out) } else { Ok(()) }
+    })
+    .await
+    .unwrap();
+    no_failure(&load, began, "more services than there is room for");
+}
