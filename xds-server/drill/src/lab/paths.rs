@@ -79,7 +79,11 @@ impl Programs {
         if profile.ends_with("deps") || profile.ends_with("examples") {
             profile.pop();
         }
-        let target = profile.parent().unwrap_or(&workspace).to_owned();
+        let mut target = profile.parent().unwrap_or(&workspace).to_owned();
+        // What is built for a target of its own lies one folder deeper.
+        if target.file_name().is_some_and(|name| name.to_string_lossy().ends_with("-unknown-linux-musl")) {
+            target.pop();
+        }
         Ok(Self { workspace, target, profile })
     }
 
