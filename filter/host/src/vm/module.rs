@@ -21,7 +21,7 @@ pub struct Module {
 }
 
 /// Where `scripts/build` leaves the filter, and what it is made of, seen from this crate.
-const FILTER: &str = "../../target/wasm32-unknown-unknown/wasm/zonebreak_filter.wasm";
+const FILTER: &str = "../../target/zonebreak_filter.wasm";
 const SOURCES: [&str; 2] = ["../src", "../core/src"];
 
 // === impl Module ===

@@ -110,7 +110,7 @@ impl Programs {
     fn default_path(&self, tool: Tool) -> PathBuf {
         match tool {
             Tool::Zonebreak => self.newest_server(),
-            Tool::Filter => self.target.join("wasm32-unknown-unknown/wasm/zonebreak_filter.wasm"),
+            Tool::Filter => self.target.join("zonebreak_filter.wasm"),
             Tool::Envoy => self.workspace.join(".tools/bin/envoy"),
             Tool::Etcd => self.workspace.join(".tools/bin/etcd"),
         }
