@@ -15,6 +15,8 @@ pub enum Tool {
     Zonebreak,
     /// The filter as a wasm module (`ZONEBREAK_FILTER`).
     Filter,
+    /// An empty filter, for a benchmark (`EMPTY_FILTER`).
+    EmptyFilter,
     /// The proxy (`ENVOY`).
     Envoy,
     /// The store (`ETCD`).
@@ -39,6 +41,7 @@ impl Tool {
         match self {
             Self::Zonebreak => "ZONEBREAK_BIN",
             Self::Filter => "ZONEBREAK_FILTER",
+            Self::EmptyFilter => "EMPTY_FILTER",
             Self::Envoy => "ENVOY",
             Self::Etcd => "ETCD",
         }
@@ -48,6 +51,7 @@ impl Tool {
         match self {
             Self::Zonebreak => "the control plane (zonebreak)",
             Self::Filter => "the filter (zonebreak_filter.wasm)",
+            Self::EmptyFilter => "the empty filter (empty_filter.wasm)",
             Self::Envoy => "envoy",
             Self::Etcd => "etcd",
         }
@@ -56,6 +60,7 @@ impl Tool {
     const fn remedy(self) -> &'static str {
         match self {
             Self::Zonebreak | Self::Filter => "scripts/build",
+            Self::EmptyFilter => "scripts/bench-overhead",
             Self::Envoy | Self::Etcd => "scripts/setup",
         }
     }
@@ -111,6 +116,7 @@ impl Programs {
         match tool {
             Tool::Zonebreak => self.newest_server(),
             Tool::Filter => self.target.join("zonebreak_filter.wasm"),
+            Tool::EmptyFilter => self.target.join("empty_filter.wasm"),
             Tool::Envoy => self.workspace.join(".tools/bin/envoy"),
             Tool::Etcd => self.workspace.join(".tools/bin/etcd"),
         }

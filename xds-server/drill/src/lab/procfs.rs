@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use super::{LabError, sys};
+use super::LabError;
 
 /// What a process holds, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,18 +28,20 @@ pub fn memory(pid: u32) -> Result<Memory, LabError> {
     }
 }
 
-/// User and system CPU time that a process has used, all its threads together (`/proc/PID/stat`, fields 14 and 15).
+/// CPU time that a process has used, all its living threads together, to the nanosecond (`/proc/PID/task/TID/schedstat`, first
+/// field). The usual `/proc/PID/stat` counts in hundredths of a second.
 pub fn cpu_time(pid: u32) -> Result<Duration, LabError> {
-    let text = read(&format!("/proc/{pid}/stat"))?;
-    let ticks = cpu_ticks(&text).ok_or_else(|| malformed(&format!("/proc/{pid}/stat: {text:?}")))?;
-    Ok(Duration::from_micros(ticks * 1_000_000 / sys::ticks_per_second()))
-}
-
-fn cpu_ticks(stat: &str) -> Option<u64> {
-    // The second field is the name in parentheses and may itself hold spaces and parentheses; field 3 follows the last one.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let (user, system) = (fields.next()?.parse::<u64>().ok()?, fields.next()?.parse::<u64>().ok()?);
-    Some(user + system)
+    let tasks = format!("/proc/{pid}/task");
+    let mut total = Duration::ZERO;
+    for task in fs::read_dir(&tasks).map_err(LabError::io(format!("read {tasks}")))? {
+        let path = task.map_err(LabError::io(format!("read {tasks}")))?.path().join("schedstat");
+        // A thread may end between the two looks.
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        let used = text.split_whitespace().next().and_then(|ns| ns.parse().ok());
+        total +=
+            Duration::from_nanos(used.ok_or_else(|| malformed(&format!("{}: {text:?}", path.display())))?);
+    }
+    Ok(total)
 }
 
 fn read(path: &str) -> Result<String, LabError> {
@@ -55,13 +57,6 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-
-    #[test]
-    fn cpu_fields_are_counted_from_the_last_parenthesis() {
-        let stat = "42 (a) (b c)) S 1 2 3 4 5 6 7 8 9 10 700 31 0 0 20 0";
-        assert_eq!(cpu_ticks(stat), Some(731));
-        assert_eq!(cpu_ticks("garbage"), None);
-    }
 
     #[test]
     fn our_own_figures_move_when_we_work() {

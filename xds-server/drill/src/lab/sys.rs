@@ -33,11 +33,3 @@ pub(super) fn signal_group(leader: u32, signal: i32) -> io::Result<()> {
     let error = io::Error::last_os_error();
     if error.raw_os_error() == Some(libc::ESRCH) { Ok(()) } else { Err(error) }
 }
-
-/// Clock ticks a second, the unit of CPU times in `/proc/PID/stat` (proc(5)).
-pub(super) fn ticks_per_second() -> u64 {
-    // SAFETY: sysconf takes an integer and touches no memory of ours.
-    let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
-    // Every Linux answers 100 here; the fallback only spares a division by zero.
-    u64::try_from(ticks).ok().filter(|&ticks| ticks > 0).unwrap_or(100)
-}

@@ -1,5 +1,7 @@
 //! The proxies that are compared, each in front of the same backends. Builds configurations; measures nothing.
 
+use std::path::{Path, PathBuf};
+
 use clap::ValueEnum;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -7,7 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     embedded::EmbeddedOptions,
     lab::{
-        BackendZone, Backends, Lab, LabError,
+        BackendZone, Backends, Lab, LabError, Tool,
         bootstrap::{StaticBootstrap, localities, merged},
     },
     proxy::Proxy,
@@ -23,10 +25,14 @@ pub(super) const ZONES: [&str; 3] = ["az-a", "az-b", "az-c"];
 pub enum Setup {
     /// Nothing: a listener, a route, a cluster in round robin.
     None,
-    /// A wasm filter that is called for headers and does nothing.
+    /// A wasm filter by hand that is called for headers and does nothing: the least that wasm can cost.
     EmptyWasm,
+    /// An empty filter built with the SDK as Zonebreak's is, in the listener and in the cluster.
+    EmptySdk,
     /// What Zonebreak does to a request, in Lua, with the same subsets.
     Lua,
+    /// The same, and a second Lua filter in the cluster that counts each attempt.
+    LuaAttempts,
     /// Everything that Zonebreak's server configures, but no filter.
     OursWithout,
     /// Zonebreak, with its default policy in `eventual` mode.
@@ -40,8 +46,10 @@ impl Setup {
     pub const fn title(self) -> &'static str {
         match self {
             Self::None => "no filter",
-            Self::EmptyWasm => "empty wasm filter",
-            Self::Lua => "the same logic in Lua",
+            Self::EmptyWasm => "empty wasm filter, by hand",
+            Self::EmptySdk => "empty wasm filter, Rust SDK, both roles",
+            Self::Lua => "the same logic in Lua, requests only",
+            Self::LuaAttempts => "the same logic in Lua, requests and attempts",
             Self::OursWithout => "Zonebreak's configuration, no filter",
             Self::Ours => "**Zonebreak**",
         }
@@ -70,13 +78,22 @@ impl Setup {
     fn bootstrap(self, lab: &Lab, backends: &Backends) -> Result<String, LabError> {
         let mut bootstrap = StaticBootstrap::new(localities(backends, REGION, |_| json!({})));
         match self {
-            Self::EmptyWasm => bootstrap.http_filters.push(empty_wasm(lab)?),
-            Self::Lua => {
-                bootstrap.http_filters.extend([lua(), serve_to_metadata()]);
+            Self::EmptyWasm => bootstrap.http_filters.push(wasm("empty", &by_hand(lab)?)),
+            Self::EmptySdk => {
+                let module = lab.programs().path(Tool::EmptyFilter)?;
+                bootstrap.http_filters.push(wasm("empty", &module));
+                bootstrap.cluster = upstream_filter(wasm("empty-upstream", &module));
+            }
+            Self::Lua | Self::LuaAttempts => {
+                bootstrap.http_filters.extend([lua(include_str!("zone.lua")), serve_to_metadata()]);
                 bootstrap.virtual_host = json!({"response_headers_to_add": [{"header": {
                     "key": "x-upstream-zone", "value": "%UPSTREAM_METADATA(envoy.lb:az)%",
                 }}]});
                 bootstrap.cluster = subsets();
+                if self == Self::LuaAttempts {
+                    let attempts = upstream_filter(lua(include_str!("attempt.lua")));
+                    bootstrap.cluster = merged(bootstrap.cluster, attempts);
+                }
                 bootstrap.endpoints = by_zone(backends);
             }
             Self::None | Self::Ours | Self::OursWithout => {}
@@ -85,25 +102,40 @@ impl Setup {
     }
 }
 
-fn empty_wasm(lab: &Lab) -> Result<Value, LabError> {
+fn by_hand(lab: &Lab) -> Result<PathBuf, LabError> {
     let doing = "assemble the empty wasm filter";
     let module = wat::parse_str(include_str!("noop.wat")).map_err(std::io::Error::other);
     let module = module.map_err(LabError::io(doing))?;
     let file = lab.path().join("noop.wasm");
     std::fs::write(&file, module).map_err(LabError::io(format!("write {}", file.display())))?;
-    Ok(json!({"name": "empty", "typed_config": {
-        "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
-        "config": {"name": "empty", "failure_policy": "FAIL_CLOSED", "vm_config": {
-            "vm_id": "empty", "runtime": "envoy.wasm.runtime.v8", "code": {"local": {"filename": file}},
-        }},
-    }}))
+    Ok(file)
 }
 
-fn lua() -> Value {
+fn wasm(name: &str, module: &Path) -> Value {
+    json!({"name": name, "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
+        "config": {"name": name, "failure_policy": "FAIL_CLOSED", "vm_config": {
+            "vm_id": "empty", "runtime": "envoy.wasm.runtime.v8", "code": {"local": {"filename": module}},
+        }},
+    }})
+}
+
+fn lua(code: &str) -> Value {
     json!({"name": "lua", "typed_config": {
         "@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua",
-        "default_source_code": {"inline_string": include_str!("zone.lua")},
+        "default_source_code": {"inline_string": code},
     }})
+}
+
+/// `Cluster` fields by which a filter sees each attempt.
+fn upstream_filter(filter: Value) -> Value {
+    let codec = json!({"name": "envoy.filters.http.upstream_codec", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"}});
+    json!({"typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+        "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": {"http_protocol_options": {}},
+        "http_filters": [filter, codec],
+    }}})
 }
 
 fn serve_to_metadata() -> Value {
