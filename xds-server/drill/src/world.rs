@@ -171,6 +171,11 @@ impl World {
         apply(&self.lab, &self.plane, &json!({"services": {SERVICE: self.policy}})).await
     }
 
+    /// Runs a command of `zonebreak` against this control plane; an error with its words when it fails.
+    pub async fn run(&self, args: &[&str]) -> Result<(), LabError> {
+        run(&self.plane, args).await
+    }
+
     /// What the filter says of a zone.
     pub async fn zone(&self, zone: &str) -> Result<ZoneGauges, LabError> {
         zone_gauges(&self.envoy, zone).await
@@ -226,13 +231,17 @@ pub async fn zone_gauges(envoy: &Envoy, zone: &str) -> Result<ZoneGauges, LabErr
 async fn apply(lab: &Lab, plane: &Plane, topology: &Value) -> Result<(), LabError> {
     // JSON is YAML.
     let file = lab.write("apply.yaml", &topology.to_string())?;
-    let file = file.to_string_lossy();
-    let output = plane.cli(&["topology", "apply", &file]).await?;
+    run(plane, &["topology", "apply", &file.to_string_lossy()]).await
+}
+
+/// Runs a command that has to succeed.
+async fn run(plane: &Plane, args: &[&str]) -> Result<(), LabError> {
+    let output = plane.cli(args).await?;
     if output.status.success() {
         return Ok(());
     }
     Err(LabError::Command {
-        what: format!("zonebreak topology apply {file}"),
+        what: format!("zonebreak {}", args.join(" ")),
         status: output.status,
         words: String::from_utf8_lossy(&output.stderr).into_owned(),
     })

@@ -6,7 +6,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use futures::{StreamExt, TryStreamExt, stream};
-use zonebreak_drill::failover::{Contender, Scenario, Timing, Trial, run, table};
+use zonebreak_drill::failover::{Contender, Scenario, Timing, Trial, drain_table, drains, run, table};
 
 /// What a broken zone costs: Envoy's own means, Istio's use of them, and Zonebreak, side by side.
 ///
@@ -14,7 +14,8 @@ use zonebreak_drill::failover::{Contender, Scenario, Timing, Trial, run, table};
 /// seconds az-a breaks for 30 s and is then mended. Lost: 5xx or no whole response, of the requests due during the fault.
 /// Left in: seconds until az-a was sent nothing for half a second (at least the time of 15 of its usual requests). Relapses:
 /// half-seconds after that with more than 5 % lost or slow. On return: requests lost after the fault, and what az-a has back
-/// of its former share at the end where that is not nearly all. Nobody retries, but for ours-retry. Markdown on standard output, progress on standard error.
+/// of its former share at the end where that is not nearly all. Nobody retries, but for ours-retry. A second table tells how
+/// exactly Zonebreak drains a zone. Markdown on standard output, progress on standard error.
 #[derive(Debug, Parser)]
 #[command(name = "bench-failover", version)]
 struct Args {
@@ -70,6 +71,11 @@ async fn main() -> anyhow::Result<()> {
         std::fs::write(file, text + "\n").with_context(|| format!("failed to write {}", file.display()))?;
     }
     print!("{}", table(&trials));
+    if args.only.is_empty() {
+        let requests = if args.quick { 2_000 } else { 50_000 };
+        let found = drains(requests, |text| eprintln!("bench-failover: {text}")).await;
+        print!("\n{}", drain_table(&found.context("failed to measure drains")?));
+    }
     Ok(())
 }
 

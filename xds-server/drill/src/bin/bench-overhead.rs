@@ -5,15 +5,16 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
-use zonebreak_drill::overhead::{Effort, Setup, measure, table};
+use zonebreak_drill::overhead::{Effort, Setup, measure, sidecars, table};
 
 /// What a filter costs a proxy: CPU a request and memory of Envoy with no filter, an empty wasm filter, the same logic in
 /// Lua, and Zonebreak.
 ///
 /// Each setup has an Envoy of its own in front of the same twelve backends. They take turns, round by round; a round is a
 /// closed loop over eight kept connections. CPU is the process's user and system time by /proc, the median of the rounds.
-/// Memory is RssAnon at the start, after 10,000 requests (warm), and at the end. Figures are good relative to each other, on the same machine and in the same run. Markdown on standard output, progress on
-/// standard error.
+/// Memory is RssAnon at the start, after 10,000 requests (warm), and at the end. A second table gives the memory of a sidecar
+/// by its number of clusters, and what loading the module adds to its start. Figures are good relative to each other, on
+/// the same machine and in the same run. Markdown on standard output, progress on standard error.
 #[derive(Debug, Parser)]
 #[command(name = "bench-overhead", version)]
 struct Args {
@@ -61,5 +62,10 @@ async fn main() -> anyhow::Result<()> {
         std::fs::write(file, text + "\n").with_context(|| format!("failed to write {}", file.display()))?;
     }
     print!("{}", table(&figures));
+    if args.only.is_empty() {
+        let (clusters, trials): (&[usize], _) = if args.quick { (&[3], 1) } else { (&[1, 15, 45, 80], 9) };
+        let found = sidecars(clusters, trials, |text| eprintln!("bench-overhead: {text}")).await;
+        print!("\n{}", found.context("failed to measure sidecars")?.table());
+    }
     Ok(())
 }

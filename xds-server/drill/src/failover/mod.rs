@@ -2,6 +2,7 @@
 //! with the same load. The program is `bench-failover`.
 
 mod contender;
+mod drain;
 mod native;
 mod scenario;
 mod table;
@@ -9,6 +10,7 @@ mod trial;
 mod verdict;
 
 pub use contender::Contender;
+pub use drain::{Drained, drain_table, drains};
 pub use scenario::Scenario;
 pub use table::table;
 pub use trial::{Timing, Trial, run};

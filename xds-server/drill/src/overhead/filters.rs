@@ -102,6 +102,20 @@ impl Setup {
     }
 }
 
+/// A proxy with nothing but a listener, and the filter's module in it where there is one.
+pub(super) fn alone(module: Option<PathBuf>) -> String {
+    let mut bootstrap = StaticBootstrap::new(json!([]));
+    if let Some(module) = module {
+        let mut filter = wasm("zonebreak", &module);
+        filter["typed_config"]["config"]["configuration"] = json!({
+            "@type": "type.googleapis.com/google.protobuf.StringValue",
+            "value": json!({"version": 1, "role": "downstream", "zone": ZONES[0], "services": {}}).to_string(),
+        });
+        bootstrap.http_filters.push(filter);
+    }
+    bootstrap.text()
+}
+
 fn by_hand(lab: &Lab) -> Result<PathBuf, LabError> {
     let doing = "assemble the empty wasm filter";
     let module = wat::parse_str(include_str!("noop.wat")).map_err(std::io::Error::other);

@@ -5,11 +5,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{
-    closed::ClosedLoop,
-    filters::{Setup, ZONES},
-};
+use super::filters::{Setup, ZONES};
 use crate::{
+    closed::ClosedLoop,
     lab::{Backends, Lab, LabError},
     proxy::Proxy,
 };
@@ -134,7 +132,7 @@ fn microseconds(time: Duration) -> f64 {
 }
 
 /// The middle value, or the mean of the two in the middle; 0 of none.
-fn median(mut values: Vec<f64>) -> f64 {
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     let middle = values.len() / 2;
     match values.get(middle) {

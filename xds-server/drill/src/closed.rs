@@ -27,7 +27,7 @@ const HEADERS: [(HeaderName, &str); 7] = [
 ];
 
 /// Kept connections to one proxy.
-pub(super) struct ClosedLoop {
+pub(crate) struct ClosedLoop {
     target: SocketAddr,
     senders: Vec<SendRequest<Empty<Bytes>>>,
 }
@@ -35,7 +35,7 @@ pub(super) struct ClosedLoop {
 // === impl ClosedLoop ===
 
 impl ClosedLoop {
-    pub(super) async fn connect(target: SocketAddr, connections: usize) -> Result<Self, LabError> {
+    pub(crate) async fn connect(target: SocketAddr, connections: usize) -> Result<Self, LabError> {
         let mut senders = Vec::with_capacity(connections);
         for _ in 0..connections {
             let stream =
@@ -52,7 +52,7 @@ impl ClosedLoop {
 
     /// Sends `requests`, spread evenly over the connections, and returns every latency. An answer other than 200 is an
     /// error: a benchmark of failures measures something else.
-    pub(super) async fn send(&mut self, requests: usize) -> Result<Vec<Duration>, LabError> {
+    pub(crate) async fn send(&mut self, requests: usize) -> Result<Vec<Duration>, LabError> {
         let target = self.target;
         let each = requests.div_ceil(self.senders.len());
         let mut tasks = JoinSet::new();
