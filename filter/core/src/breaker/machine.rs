@@ -42,6 +42,10 @@
 //! Any state but CLOSED falls back to CLOSED when the other zones go away (`last_zone`), when the operator drains or holds the
 //! zone (`operator`), or when the policy turns the breaker off (`turned_off`).
 
+mod assess;
+
+pub use assess::{Guard, ZoneAssessment, assess};
+
 use crate::{
     breaker::{Cause, ServiceState, State, Tuning, ZoneState},
     detector::{Evidence, Signal, compare, rates},

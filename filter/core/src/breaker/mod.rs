@@ -7,7 +7,7 @@ pub mod trial;
 pub mod tuning;
 
 pub use encode::InvalidState;
-pub use machine::{Move, Names, Shifted, Sight, step};
-pub use state::{Cause, ServiceState, State, Transition, ZoneState};
+pub use machine::{Guard, Move, Names, Shifted, Sight, ZoneAssessment, step};
+pub use state::{Cause, InvalidTransition, ServiceState, State, Transition, ZoneState};
 pub use trial::Gate;
 pub use tuning::Tuning;

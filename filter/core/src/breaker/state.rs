@@ -1,7 +1,11 @@
 //! What the breaker of one service knows and shares between the workers of a proxy: a state for each zone, why it is so, and
 //! the line that tells a person. Plain data; the moves are in [`super::machine`], the bytes in [`super::encode`].
 
+mod read;
+
 use std::fmt;
+
+pub use read::InvalidTransition;
 
 use crate::{
     detector::Evidence,

@@ -17,6 +17,8 @@
 //! Windows are told in stretches as fine as they are known ([`crate::window::Profile::strata`]): recent ones in tenths of a
 //! second.
 
+pub(super) mod assess;
+
 use crate::{detector::Bar, stats};
 
 /// A zone and its peers in one stretch of time, or in several together.

@@ -11,5 +11,5 @@ pub mod rates;
 pub mod run;
 
 pub use evidence::Evidence;
-pub use rates::{Bar, Signal};
+pub use rates::{Bar, Missing, Signal, WindowAssessment};
 pub use run::Run;

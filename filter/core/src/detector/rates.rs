@@ -31,6 +31,10 @@
 //! at least 5 of them; 50 % for slow answers, whose limit is then drawn from the zone's own past (see [`crate::latency`]).
 //! Such a trip may be a mistake (the service may be broken everywhere), so the breaker checks afterwards whether it helped.
 
+mod assess;
+
+pub use assess::{Missing, WindowAssessment, windows};
+
 use crate::{
     detector::{
         Evidence,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    breaker::{InvalidState, State, Transition},
+    breaker::{InvalidState, State, Transition, ZoneAssessment},
     config::{FilterConfig, MAX_SERVICES, MAX_ZONES},
     engine::{service::Service, types::*},
     names::Zone,
@@ -145,6 +145,12 @@ impl Engine {
     /// nothing when there is none.
     pub fn due(&mut self, service: ServiceId, now: Now) -> Option<Proposal> {
         self.services.get_mut(service.index())?.due(now.0)
+    }
+
+    /// How near each zone is to being left and what is in the way, as of the last tick: for `zonebreak explain`. The filter does
+    /// not call this.
+    pub fn assess(&self, service: ServiceId, now: Now) -> Vec<ZoneAssessment> {
+        self.services.get(service.index()).map_or(Vec::new(), |service| service.assess(now.0))
     }
 
     /// Takes over the state that the workers agreed on, whatever its number. Returns what changed in this worker.

@@ -1,5 +1,7 @@
 //! One service in one worker: puts the pure parts together. Time comes in as an argument; what it decides, others carry out.
 
+mod assess;
+
 use std::num::NonZeroU64;
 
 use crate::{
@@ -325,14 +327,17 @@ impl Service {
     }
 
     fn propose(&self, now: u64) -> Option<Proposal> {
-        let past: Vec<Profile> = self.cells.iter().map(|cell| cell.windows.profile()).collect();
-        let elapsed = self.clock.elapsed();
-        let sights: Vec<Sight> = (0..past.len()).filter_map(|i| self.sight(i, &past, elapsed, now)).collect();
-        let mv = breaker::step(&self.state, &self.tuning, &sights, now)?;
+        let mv = breaker::step(&self.state, &self.tuning, &self.sights(now), now)?;
         let zone = self.zones.get(mv.zone).map_or("", Zone::as_str);
         let names = Names { service: &self.name, zone };
         let next = self.state.after(&mv, &self.tuning, names, now);
         Some(Proposal { state: encode::encode(&next, &self.zones), transitions: self.transitions_to(&next) })
+    }
+
+    fn sights(&self, now: u64) -> Vec<Sight> {
+        let past: Vec<Profile> = self.cells.iter().map(|cell| cell.windows.profile()).collect();
+        let elapsed = self.clock.elapsed();
+        (0..past.len()).filter_map(|i| self.sight(i, &past, elapsed, now)).collect()
     }
 
     fn sight(&self, zone: usize, past: &[Profile], elapsed: u64, now: u64) -> Option<Sight> {
