@@ -7,6 +7,7 @@
 //! | [`serve`] | the server: a topology comes in, views go out |
 //! | [`resources`] | the translation of a view into Envoy's resources |
 //! | [`model`] | what the admin port answers and the command line prints |
+//! | [`explain`] | why a breaker tripped or did not, from recorded counters |
 //! | [`telemetry`] | log, audit events, metrics |
 //! | [`exit`] | how commands end |
 //!
@@ -16,6 +17,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod exit;
+pub mod explain;
 pub mod host;
 pub mod model;
 pub mod resources;

@@ -4,6 +4,7 @@ pub mod completions;
 pub mod config;
 pub mod confirm;
 pub mod connect;
+pub mod explain;
 pub mod failures;
 pub mod output;
 pub mod proxies;

@@ -7,6 +7,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use super::{
     completions::{self, CompletionsArgs},
     config::{self, ConfigCommand},
+    explain::{self, ExplainArgs},
     proxies::{self, ProxiesArgs},
     register::{self, RegisterArgs},
     serve::{self, ServeArgs},
@@ -47,6 +48,7 @@ enum Command {
     Zone(ZoneCommand),
     Status(StatusArgs),
     Proxies(ProxiesArgs),
+    Explain(ExplainArgs),
     /// Shows and checks the server's configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -84,6 +86,7 @@ impl Cli {
             Command::Zone(command) => block_on(zone::run(command)),
             Command::Status(args) => block_on(status::run(args)),
             Command::Proxies(args) => block_on(proxies::run(args)),
+            Command::Explain(args) => block_on(explain::run(args)),
         }
     }
 
