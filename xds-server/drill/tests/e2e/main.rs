@@ -6,6 +6,7 @@
 
 mod control_plane;
 mod drain;
+mod explain;
 mod failure;
 mod nack;
 mod policy;
