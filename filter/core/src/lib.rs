@@ -13,6 +13,7 @@ pub mod classify;
 pub mod config;
 pub mod detector;
 pub mod engine;
+pub mod instant;
 pub mod latency;
 pub mod mix;
 pub mod names;
@@ -20,7 +21,9 @@ pub mod picker;
 pub mod policy;
 pub mod shares;
 pub mod stats;
+pub mod sticky;
 pub mod subset;
+pub mod throttle;
 
 pub mod units;
 pub mod window;

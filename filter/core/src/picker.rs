@@ -14,6 +14,8 @@
 //! | some other zone, by weight | own zone excluded, and all that are not whole | the other zones again |
 //! | a zone that keeps a part, the only such one | the above in a mix with and without it | the other zones |
 //! | a zone that keeps a part, one of several | that zone alone | that zone |
+//! | some other zone, more of it than by weight | by weight as far as that goes, the rest that zone alone | see there |
+//! | each other zone by name (sticky users, drills by zone) | that zone alone | that zone |
 //!
 //! The mix: let t keep a part, so that its share is f, and let Envoy give it r of what goes to the whole zones and t
 //! together. Then a share f/r of the requests excludes o alone, the rest excludes o and t. Every share is exact in expectation.
@@ -22,12 +24,15 @@
 //!
 //! # Where a coin falls
 //!
-//! The coin's range is laid out by the *usual* shares, and what a zone loses is handed on from its own stretch. So
-//! where the coin is a hash of the user, a user stays where he is unless it is his zone that is left.
+//! The coin's range is laid out by the *usual* shares, and what a zone loses is the upper end of its own stretch. Where that
+//! goes is drawn by a second number, made of the same coin. So where the coin is a hash of the user, a user stays where he is
+//! unless it is his zone that is left; and however slowly his zone is drained, or taken back, he moves once, to a zone that
+//! does not depend on how far the drain has come.
 
 use crate::{
     config::MAX_ZONES,
     engine::Reason,
+    mix::mix,
     names::Zone,
     shares::{Shares, share_of},
     subset::{self, ZoneSet},
@@ -54,12 +59,19 @@ pub struct Plan<'a> {
     pub pinned: ZoneSet,
     /// Most of all requests that may be moved out of left zones, 0 to 1; the rest of those is refused.
     pub spill: f64,
+    /// What part of what is moved has a place in the others at all, 0 to 1; the rest is refused as well.
+    pub fits: f64,
+    /// Whether every other zone than the own one is to be named, so that it is known where each request goes.
+    pub named: bool,
 }
 
 /// From coins to keys.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
-    picks: Vec<Pick>,
+    /// By the coin.
+    home: Vec<Pick>,
+    /// Of what is moved, by the second number.
+    moved: Vec<Pick>,
     keys: Vec<Box<str>>,
 }
 
@@ -75,6 +87,8 @@ pub enum Act {
         /// Why.
         reason: Reason,
     },
+    /// Moved out of a zone that is left: the second number says where to.
+    Move,
     /// More was to be moved than may be.
     Spill,
 }
@@ -82,22 +96,39 @@ pub enum Act {
 /// One stretch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pick {
-    /// First coin beyond it; coins are 0 to 2^32 - 1.
+    /// First number beyond it; numbers are 0 to 2^32 - 1.
     upto: u64,
     /// What it does.
     pub act: Act,
+    /// Where it may lead, retries aside.
+    pub zones: ZoneSet,
     /// Whether the request is moved out of a zone that is left.
     pub moved: bool,
 }
 
+/// Numbers that a draw is made from.
+const WHOLE: f64 = 4_294_967_296.0;
+
+/// Shares that differ by less are the same.
+const SAME: f64 = 1e-9;
+
 /// Somewhere to send requests, and how.
 #[derive(Debug, Clone)]
 struct Aim {
+    /// All zones that it is about.
+    zones: ZoneSet,
     usual: f64,
     share: f64,
-    /// Keys, and in which parts (they sum to 1).
-    keys: Vec<(Option<u8>, f64)>,
+    ways: Vec<Way>,
     reason: Reason,
+}
+
+/// A key, which part of an aim's requests carries it (the parts sum to 1), and where it leads.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    key: Option<u8>,
+    part: f64,
+    zones: ZoneSet,
 }
 
 // === impl Table ===
@@ -111,9 +142,24 @@ impl Table {
         table
     }
 
-    /// The stretch that a coin falls into; `None` when there is no zone to go to.
-    pub fn draw(&self, coin: u32) -> Option<Pick> {
-        self.picks.iter().find(|pick| u64::from(coin) < pick.upto).or(self.picks.last()).copied()
+    /// The stretch that a coin falls into, by its lower half; `None` when there is no zone to go to. Never one of [`Act::Move`].
+    pub fn draw(&self, coin: u64) -> Option<Pick> {
+        let draw = |picks: &[Pick], number: u64| picks.iter().find(|pick| number < pick.upto).copied();
+        let pick = draw(&self.home, coin & 0xffff_ffff)?;
+        if pick.act == Act::Move { draw(&self.moved, mix(coin).wrapping_shr(32)) } else { Some(pick) }
+    }
+
+    /// The part of what is moved that is refused, 0 to 1.
+    pub fn spilled(&self) -> f64 {
+        let mut from = 0;
+        let mut spilled = 0_u64;
+        for pick in &self.moved {
+            if pick.act == Act::Spill {
+                spilled = spilled.saturating_add(pick.upto.saturating_sub(from));
+            }
+            from = pick.upto;
+        }
+        spilled as f64 / WHOLE
     }
 
     /// The key at a place.
@@ -169,7 +215,7 @@ impl Table {
         let mut aims = Vec::new();
         if let Some(own) = own {
             let key = self.own_key(plan, own);
-            aims.push(Aim::new(plan, &[own], vec![(key, 1.0)], Reason::Avoid));
+            aims.push(Aim::new(plan, vec![Way::new(key, 1.0, &[own])], Reason::Avoid));
         }
         let others =
             all.clone().filter(|zone| Some(*zone) != plan.own || (own.is_none() && share(*zone) > 0.0));
@@ -180,18 +226,31 @@ impl Table {
         let reason = if plan.own.is_some() { Reason::Split } else { Reason::Avoid };
         let whole_share: f64 = whole.iter().map(|zone| share(*zone)).sum();
         let mut pins = partial.clone();
-        if whole_share > 0.0 {
+        let natural = natural(plan, &whole, whole_share);
+        if plan.named {
+            pins.extend(whole.iter().filter(|zone| share(**zone) > 0.0));
+        } else if whole_share > 0.0 {
             let but = |kept: &[usize]| all.clone().filter(|zone| !kept.contains(zone)).collect::<ZoneSet>();
             let mixed = match partial.as_slice() {
-                [one] if !plan.pinned.contains(*one) => self.mix(plan, &whole, *one, but),
+                [one] if !plan.pinned.contains(*one) && natural.is_none() => {
+                    self.mix(plan, &whole, *one, but)
+                }
                 _ => None,
             };
             match (mixed, self.excluding(plan, but(&whole))) {
-                (Some((zones, keys)), _) => {
+                (Some(ways), _) => {
                     pins.clear();
-                    aims.push(Aim::new(plan, &zones, keys, reason));
+                    aims.push(Aim::new(plan, ways.into(), reason));
                 }
-                (None, Some(key)) => aims.push(Aim::new(plan, &whole, vec![(key, 1.0)], reason)),
+                (None, Some(key)) if let Some(natural) = natural => {
+                    for zone in whole.iter().filter(|zone| share(**zone) > 0.0) {
+                        let part = share_of(&natural, *zone) / share(*zone);
+                        let only = plan.zones.get(*zone).map(|name| self.only(name));
+                        let ways = vec![Way::new(key, part, &whole), Way::new(only, 1.0 - part, &[*zone])];
+                        aims.push(Aim::about(plan, [*zone].into_iter().collect(), ways, reason));
+                    }
+                }
+                (None, Some(key)) => aims.push(Aim::new(plan, vec![Way::new(key, 1.0, &whole)], reason)),
                 // No key says it: name each zone.
                 (None, None) => pins.extend(whole.iter().filter(|zone| share(**zone) > 0.0)),
             }
@@ -199,20 +258,19 @@ impl Table {
         for zone in pins {
             let key = plan.zones.get(zone).map(|name| self.only(name));
             let reason = if Some(zone) == plan.own { Reason::Avoid } else { reason };
-            aims.push(Aim::new(plan, &[zone], vec![(key, 1.0)], reason));
+            aims.push(Aim::new(plan, vec![Way::new(key, 1.0, &[zone])], reason));
         }
         aims
     }
 
-    /// The whole zones and one that keeps a part, and the keys that give that one its share exactly.
-    #[expect(clippy::type_complexity, reason = "named at its only call")]
+    /// The ways to the whole zones and one that keeps a part, which give that one its share exactly.
     fn mix(
         &mut self,
         plan: &Plan<'_>,
         whole: &[usize],
         one: usize,
         but: impl Fn(&[usize]) -> ZoneSet,
-    ) -> Option<(Vec<usize>, Vec<(Option<u8>, f64)>)> {
+    ) -> Option<[Way; 2]> {
         let together: Vec<usize> = whole.iter().copied().chain([one]).collect();
         let weight = |zone: usize| f64::from(plan.weights.get(zone).copied().unwrap_or_default());
         let natural = weight(one) / together.iter().map(|zone| weight(*zone)).sum::<f64>();
@@ -224,30 +282,70 @@ impl Table {
         }
         let (with_key, without_key) =
             (self.excluding(plan, but(&together))?, self.excluding(plan, but(whole))?);
-        Some((together, vec![(with_key, with), (without_key, 1.0 - with)]))
+        Some([Way::new(with_key, with, &together), Way::new(without_key, 1.0 - with, whole)])
     }
 
     fn lay_out(&mut self, aims: &[Aim], plan: &Plan<'_>) {
         let gains: f64 = aims.iter().map(Aim::gain).sum();
-        let may_move = if gains > 0.0 { (plan.spill / gains).clamp(0.0, 1.0) } else { 1.0 };
-        let mut line = Line::default();
-        // What the aims keep of their usual shares, and what they lose; then what is left altogether, all of it lost.
-        let left = 1.0 - aims.iter().map(|aim| aim.usual).sum::<f64>();
-        let losses = aims.iter().map(Aim::loss).chain([left]);
-        for (aim, lost) in aims.iter().map(Some).chain([None]).zip(losses) {
+        let (mut home, mut moved) = (Line::default(), Line::default());
+        if gains > SAME {
+            let may_move = (plan.spill / gains).min(plan.fits).clamp(0.0, 1.0);
+            for taker in
+                stretches(aims, plan).into_iter().filter_map(|(_, aim, _)| aim).filter(|aim| aim.gain() > 0.0)
+            {
+                moved.add(taker, may_move * taker.gain() / gains, true);
+            }
+            moved.push(1.0 - may_move, Act::Spill, true, ZoneSet::EMPTY);
+        }
+        for (_, aim, lost) in stretches(aims, plan) {
             if let Some(aim) = aim {
-                line.add(aim, aim.usual.min(aim.share), false);
+                home.add(aim, aim.usual.min(aim.share), false);
             }
-            for taker in aims.iter().filter(|aim| aim.gain() > 0.0) {
-                line.add(taker, lost * may_move * taker.gain() / gains, true);
+            if gains > SAME {
+                home.push(lost, Act::Move, true, ZoneSet::EMPTY);
             }
-            line.push(lost * (1.0 - may_move), Act::Spill, true);
         }
-        self.picks = line.picks;
-        if let Some(last) = self.picks.last_mut() {
-            last.upto = 1 << 32;
-        }
+        (self.home, self.moved) = (home.end(), moved.end());
     }
+}
+
+/// The places of the zones on the coin's range, which are the same whatever the zones keep: the own one first, then by index. With
+/// each the aim that it belongs to, if it gets anything, and what it loses.
+fn stretches<'a>(aims: &'a [Aim], plan: &Plan<'_>) -> Vec<(usize, Option<&'a Aim>, f64)> {
+    let place = |zone: usize| if Some(zone) == plan.own { 0 } else { zone.saturating_add(1) };
+    let all = 0..plan.zones.len().min(MAX_ZONES);
+    let mut stretches: Vec<_> = aims
+        .iter()
+        .map(|aim| {
+            let first = all.clone().filter(|zone| aim.zones.contains(*zone)).map(place).min();
+            (first.unwrap_or_default(), Some(aim), aim.loss())
+        })
+        .collect();
+    // And those that are left altogether.
+    let left = all.filter(|zone| !aims.iter().any(|aim| aim.zones.contains(*zone)));
+    stretches.extend(left.map(|zone| (place(zone), None, share_of(plan.usual, zone))));
+    stretches.sort_by_key(|(place, ..)| *place);
+    stretches
+}
+
+/// What Envoy's own weights give each of the whole zones while none gets more than its share, as shares of all requests; `None` when
+/// that is their shares themselves.
+fn natural(plan: &Plan<'_>, whole: &[usize], whole_share: f64) -> Option<Shares> {
+    let weight = |zone: usize| f64::from(plan.weights.get(zone).copied().unwrap_or_default());
+    let sum: f64 = whole.iter().map(|zone| weight(*zone)).sum();
+    if sum <= 0.0 {
+        return None;
+    }
+    let part = |zone: usize| weight(zone) / sum;
+    let even =
+        whole.iter().all(|zone| (share_of(plan.shares, *zone) - part(*zone) * whole_share).abs() < SAME);
+    if even {
+        return None;
+    }
+    let weighty = || whole.iter().filter(|zone| weight(**zone) > 0.0);
+    let common =
+        weighty().map(|zone| share_of(plan.shares, *zone) / part(*zone)).fold(f64::INFINITY, f64::min);
+    Some(std::array::from_fn(|zone| if whole.contains(&zone) { common * part(zone) } else { 0.0 }))
 }
 
 /// The stretches laid so far.
@@ -261,33 +359,58 @@ struct Line {
 
 impl Line {
     fn add(&mut self, aim: &Aim, share: f64, moved: bool) {
-        for (key, part) in &aim.keys {
-            let act = match key {
+        for way in &aim.ways {
+            let act = match way.key {
                 None => Act::Pass,
-                Some(key) => Act::Serve { key: *key, reason: if moved { Reason::Moved } else { aim.reason } },
+                Some(key) => Act::Serve { key, reason: if moved { Reason::Moved } else { aim.reason } },
             };
-            self.push(share * part, act, moved);
+            self.push(share * way.part, act, moved, way.zones);
         }
     }
 
-    fn push(&mut self, share: f64, act: Act, moved: bool) {
+    /// The stretches, the last of them up to the end.
+    fn end(mut self) -> Vec<Pick> {
+        if let Some(last) = self.picks.last_mut() {
+            last.upto = 1 << 32;
+        }
+        self.picks
+    }
+
+    fn push(&mut self, share: f64, act: Act, moved: bool, zones: ZoneSet) {
         self.at += share.max(0.0);
-        let upto = (self.at * 4_294_967_296.0).round() as u64;
+        let upto = (self.at * WHOLE).round() as u64;
         let from = self.picks.last().map_or(0, |pick| pick.upto);
         match self.picks.last_mut() {
             _ if upto <= from => {}
-            Some(last) if last.act == act && last.moved == moved => last.upto = upto,
-            _ => self.picks.push(Pick { upto, act, moved }),
+            Some(last) if last.act == act && last.moved == moved && last.zones == zones => last.upto = upto,
+            _ => self.picks.push(Pick { upto, act, zones, moved }),
         }
+    }
+}
+
+// === impl Way ===
+
+impl Way {
+    fn new(key: Option<u8>, part: f64, zones: &[usize]) -> Self {
+        Self { key, part, zones: zones.iter().copied().collect() }
     }
 }
 
 // === impl Aim ===
 
 impl Aim {
-    fn new(plan: &Plan<'_>, zones: &[usize], keys: Vec<(Option<u8>, f64)>, reason: Reason) -> Self {
-        let sum = |shares: &Shares| zones.iter().map(|zone| share_of(shares, *zone)).sum();
-        Self { usual: sum(plan.usual), share: sum(plan.shares), keys, reason }
+    /// About all zones that its ways lead to.
+    fn new(plan: &Plan<'_>, ways: Vec<Way>, reason: Reason) -> Self {
+        let zones = (0..MAX_ZONES).filter(|zone| ways.iter().any(|way| way.zones.contains(*zone))).collect();
+        Self::about(plan, zones, ways, reason)
+    }
+
+    /// About these zones, though some of it may go elsewhere, and others' here.
+    fn about(plan: &Plan<'_>, zones: ZoneSet, ways: Vec<Way>, reason: Reason) -> Self {
+        let sum = |shares: &Shares| {
+            (0..MAX_ZONES).filter(|zone| zones.contains(*zone)).map(|zone| share_of(shares, zone)).sum()
+        };
+        Self { zones, usual: sum(plan.usual), share: sum(plan.shares), ways, reason }
     }
 
     fn gain(&self) -> f64 {

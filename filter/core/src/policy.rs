@@ -5,7 +5,12 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
+mod actuation;
+
+pub use actuation::{AbortPolicy, AbortWhen, SpillPolicy, Spread, Sticky};
+
 use crate::{
+    config::MAX_ZONES,
     names::Zone,
     units::{Millis, Percent},
 };
@@ -25,9 +30,20 @@ pub struct ServicePolicy {
     /// mode 80 for the caller's own zone, 20 for the rest by their endpoints' weights.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub weights: BTreeMap<Zone, u32>,
+    /// In `strong` mode, the share of the requests that goes to the other zones all the same, by their weights, 0 to 50 % (default
+    /// 0): so that there are peers to compare the own zone with, at the price of so much traffic between zones. 5 % to 10 %
+    /// are enough. In `eventual` mode the weights say it.
+    #[serde(skip_serializing_if = "is_default")]
+    pub explore: Percent,
+    /// How what goes to other zones than the own one is spread over them (default `by_weight`).
+    #[serde(skip_serializing_if = "is_default")]
+    pub spread: Spread,
+    /// What keeps a user in his zone; nothing when absent, and each request is drawn by chance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sticky: Option<Sticky>,
     /// When a zone is left and how it is taken back.
     pub breaker: BreakerPolicy,
-    /// Requests failed on purpose, so that callers back off before the surviving zones drown.
+    /// Requests failed or delayed on purpose: so that callers back off before the surviving zones drown, or as a drill.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub abort: Option<AbortPolicy>,
     /// What a surviving zone may take over at most.
@@ -75,6 +91,14 @@ pub struct BreakerPolicy {
     pub slow: Slow,
     /// How long a zone takes from its first probe share back to its full share (default 20s).
     pub ramp: Millis,
+    /// How many zones the breaker may leave by itself at the same time, 1 to 7 (default 1). Zones on trial and on the way back
+    /// count. The last zone that has endpoints and is in full use is never left, whatever the number.
+    #[serde(skip_serializing_if = "is_one")]
+    pub max_open_zones: u32,
+    /// Whether a zone that looks worse than its peers sheds load before there is evidence enough to leave it (default false; with
+    /// detector `peers` only). See [`crate::breaker::shed`].
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub shed: bool,
     /// Whether decisions are carried out (default `enforce`).
     pub enforcement: Enforcement,
 }
@@ -123,45 +147,6 @@ pub enum Slow {
     OverPeers(Millis),
     /// Slower than this, whatever the peers do.
     Absolute(Millis),
-}
-
-/// Requests failed on purpose.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AbortPolicy {
-    /// Share of the requests to fail, in steps of 0.1.
-    pub percent: Percent,
-    /// Status to fail them with (default 503).
-    #[serde(default = "default_abort_status")]
-    pub status: u16,
-    /// When (default `zone_degraded`).
-    #[serde(default)]
-    pub when: AbortWhen,
-}
-
-/// When requests are failed on purpose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "snake_case")]
-pub enum AbortWhen {
-    /// At all times: a drill.
-    Always,
-    /// While any zone of the service is not closed: open, half-open, ramping or drained.
-    #[default]
-    ZoneDegraded,
-    /// While a zone is open.
-    ZoneOpen,
-}
-
-/// What a surviving zone may take over at most. Requests over it are failed with 503 and `retry-after`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SpillPolicy {
-    /// Requests a second that each worker of a proxy may move out of left zones; no bound when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_rps: Option<u32>,
-    /// Fraction of all requests, 0 to 1, that this proxy may move out of left zones; no bound when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_share: Option<f64>,
 }
 
 /// A failed attempt is tried again in another zone, by Envoy.
@@ -217,8 +202,12 @@ pub struct InvalidPolicy {
     pub why: String,
 }
 
-const fn default_abort_status() -> u16 {
-    503
+fn is_one(number: &u32) -> bool {
+    *number == 1
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 // === impl ServicePolicy ===
@@ -230,6 +219,9 @@ impl Default for ServicePolicy {
             port: 8080,
             mode: Mode::default(),
             weights: BTreeMap::new(),
+            explore: Percent::ZERO,
+            spread: Spread::default(),
+            sticky: None,
             breaker: BreakerPolicy::default(),
             abort: None,
             spill: None,
@@ -278,16 +270,27 @@ impl ServicePolicy {
         if self.breaker.half_open_max_requests == Some(0) {
             return fail("breaker.half_open_max_requests", "must be at least 1");
         }
-        if let Some(abort) = &self.abort
-            && !(400..=599).contains(&abort.status)
-        {
-            return fail("abort.status", "must be 400 to 599");
+        if !(1..MAX_ZONES as u32).contains(&self.breaker.max_open_zones) {
+            return fail("breaker.max_open_zones", "must be 1 to 7");
         }
-        if let Some(share) = self.spill.as_ref().and_then(|spill| spill.max_share)
-            && !(0.0..=1.0).contains(&share)
-        {
-            return fail("spill.max_share", "must be 0 to 1");
+        if self.breaker.shed && self.breaker.detector != DetectorKind::Peers {
+            return fail(
+                "breaker.shed",
+                "needs the detector peers: a run of failures says nothing about shares",
+            );
         }
+        if self.explore.permille() > 500 {
+            return fail("explore", "must be 0 to 50");
+        }
+        if self.explore != Percent::ZERO && self.mode == Mode::Eventual {
+            return fail(
+                "explore",
+                "is for mode strong; in mode eventual the weights say what other zones get",
+            );
+        }
+        self.sticky.iter().try_for_each(Sticky::validate)?;
+        self.abort.iter().try_for_each(AbortPolicy::validate)?;
+        self.spill.iter().try_for_each(SpillPolicy::validate)?;
         if self.retry.attempts > 3 {
             return fail("retry.attempts", "must be 0 to 3: more turns a fault into a storm");
         }
@@ -318,6 +321,8 @@ impl Default for BreakerPolicy {
             half_open_max_requests: None,
             slow: Slow::default(),
             ramp: Millis::secs(20),
+            max_open_zones: 1,
+            shed: false,
             enforcement: Enforcement::default(),
         }
     }
@@ -443,9 +448,12 @@ mod tests {
     const EXAMPLE: &str = r#"{ "hosts": ["order-svc", "order-svc.prod"], "port": 8080,
         "mode": "eventual", "weights": {"az-a": 80, "az-b": 20},
         "breaker": {"detector": "peers", "sensitivity": "normal", "consecutive_failures": 5, "open": "30s",
-                    "half_open_max_requests": 100, "slow": "50ms over peers", "ramp": "20s"},
-        "abort": {"percent": 5, "status": 503, "when": "zone_degraded"},
-        "spill": {"max_rps": 500, "max_share": 0.5},
+                    "half_open_max_requests": 100, "slow": "50ms over peers", "ramp": "20s",
+                    "max_open_zones": 2, "shed": true},
+        "spread": "by_latency", "sticky": {"cookie": "session"},
+        "abort": {"percent": 5, "status": 503, "when": "zone_degraded", "zones": ["az-b"],
+                  "until": "2026-11-25T22:00:00Z", "delay": "200ms", "delay_percent": 12.5},
+        "spill": {"max_rps": 500, "max_share": 0.5, "headroom": 0.5, "adaptive": false},
         "retry": {"attempts": 1, "budget_percent": 20},
         "probe": {"http": "/health", "tcp": true, "interval": "3s", "timeout": "5s",
                   "unhealthy_after": 3, "healthy_after": 2, "expected": ["2xx", "3xx"]} }"#;
@@ -473,6 +481,11 @@ mod tests {
             (r#"{"mode": "fast"}"#, "unknown variant `fast`"),
             (r#"{"breaker": {"open": "soon"}}"#, "a duration is a whole number with a unit"),
             (r#"{"abort": {"percent": 101}}"#, "between 0 and 100"),
+            (r#"{"sticky": {"header": "a", "cookie": "b"}}"#, "line 1"),
+            (r#"{"sticky": {"query": "a"}}"#, "unknown variant `query`"),
+            (r#"{"spread": "by_distance"}"#, "unknown variant `by_distance`"),
+            (r#"{"abort": {"until": "tomorrow"}}"#, "a time is written 2026-"),
+            (r#"{"abort": {"zones": ["az a"]}}"#, "a zone name holds"),
             (r#"{"probe": {"expected": ["9xx"]}}"#, "a status is written 2xx or 204"),
         ] {
             let error = serde_json::from_str::<ServicePolicy>(bad).unwrap_err().to_string();
@@ -485,6 +498,17 @@ mod tests {
             (r#"{"abort": {"percent": 5, "status": 200}}"#, "abort.status"),
             (r#"{"retry": {"attempts": 9}}"#, "retry.attempts"),
             (r#"{"spill": {"max_share": 2}}"#, "spill.max_share"),
+            (r#"{"spill": {"headroom": -0.5}}"#, "spill.headroom"),
+            (r#"{"abort": {}}"#, "abort.percent"),
+            (r#"{"abort": {"delay": "50ms"}}"#, "abort.delay"),
+            (r#"{"abort": {"delay": "2m"}}"#, "abort.delay"),
+            (r#"{"sticky": {"header": "x user"}}"#, "sticky"),
+            (r#"{"sticky": {"cookie": ":path"}}"#, "sticky"),
+            (r#"{"explore": 60}"#, "explore"),
+            (r#"{"explore": 5, "mode": "eventual"}"#, "explore"),
+            (r#"{"breaker": {"max_open_zones": 0}}"#, "breaker.max_open_zones"),
+            (r#"{"breaker": {"max_open_zones": 8}}"#, "breaker.max_open_zones"),
+            (r#"{"breaker": {"shed": true, "detector": "consecutive"}}"#, "breaker.shed"),
         ] {
             let policy: ServicePolicy = serde_json::from_str(bad).unwrap();
             assert_eq!(policy.validate().unwrap_err().field, field);

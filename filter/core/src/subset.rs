@@ -90,6 +90,11 @@ impl ZoneSet {
         index < MAX_ZONES && self.0 & 1_u8.wrapping_shl(index as u32) != 0
     }
 
+    /// Whether every zone of it is in the other.
+    pub const fn is_within(self, other: Self) -> bool {
+        self.0 & !other.0 == 0
+    }
+
     /// Zones in it.
     pub const fn len(self) -> usize {
         self.0.count_ones() as usize

@@ -15,8 +15,8 @@
 //!
 //! **CLOSED to OPEN**: the detector says so ([`crate::detector`]), and the guard rails let it:
 //!
-//! - one zone at a time is away by the breaker's own doing; one that is half-open or ramping counts. Two zones that look bad
-//!   at once are a failure of the service, or will look different once the first is gone;
+//! - one zone at a time is away by the breaker's own doing, or as many as the policy says; one that is half-open or ramping
+//!   counts. Two zones that look bad at once are mostly a failure of the service, or will look different once the first is gone;
 //! - another zone is left that has endpoints and that the operator does not drain, not even in part: the breaker never loads
 //!   what an operator unloads, and never opens the last zone;
 //! - zones that the operator drains wholly or holds in use are not the breaker's business.
@@ -48,7 +48,7 @@ pub use assess::{Guard, ZoneAssessment, assess};
 
 use crate::{
     breaker::{Cause, ServiceState, State, Tuning, ZoneState},
-    detector::{Evidence, Signal, compare, rates},
+    detector::{Bar, Evidence, Signal, compare, rates},
     mix,
     policy::{DetectorKind, Enforcement},
     stats,
@@ -139,11 +139,12 @@ const CLOCK_SLACK_MS: u64 = 1_000;
 
 /// The next move, if there is one.
 pub fn step(state: &ServiceState, tuning: &Tuning, sights: &[Sight], now: u64) -> Option<Move> {
-    let away = state.zones.iter().zip(sights).enumerate().find(|(_, (zone, _))| zone.state != State::Closed);
-    match away {
-        Some((i, (zone, sight))) => Look { state, tuning, sights, now, zone: i }.away(zone, sight),
-        None => trip(state, tuning, sights, now),
-    }
+    let zones = state.zones.iter().zip(sights).enumerate();
+    let away = zones.filter(|(_, (zone, _))| zone.state != State::Closed);
+    let moved = away
+        .clone()
+        .find_map(|(i, (zone, sight))| Look { state, tuning, sights, now, zone: i }.away(zone, sight));
+    moved.or_else(|| if away.count() < tuning.max_open { trip(state, tuning, sights, now) } else { None })
 }
 
 /// The strongest case for leaving a closed zone.
@@ -155,9 +156,10 @@ fn trip(state: &ServiceState, tuning: &Tuning, sights: &[Sight], now: u64) -> Op
     let mut best: Option<Move> = None;
     for (zone, (known, sight)) in state.zones.iter().zip(sights).enumerate() {
         let look = Look { state, tuning, sights, now, zone };
-        let held = known.until > 0 && !passed(now, known.since, known.until.saturating_sub(known.since));
+        let held = known.is_held(now);
         let ours = matches!(sight.shift, Shifted::No | Shifted::Part);
-        if ours
+        if known.state == State::Closed
+            && ours
             && !held
             && look.others_remain()
             && let Some(found) = look.found(sight)
@@ -170,12 +172,12 @@ fn trip(state: &ServiceState, tuning: &Tuning, sights: &[Sight], now: u64) -> Op
 }
 
 /// One zone among the others, at one time.
-struct Look<'a> {
-    state: &'a ServiceState,
-    tuning: &'a Tuning,
-    sights: &'a [Sight],
-    now: u64,
-    zone: usize,
+pub(super) struct Look<'a> {
+    pub state: &'a ServiceState,
+    pub tuning: &'a Tuning,
+    pub sights: &'a [Sight],
+    pub now: u64,
+    pub zone: usize,
 }
 
 // === impl Look ===
@@ -286,7 +288,7 @@ impl Look<'_> {
         let (cause, evidence) = match self.tuning.detector {
             DetectorKind::Consecutive => (Cause::Consecutive, sight.run?),
             DetectorKind::Peers => {
-                let (signal, evidence) = self.strongest(sight)?;
+                let (signal, evidence) = self.strongest(sight, self.tuning.bar)?;
                 (signal.cause(), evidence)
             }
         };
@@ -296,14 +298,14 @@ impl Look<'_> {
         Some(Move { before, ..self.to(State::Open, cause, Some(evidence)) })
     }
 
-    fn strongest(&self, sight: &Sight) -> Option<(Signal, Evidence)> {
+    pub(super) fn strongest(&self, sight: &Sight, bar: Bar) -> Option<(Signal, Evidence)> {
         // Most of the time nothing is bad enough for any window: then no peers need to be summed.
         if rates::is_quiet(&sight.past) {
             return None;
         }
         let past_ms = self.peers().map(|peer| peer.past_ms).fold(sight.past_ms, u64::min);
         let peers = self.peers().map(|peer| peer.past).sum();
-        rates::strongest(&sight.past, &peers, past_ms, self.tuning.bar)
+        rates::strongest(&sight.past, &peers, past_ms, bar)
     }
 
     /// The zones to compare with: the others that are closed and not drained wholly.
@@ -321,7 +323,7 @@ impl Look<'_> {
     }
 
     /// Whether another zone can take the load: with endpoints, closed, and left alone by the operator.
-    fn others_remain(&self) -> bool {
+    pub(super) fn others_remain(&self) -> bool {
         self.state.zones.iter().zip(self.sights).enumerate().any(|(i, (zone, sight))| {
             i != self.zone
                 && zone.state == State::Closed
@@ -396,6 +398,13 @@ impl ZoneState {
             }
             _ => 1.0,
         }
+    }
+
+    /// Whether it is held closed after a move that did not help.
+    pub(super) fn is_held(&self, now: u64) -> bool {
+        self.state == State::Closed
+            && self.until > 0
+            && !passed(now, self.since, self.until.saturating_sub(self.since))
     }
 
     /// Whether it was left on evidence so recently that it is still to be seen whether that helped.

@@ -2,12 +2,14 @@
 
 pub mod encode;
 pub mod machine;
+pub mod shed;
 pub mod state;
 pub mod trial;
 pub mod tuning;
 
 pub use encode::InvalidState;
 pub use machine::{Guard, Move, Names, Shifted, Sight, ZoneAssessment, step};
+pub use shed::Shed;
 pub use state::{Cause, InvalidTransition, ServiceState, State, Transition, ZoneState};
 pub use trial::Gate;
 pub use tuning::Tuning;

@@ -24,6 +24,10 @@ pub struct Tuning {
     pub trials: u32,
     /// From the first share back to the full one, in ms.
     pub ramp_ms: u64,
+    /// Zones that may be away at a time.
+    pub max_open: usize,
+    /// Whether a zone sheds load on lesser evidence.
+    pub shed: bool,
     /// What is slow.
     pub slow: Yardstick,
 }
@@ -41,6 +45,8 @@ impl From<&BreakerPolicy> for Tuning {
             open_ms: policy.open_time().0,
             trials: policy.half_open_requests().max(1),
             ramp_ms: policy.ramp.0,
+            max_open: policy.max_open_zones.max(1) as usize,
+            shed: policy.shed,
             slow: match policy.slow {
                 Slow::Absolute(limit) => Yardstick::Absolute(ns(limit)),
                 Slow::OverPeers(over) => Yardstick::OverPeers(ns(over)),

@@ -7,6 +7,7 @@ use crate::{
     config::{FilterConfig, MAX_SERVICES, MAX_ZONES},
     engine::{service::Service, types::*},
     names::Zone,
+    policy::Sticky,
     units::Percent,
     window::Totals,
 };
@@ -87,8 +88,13 @@ impl Engine {
         (0..self.zones(service).len()).map(|i| ZoneId(i as u8))
     }
 
-    /// What to do with one request. `coin` is uniform over `u32` (what is above is ignored): random, or a hash of
-    /// the user where users should stay in their zone. `idempotent` is called only when a trial request is considered.
+    /// What keeps a user of the service in his zone, where that is asked for: [`decide`](Self::decide) then wants
+    /// [`crate::sticky::coin`] of that value as its coin, where the request has it.
+    pub fn sticky(&self, service: ServiceId) -> Option<&Sticky> {
+        self.services.get(service.index())?.sticky.as_deref()
+    }
+
+    /// What to do with one request. The lower half of `coin` is uniform: random, or a hash of the user. `idempotent` is called only when a trial request is considered.
     pub fn decide(
         &mut self,
         service: ServiceId,
@@ -99,6 +105,14 @@ impl Engine {
         match self.services.get_mut(service.index()) {
             Some(service) => service.decide(now.0, coin, idempotent),
             None => Decision::Pass,
+        }
+    }
+
+    /// A request that [`decide`](Self::decide) moved ([`Reason::Moved`]) was answered, or failed. One whose client went away is not
+    /// told.
+    pub fn settle(&mut self, service: ServiceId, now: Now, answered: bool) {
+        if let Some(service) = self.services.get_mut(service.index()) {
+            service.settle(now.0, answered);
         }
     }
 
@@ -182,5 +196,7 @@ impl Engine {
     }
 }
 
+#[cfg(test)]
+mod actuation;
 #[cfg(test)]
 mod tests;

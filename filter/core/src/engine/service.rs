@@ -6,22 +6,24 @@ use std::num::NonZeroU64;
 
 use crate::{
     breaker::{
-        self, Gate, InvalidState, Names, ServiceState, Shifted, Sight, State, Transition, Tuning, ZoneState,
-        encode,
+        self, Gate, InvalidState, Names, ServiceState, Shed, Shifted, Sight, State, Transition, Tuning,
+        ZoneState, encode, shed,
     },
     config::{MAX_ZONES, ServiceConfig},
     detector::{rates, run::Tally},
     engine::{
         bucket::Bucket,
         cell::{Cell, Drain},
-        route::{Route, Terrain, shifted},
+        route::{Drill, Route, Rules, Terrain, shifted},
         types::*,
     },
     latency,
-    mix::mix,
+    mix::{fraction, mix},
     names::{ServiceName, Zone},
     picker::Act,
-    policy::{AbortPolicy, DetectorKind, Enforcement, Mode},
+    policy::{DetectorKind, Enforcement, Sticky},
+    shares,
+    throttle::{self, Throttle},
     units::Percent,
     window::{Clock, Counts, Profile, Span, Totals},
 };
@@ -34,13 +36,16 @@ pub(super) struct Service {
     /// Differs between all that ever had this place and these zones.
     pub tenant: u32,
     own: Option<u8>,
-    mode: Mode,
-    has_weights: bool,
+    rules: Rules,
     tuning: Tuning,
-    abort: Option<AbortPolicy>,
-    max_share: Option<f64>,
+    pub sticky: Option<Box<Sticky>>,
+    drill: Option<Box<Drill>>,
     moving: Option<Bucket>,
+    throttle: Option<Box<Throttle>>,
     state: ServiceState,
+    shed: Option<Shed>,
+    /// Weights that lean to the faster zones, where that is asked for.
+    leaning: Option<Box<[u32]>>,
     /// The bytes of the state as the workers agreed on it: another worker may have written more than this one knows.
     agreed: Option<Box<[u8]>>,
     cells: Vec<Cell>,
@@ -68,13 +73,15 @@ impl Service {
             zones: Vec::new(),
             tenant: 0,
             own: None,
-            mode: Mode::default(),
-            has_weights: false,
+            rules: Rules::default(),
             tuning: Tuning::default(),
-            abort: None,
-            max_share: None,
+            sticky: None,
+            drill: None,
             moving: None,
+            throttle: None,
             state: ServiceState::default(),
+            shed: None,
+            leaning: None,
             agreed: None,
             cells: Vec::new(),
             clock: Clock::default(),
@@ -112,18 +119,24 @@ impl Service {
         if self.zones != zones {
             // What the workers agreed on may say more of these zones than was read of it.
             self.agreed = None;
+            self.shed = None;
         }
         (self.zones, self.cells, self.state.zones) = (zones, cells, states);
-        self.mode = policy.mode;
-        self.has_weights = !policy.weights.is_empty();
+        self.rules = Rules::from(policy);
         self.tuning = Tuning::from(&policy.breaker);
-        self.abort = policy.abort.clone();
-        self.max_share = policy.spill.as_ref().and_then(|spill| spill.max_share);
+        self.sticky = policy.sticky.clone().map(Box::new);
+        self.drill = policy.abort.as_ref().map(|abort| Box::new(Drill::new(abort, &self.zones)));
+        self.throttle = match policy.spill.as_ref().is_some_and(|spill| spill.adaptive) {
+            true => Some(self.throttle.take().unwrap_or_default()),
+            false => None,
+        };
         let max_rps = policy.spill.as_ref().and_then(|spill| spill.max_rps);
         self.moving = max_rps.map(|rps| match self.moving {
             Some(bucket) if bucket.rate() == rps => bucket,
             _ => Bucket::new(rps),
         });
+        self.leaning = None;
+        self.lean();
         self.route.expire();
     }
 
@@ -138,35 +151,56 @@ impl Service {
         // Chance of its own for what must not stick to a user: who is failed on purpose, and who tries a zone.
         self.requests = self.requests.wrapping_add(1);
         let chance = mix(coin ^ self.requests.wrapping_mul(0x2545_f491_4f6c_dd1d));
-        if self.route.abort > 0
-            && chance.wrapping_shr(32).checked_rem(1000).is_some_and(|c| c < u64::from(self.route.abort))
-        {
-            let status = self.abort.as_ref().map_or(503, |abort| abort.status);
-            return Decision::Refuse(Refusal { status, reason: "abort", retry_after_s: 1 });
-        }
         if let Some((zone, key)) = self.route.trial
             && self.gate.admit(now, chance & 0xffff_ffff, self.tuning.gate(), idempotent)
         {
             let key = key.and_then(|key| self.route.table.key(key));
             return key.map_or(Decision::Pass, |key| Decision::Trial { key, zone: ZoneId(zone) });
         }
-        let Some(pick) = self.route.table.draw(coin as u32) else {
-            return Decision::Refuse(Refusal {
-                status: 503,
-                reason: "no-zone",
-                retry_after_s: self.relief(now),
-            });
+        let refuse =
+            |status, reason, retry_after_s| Decision::Refuse(Refusal { status, reason, retry_after_s });
+        let Some(pick) = self.route.table.draw(coin) else {
+            return refuse(503, "no-zone", self.relief(now));
         };
-        let spill = Decision::Refuse(Refusal { status: 503, reason: "spill", retry_after_s: 1 });
-        if pick.moved && self.moving.as_mut().is_some_and(|bucket| !bucket.take(now)) {
-            return spill;
+        let hits =
+            |number: u64, permille: u16| number.checked_rem(1000).is_some_and(|c| c < u64::from(permille));
+        let drill = self.drill.as_deref().filter(|_| self.route.drills(pick.zones));
+        if let Some(drill) = drill
+            && hits(chance.wrapping_shr(32), self.route.abort)
+        {
+            return refuse(drill.status, "abort", 1);
         }
-        match pick.act {
-            Act::Pass => Decision::Pass,
-            Act::Serve { key, reason } => {
-                self.route.table.key(key).map_or(Decision::Pass, |key| Decision::Serve { key, reason })
+        // What a gray zone sheds it could serve as well: that is bounded, but never refused.
+        if pick.moved && !self.route.shedding && pick.act != Act::Spill {
+            let refusing = self.throttle.as_mut().map_or(0.0, |throttle| throttle.refusing(now));
+            if refusing > 0.0 && fraction(mix(chance)) < refusing {
+                self.settle(now, false);
+                return refuse(503, "overload", throttle::retry_after(refusing));
             }
-            Act::Spill => spill,
+        }
+        if pick.act == Act::Spill
+            || (pick.moved && self.moving.as_mut().is_some_and(|bucket| !bucket.take(now)))
+        {
+            return match self.route.shedding {
+                true => Decision::Pass,
+                false => refuse(503, "spill", throttle::retry_after(self.route.table.spilled())),
+            };
+        }
+        let (key, reason) = match pick.act {
+            Act::Serve { key, reason } => (self.route.table.key(key), Some(reason)),
+            Act::Pass | Act::Move | Act::Spill => (None, None),
+        };
+        match (drill.filter(|_| hits(chance & 0xffff_ffff, self.route.delay)), key, reason) {
+            (Some(drill), key, reason) => Decision::Delay { key, reason, ms: drill.delay_ms },
+            (None, Some(key), Some(reason)) => Decision::Serve { key, reason },
+            (None, ..) => Decision::Pass,
+        }
+    }
+
+    /// A request that was moved ended, or was not let go.
+    pub fn settle(&mut self, now: u64, answered: bool) {
+        if let Some(throttle) = &mut self.throttle {
+            throttle.count(now, answered);
         }
     }
 
@@ -247,7 +281,9 @@ impl Service {
         }
         if entered(LIMITS_MS) || before == 0 {
             self.draw_limits(now);
+            self.lean();
         }
+        self.doubt(now);
         if !self.route.holds(now) {
             self.reroute(now);
         }
@@ -326,6 +362,24 @@ impl Service {
         self.state.zones.get(zone.index()).map_or(0, |zone| zone.epoch)
     }
 
+    /// Sheds load of a gray zone, or takes it back, where that is asked for.
+    fn doubt(&mut self, now: u64) {
+        if !self.tuning.shed && self.shed.is_none() {
+            return;
+        }
+        let sights = self.sights(now);
+        let next = shed::is_allowed(&self.state, &self.tuning, &sights).then(|| {
+            let doubt = shed::doubt(&self.state, &self.tuning, &sights, now);
+            Shed::next(self.shed, doubt, now)
+        });
+        let keeps = |shed: Option<Shed>| shed.map(|shed| (shed.zone, shed.keeps(0.0).to_bits()));
+        let (before, after) = (self.shed, next.flatten());
+        self.shed = after;
+        if keeps(before) != keeps(after) {
+            self.route.expire();
+        }
+    }
+
     fn propose(&self, now: u64) -> Option<Proposal> {
         let mv = breaker::step(&self.state, &self.tuning, &self.sights(now), now)?;
         let zone = self.zones.get(mv.zone).map_or("", Zone::as_str);
@@ -388,16 +442,37 @@ impl Service {
             &Terrain {
                 zones: &self.zones,
                 own: self.own.map(usize::from),
-                mode: self.mode,
-                has_weights: self.has_weights,
+                rules: &self.rules,
+                leaning: self.leaning.as_deref(),
                 tuning: &self.tuning,
                 state: &self.state,
+                shed: self.shed,
                 cells: &self.cells,
-                abort: self.abort.as_ref(),
-                spill: self.max_share,
+                drill: self.drill.as_deref(),
             },
             now,
         );
+    }
+
+    /// Leans the weights to the faster zones, where that is asked for. A change of less than a tenth is not worth one.
+    fn lean(&mut self) {
+        let Some(own) = self.own.filter(|_| self.rules.by_latency) else { return };
+        let zones = self.cells.iter().zip(&self.state.zones);
+        let typical: Vec<Option<f64>> = zones
+            .map(|(cell, zone)| cell.times.quantile(0.5).filter(|_| zone.state == State::Closed))
+            .map(|ns| ns.map(|ns| ns as f64 / 1e6))
+            .collect();
+        let weights: Vec<u32> = self.cells.iter().map(|cell| cell.weight).collect();
+        let next = shares::lean(&weights, own.into(), &typical);
+        let differ = |(old, new): (&u32, &u32)| old.abs_diff(*new) > old.checked_div(10).unwrap_or_default();
+        let differs = self
+            .leaning
+            .as_ref()
+            .is_none_or(|old| old.len() != next.len() || old.iter().zip(&next).any(differ));
+        if differs {
+            self.leaning = Some(next.into());
+            self.route.expire();
+        }
     }
 
     /// Draws anew what is slow in each zone.

@@ -36,6 +36,15 @@ pub enum Decision<'a> {
         /// The zone on trial.
         zone: ZoneId,
     },
+    /// A drill: as [`Decision::Serve`], or without a key as [`Decision::Pass`], but after so many ms.
+    Delay {
+        /// The subset key, if one is needed.
+        key: Option<&'a str>,
+        /// Why, where there is a key.
+        reason: Option<Reason>,
+        /// How long to wait.
+        ms: u32,
+    },
     /// Answer at once.
     Refuse(Refusal),
 }
@@ -56,7 +65,7 @@ pub enum Reason {
 pub struct Refusal {
     /// HTTP status.
     pub status: u16,
-    /// `no-zone`, `abort` or `spill`: the value of `x-zonebreak-reason`.
+    /// `no-zone`, `abort`, `spill` or `overload`: the value of `x-zonebreak-reason`.
     pub reason: &'static str,
     /// Seconds for `retry-after`, at least 1.
     pub retry_after_s: u32,

@@ -8,10 +8,11 @@ use zonebreak_core::{
     engine::{
         Attempt, Cause, Decision, Engine, Now, Outcome, Proposal, ServiceId, State, Totals, Transition,
     },
+    instant::Instant,
     names::{ServiceName, Zone},
     policy::{
         AbortPolicy, AbortWhen, BreakerPolicy, DetectorKind, Enforcement, Mode, Sensitivity, ServicePolicy,
-        Slow, SpillPolicy,
+        Slow, SpillPolicy, Spread, Sticky,
     },
     units::{Millis, Percent},
 };
@@ -27,6 +28,8 @@ struct Storm {
     now_ns: u64,
     flying: Vec<(usize, Attempt)>,
     opened_ms: Vec<u64>,
+    /// Zones that may have been left under this policy and those before it.
+    most_away: usize,
     moves: BTreeMap<String, u32>,
     rng: Rng,
 }
@@ -42,6 +45,7 @@ pub fn rage(seed: u64, events: usize, moves: &mut BTreeMap<String, u32>) {
         now_ns: 1_700_000_000_000_000_000,
         flying: Vec::new(),
         opened_ms: Vec::new(),
+        most_away: 1,
         moves: BTreeMap::new(),
         rng: Rng::new(seed),
     };
@@ -119,13 +123,15 @@ impl Storm {
                 let (coin, now) = (self.rng.next(), self.now());
                 let idempotent = coin % 3 > 0;
                 match self.engines[worker].decide(self.service, now, coin, || idempotent) {
-                    Decision::Serve { key, .. } | Decision::Trial { key, .. } => {
+                    Decision::Serve { key, .. }
+                    | Decision::Trial { key, .. }
+                    | Decision::Delay { key: Some(key), .. } => {
                         assert!(key.starts_with("no-") || key.starts_with("only-"), "{key}");
                     }
                     Decision::Refuse(refusal) => {
                         assert!((400..=599).contains(&refusal.status) && refusal.retry_after_s >= 1);
                     }
-                    Decision::Pass => {}
+                    Decision::Pass | Decision::Delay { key: None, .. } => {}
                 }
             }
             500..600 if zones > 0 => {
@@ -176,14 +182,29 @@ impl Storm {
                 Enforcement::Shadow,
                 Enforcement::Disabled,
             ][self.below(4) as usize],
+            max_open_zones: 1 + self.below(3) as u32,
+            shed: self.rng.hits(0.3),
         };
         let when = [AbortWhen::Always, AbortWhen::ZoneDegraded, AbortWhen::ZoneOpen][self.below(3) as usize];
         let percent = Percent::new(self.rng.uniform() * 100.0).unwrap();
-        let abort = self.rng.hits(0.3).then_some(AbortPolicy { percent, status: 503, when });
+        let zones_meant = (0..zones).filter(|_| self.rng.hits(0.2)).map(zone).collect();
+        let abort = self.rng.hits(0.3).then(|| AbortPolicy {
+            percent,
+            when,
+            zones: zones_meant,
+            until: self.rng.hits(0.5).then(|| Instant(self.now().0.saturating_add(self.below(60_000)))),
+            delay: self.rng.hits(0.5).then_some(Millis(200)),
+            ..AbortPolicy::default()
+        });
         let spill = self.rng.hits(0.3).then(|| SpillPolicy {
             max_rps: Some(self.rng.next() as u32 % 100),
             max_share: Some(self.rng.uniform()),
+            headroom: self.rng.hits(0.5).then(|| self.rng.uniform()),
+            adaptive: true,
         });
+        let spread = if self.rng.hits(0.5) { Spread::ByWeight } else { Spread::ByLatency };
+        let sticky = self.rng.hits(0.3).then(|| Sticky::Cookie("session".to_owned()));
+        let explore = Percent::new(self.rng.uniform() * 50.0).unwrap();
         let mode = if self.rng.hits(0.5) { Mode::Strong } else { Mode::Eventual };
         let weights = (0..zones).filter(|_| self.rng.next().is_multiple_of(3)).map(zone).collect::<Vec<_>>();
         let weights = weights.into_iter().map(|zone| (zone, self.rng.next() as u32 % 5)).collect();
@@ -196,11 +217,22 @@ impl Storm {
         let shifts = shifts.collect();
         self.config = ServiceConfig {
             zones: (0..zones).map(|at| (zone(at), self.rng.next() as u32 % 4)).collect(),
-            policy: ServicePolicy { mode, weights, breaker, abort, spill, ..ServicePolicy::default() },
+            policy: ServicePolicy {
+                mode,
+                weights,
+                explore,
+                spread,
+                sticky,
+                breaker,
+                abort,
+                spill,
+                ..ServicePolicy::default()
+            },
             shifts,
         };
         self.totals.resize(zones, Totals::default());
         self.opened_ms.clear();
+        self.most_away = self.most_away.max(self.config.policy.breaker.max_open_zones as usize);
         for worker in 0..2 {
             let now = self.now();
             self.engines[worker].configure(&filter_config(&self.config), None, now);
@@ -273,12 +305,17 @@ impl Storm {
             });
             let away =
                 states.filter(|state| matches!(state, State::Open | State::HalfOpen | State::Ramp)).count();
-            assert!(away <= 1, "{away} zones are away at once");
+            // A policy that allows fewer than before takes none back.
+            assert!(away <= self.most_away, "{away} zones are away at once");
         }
         // The shortest open time is 90 ms, and trials take 0.1 s at least: no state machine of ours spins.
         let within = self.opened_ms.iter().filter(|at| now.0.saturating_sub(**at) < 60_000).count();
         let shortest = self.config.policy.breaker.open_time().0;
-        assert!(within as u64 <= 4 + 60_000 / (shortest * 9 / 10), "{within} openings in a minute");
+        let each = 4 + 60_000 / (shortest * 9 / 10);
+        assert!(
+            within as u64 <= each * u64::from(self.config.policy.breaker.max_open_zones),
+            "{within} openings in a minute"
+        );
     }
 
     fn catch_up(&mut self, worker: usize) {

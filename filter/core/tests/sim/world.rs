@@ -248,6 +248,7 @@ impl World {
         let key = match self.engines[worker].decide(self.service, now, coin, || idempotent) {
             Decision::Pass => None,
             Decision::Serve { key, .. } | Decision::Trial { key, .. } => Some(key.to_owned()),
+            Decision::Delay { key, .. } => key.map(str::to_owned),
             Decision::Refuse(_) => {
                 self.second().refused += 1;
                 return;

@@ -35,7 +35,7 @@ pub enum Guard {
     },
     /// No other zone can take its load: with endpoints, closed, and left alone by the operator.
     LastZone,
-    /// Another zone (its index) is away by the breaker's own doing, and one at a time is.
+    /// As many zones are away by the breaker's own doing as the policy allows; the index of the first of them.
     OtherAway {
         /// Which.
         zone: usize,
@@ -44,7 +44,10 @@ pub enum Guard {
 
 /// All zones, in their order; `now` in Unix ms.
 pub fn assess(state: &ServiceState, tuning: &Tuning, sights: &[Sight], now: u64) -> Vec<ZoneAssessment> {
-    let away = state.zones.iter().position(|zone| zone.state != State::Closed);
+    let mut away =
+        state.zones.iter().enumerate().filter(|(_, zone)| zone.state != State::Closed).map(|(i, _)| i);
+    let first_away = away.next();
+    let no_more = first_away.is_some() && away.count().saturating_add(1) >= tuning.max_open;
     let zones = state.zones.iter().zip(sights).enumerate();
     zones
         .map(|(zone, (known, sight))| {
@@ -56,7 +59,7 @@ pub fn assess(state: &ServiceState, tuning: &Tuning, sights: &[Sight], now: u64)
                 Some(Guard::TurnedOff)
             } else if matches!(sight.shift, Shifted::Whole | Shifted::Held) {
                 Some(Guard::Operator)
-            } else if let Some(other) = away.filter(|other| *other != zone) {
+            } else if let Some(other) = first_away.filter(|_| no_more && known.state == State::Closed) {
                 Some(Guard::OtherAway { zone: other })
             } else if known.state == State::Closed
                 && known.until > 0

@@ -5,21 +5,21 @@ use crate::{
     breaker::Cause,
     config::{CONFIG_VERSION, Role, ServiceConfig, Shift},
     names::ServiceName,
-    policy::{AbortPolicy, AbortWhen, Mode, ServicePolicy, SpillPolicy},
+    policy::{AbortPolicy, Mode, ServicePolicy, SpillPolicy},
 };
 
-const NOW: Now = Now(1_700_000_000_000);
-const MS: u64 = 1_000_000;
+pub(super) const NOW: Now = Now(1_700_000_000_000);
+pub(super) const MS: u64 = 1_000_000;
 
-fn zone(name: &str) -> Zone {
+pub(super) fn zone(name: &str) -> Zone {
     Zone::new(name).unwrap()
 }
 
-fn service(zones: &[&str], policy: ServicePolicy) -> ServiceConfig {
+pub(super) fn service(zones: &[&str], policy: ServicePolicy) -> ServiceConfig {
     ServiceConfig { zones: zones.iter().map(|name| (zone(name), 2)).collect(), policy, shifts: Vec::new() }
 }
 
-fn config(services: &[(&str, ServiceConfig)]) -> FilterConfig {
+pub(super) fn config(services: &[(&str, ServiceConfig)]) -> FilterConfig {
     let services = services.iter().map(|(name, service)| (ServiceName::new(name).unwrap(), service.clone()));
     FilterConfig {
         version: CONFIG_VERSION,
@@ -30,27 +30,27 @@ fn config(services: &[(&str, ServiceConfig)]) -> FilterConfig {
     }
 }
 
-fn engine(service: ServiceConfig) -> (Engine, ServiceId) {
+pub(super) fn engine(service: ServiceConfig) -> (Engine, ServiceId) {
     let mut engine = Engine::default();
     engine.configure(&config(&[("order-svc", service)]), Some(&zone("az-a")), NOW);
     let id = engine.service("order-svc").unwrap();
     (engine, id)
 }
 
-const ABC: [&str; 3] = ["az-a", "az-b", "az-c"];
+pub(super) const ABC: [&str; 3] = ["az-a", "az-b", "az-c"];
 
-fn eventual() -> ServicePolicy {
+pub(super) fn eventual() -> ServicePolicy {
     ServicePolicy { mode: Mode::Eventual, ..ServicePolicy::default() }
 }
 
-fn drained(mut service: ServiceConfig, name: &str, keep: f64, for_ms: u64) -> ServiceConfig {
+pub(super) fn drained(mut service: ServiceConfig, name: &str, keep: f64, for_ms: u64) -> ServiceConfig {
     let keep_percent = Percent::new(keep).unwrap();
     service.shifts.push(Shift { zone: zone(name), keep_percent, expires_at_ms: NOW.0 + for_ms });
     service
 }
 
 /// Runs a zone into the open state: 3 s of health, then it fails.
-fn break_zone(engine: &mut Engine, id: ServiceId, at: usize) -> Now {
+pub(super) fn break_zone(engine: &mut Engine, id: ServiceId, at: usize) -> Now {
     let mut totals = vec![Totals::default(); engine.zones(id).len()];
     for tick in 0..100 {
         let now = Now(NOW.0 + tick * 100);
@@ -67,13 +67,18 @@ fn break_zone(engine: &mut Engine, id: ServiceId, at: usize) -> Now {
 }
 
 /// What a million coins make of requests, by kind, in percent.
-fn mix_of(engine: &mut Engine, id: ServiceId, now: Now) -> std::collections::BTreeMap<String, f64> {
+pub(super) fn mix_of(
+    engine: &mut Engine,
+    id: ServiceId,
+    now: Now,
+) -> std::collections::BTreeMap<String, f64> {
     let mut mix = std::collections::BTreeMap::new();
     for i in 0..100_000_u64 {
         let kind = match engine.decide(id, now, i * 42_949, || false) {
             Decision::Pass => "pass".to_owned(),
             Decision::Serve { key, reason } => format!("{key} {}", reason.as_str()),
             Decision::Trial { key, .. } => format!("{key} trial"),
+            Decision::Delay { key, ms, .. } => format!("{} after {ms}ms", key.unwrap_or("pass")),
             Decision::Refuse(refusal) => format!("{} {}", refusal.status, refusal.reason),
         };
         *mix.entry(kind).or_insert(0.0) += 0.001;
@@ -81,7 +86,7 @@ fn mix_of(engine: &mut Engine, id: ServiceId, now: Now) -> std::collections::BTr
     mix
 }
 
-fn near(mix: &std::collections::BTreeMap<String, f64>, wanted: &[(&str, f64)]) {
+pub(super) fn near(mix: &std::collections::BTreeMap<String, f64>, wanted: &[(&str, f64)]) {
     assert_eq!(mix.len(), wanted.len(), "{mix:?}");
     for (kind, percent) in wanted {
         let got = mix.get(*kind).copied().unwrap_or_default();
@@ -149,8 +154,7 @@ fn a_shift_that_keeps_all_holds_a_zone_in_use() {
 
 #[test]
 fn aborts_take_their_share_when_a_zone_is_degraded() {
-    let abort =
-        AbortPolicy { percent: Percent::new(5.0).unwrap(), status: 503, when: AbortWhen::ZoneDegraded };
+    let abort = AbortPolicy { percent: Percent::new(5.0).unwrap(), ..AbortPolicy::default() };
     let (mut engine, id) = engine(service(&ABC, ServicePolicy { abort: Some(abort), ..eventual() }));
     near(&mix_of(&mut engine, id, NOW), &[("pass", 80.0), ("no-az-a split", 20.0)]);
     let now = break_zone(&mut engine, id, 0);
@@ -162,13 +166,13 @@ fn aborts_take_their_share_when_a_zone_is_degraded() {
 
 #[test]
 fn what_is_moved_is_bounded_by_share_and_by_rate() {
-    let spill = SpillPolicy { max_rps: None, max_share: Some(0.5) };
+    let spill = SpillPolicy { max_share: Some(0.5), ..SpillPolicy::default() };
     let (mut by_share, id) =
         engine(service(&ABC, ServicePolicy { spill: Some(spill), ..ServicePolicy::default() }));
     let now = break_zone(&mut by_share, id, 0);
     near(&mix_of(&mut by_share, id, now), &[("no-az-a moved", 50.0), ("503 spill", 50.0)]);
 
-    let spill = SpillPolicy { max_rps: Some(100), max_share: None };
+    let spill = SpillPolicy { max_rps: Some(100), ..SpillPolicy::default() };
     let (mut by_rate, id) =
         engine(service(&ABC, ServicePolicy { spill: Some(spill), ..ServicePolicy::default() }));
     let now = break_zone(&mut by_rate, id, 0);
@@ -295,5 +299,5 @@ fn a_zone_and_a_service_are_small() {
     use crate::{breaker::ZoneState, engine::cell::Cell, engine::service::Service};
     assert!(size_of::<Cell>() <= 408, "{}", size_of::<Cell>());
     assert!(size_of::<ZoneState>() <= 40, "{}", size_of::<ZoneState>());
-    assert!(size_of::<Service>() <= 432, "{}", size_of::<Service>());
+    assert!(size_of::<Service>() <= 536, "{}", size_of::<Service>());
 }
