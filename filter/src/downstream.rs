@@ -1,21 +1,31 @@
-//! The downstream role: asks the engine where a request may go, carries that out, and counts what the client got.
+//! The downstream role: asks the engine where a request may go, carries that out, and counts what the client got. A request that a
+//! drill delays is held here, and let go by the [`worker`]'s tick.
 
 use proxy_wasm::{
     hostcalls,
     traits::{Context, HttpContext},
     types::Action,
 };
-use zonebreak_core::engine::{Decision, Reason, Refusal, ServiceId};
+use zonebreak_core::{
+    engine::{Decision, Reason, Refusal, ServiceId},
+    policy::Sticky,
+    sticky,
+};
 
 use crate::{host, meters::Final, worker};
 
 /// One request.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Downstream {
+    /// What the host calls it.
+    context: u32,
     service: Option<ServiceId>,
     /// For the debug header, when that is asked for.
     decided: Option<String>,
     refused: bool,
+    /// It was moved out of a zone that is left: whether it is answered says how the others bear it.
+    moved: bool,
+    held: bool,
     status: u16,
 }
 
@@ -24,6 +34,8 @@ enum Act {
     Pass,
     Serve(String),
     Refuse(Refusal),
+    /// After so many ms.
+    Delay(Option<String>, u32),
 }
 
 // === impl Downstream ===
@@ -35,6 +47,11 @@ impl HttpContext for Downstream {
             Act::Pass => host::set_request_header(host::SERVE_HEADER, None),
             Act::Serve(key) => host::set_request_header(host::SERVE_HEADER, Some(&key)),
             Act::Refuse(refusal) => return self.refuse(&refusal),
+            Act::Delay(key, ms) => {
+                host::set_request_header(host::SERVE_HEADER, key.as_deref());
+                self.held = worker::with(|w| w.hold(self.context, ms)).unwrap_or_default();
+                return if self.held { Action::Pause } else { Action::Continue };
+            }
         }
         Action::Continue
     }
@@ -52,6 +69,9 @@ impl HttpContext for Downstream {
 
 impl Context for Downstream {
     fn on_done(&mut self) -> bool {
+        if self.held {
+            worker::with(|w| w.release(self.context));
+        }
         let Some(service) = self.service else { return true };
         let outcome = match (self.refused, self.status) {
             (true, _) => Final::Refused,
@@ -60,12 +80,29 @@ impl Context for Downstream {
             (false, status) if status < 500 => Final::Answered,
             (false, _) => Final::Failed,
         };
-        worker::with(|w| w.meters(service).map(|meters| meters.request(outcome)));
+        worker::with(|w| {
+            if let Some(meters) = w.meters(service) {
+                meters.request(outcome);
+            }
+            if self.moved && !self.refused {
+                // 429 is how a zone says that it has enough.
+                w.engine.settle(
+                    service,
+                    worker::now(host::now_ns()),
+                    self.status < 500 && self.status != 429,
+                );
+            }
+        });
         true
     }
 }
 
 impl Downstream {
+    /// A request in the context that the host calls by this number.
+    pub fn new(context: u32) -> Self {
+        Self { context, service: None, decided: None, refused: false, moved: false, held: false, status: 0 }
+    }
+
     fn decide(&mut self) -> Act {
         let Some(cluster) = host::text_property(&["xds", "cluster_name"], &["cluster_name"]) else {
             return Act::Pass;
@@ -74,14 +111,19 @@ impl Downstream {
         let act = worker::with(|w| {
             let service = w.engine.service(&cluster)?;
             self.service = Some(service);
-            let coin = w.coin();
+            let user = w.engine.sticky(service).and_then(user);
+            let coin = user.map_or_else(|| w.coin(), |user| sticky::coin(&cluster, user.as_bytes()));
             let debug = w.debug_header;
             let (act, moved) = match w.engine.decide(service, now, coin, is_idempotent) {
                 Decision::Pass => (Act::Pass, false),
                 Decision::Serve { key, reason } => (Act::Serve(key.to_owned()), reason == Reason::Moved),
                 Decision::Trial { key, .. } => (Act::Serve(key.to_owned()), false),
+                Decision::Delay { key, reason, ms } => {
+                    (Act::Delay(key.map(str::to_owned), ms), reason == Some(Reason::Moved))
+                }
                 Decision::Refuse(refusal) => (Act::Refuse(refusal), false),
             };
+            self.moved = moved;
             if moved && let Some(meters) = w.meters(service) {
                 meters.moved();
             }
@@ -90,6 +132,7 @@ impl Downstream {
                     Act::Pass => "any".to_owned(),
                     Act::Serve(key) => key.clone(),
                     Act::Refuse(refusal) => refusal.reason.to_owned(),
+                    Act::Delay(key, ms) => format!("{} after {ms}ms", key.as_deref().unwrap_or("any")),
                 });
             }
             Some(act)
@@ -108,6 +151,15 @@ impl Downstream {
             Ok(()) => Action::Pause,
             Err(_) => Action::Continue,
         }
+    }
+}
+
+/// What tells the user of the request at hand apart.
+fn user(by: &Sticky) -> Option<String> {
+    let header = |name: &str| host::header(proxy_wasm::types::MapType::HttpRequestHeaders, name);
+    match by {
+        Sticky::Header(name) => header(name).filter(|value| !value.is_empty()),
+        Sticky::Cookie(name) => sticky::cookie(&header("cookie")?, name).map(str::to_owned),
     }
 }
 

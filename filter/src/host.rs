@@ -58,6 +58,14 @@ pub fn set_response_header(name: &str, value: &str) {
     let _ = hostcalls::set_map_value(MapType::HttpResponseHeaders, name, Some(value));
 }
 
+/// Lets a request that was paused go on, by the number of its context. Envoy does so after the callback at hand. One that is gone
+/// does not matter.
+pub fn resume_request(context: u32) {
+    if hostcalls::set_effective_context(context).is_ok() {
+        let _ = hostcalls::resume_http_request();
+    }
+}
+
 /// A line in Envoy's log.
 pub fn log(level: LogLevel, line: &str) {
     let _ = hostcalls::log(level, line);

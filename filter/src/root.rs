@@ -50,12 +50,16 @@ impl RootContext for Root {
 
     fn on_tick(&mut self) {
         worker::with(worker::Worker::tick);
+        // Last, since the host calls after it are about those requests.
+        for context in worker::with(worker::Worker::due).unwrap_or_default() {
+            host::resume_request(context);
+        }
     }
 
-    fn create_http_context(&self, _context_id: u32) -> Option<Box<dyn HttpContext>> {
+    fn create_http_context(&self, context_id: u32) -> Option<Box<dyn HttpContext>> {
         Some(match self.role {
             Some(Role::Upstream) => Box::new(Upstream::default()),
-            Some(Role::Downstream) | None => Box::new(Downstream::default()),
+            Some(Role::Downstream) | None => Box::new(Downstream::new(context_id)),
         })
     }
 

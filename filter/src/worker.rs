@@ -22,6 +22,9 @@ pub const TICK_MS: u64 = 100;
 /// Two root contexts of one VM may both tick, while a configuration is replaced: the second within this time is not counted.
 const TICK_GUARD_MS: u64 = 60;
 
+/// Requests that may be held back at a time; more than that go at once.
+const MAX_HELD: usize = 4096;
+
 thread_local! {
     static WORKER: RefCell<Worker> = RefCell::new(Worker::default());
 }
@@ -34,6 +37,8 @@ pub struct Worker {
     meters: Vec<ServiceMeters>,
     coin: u64,
     last_tick_ms: u64,
+    /// Requests held back: when to let them go (Unix ms), and their contexts.
+    held: Vec<(u64, u32)>,
     /// Say in a response header what was decided.
     pub debug_header: bool,
 }
@@ -116,6 +121,33 @@ impl Worker {
             }
             self.show(service, now);
         }
+    }
+
+    /// Holds a request back for so long, to the nearest tick; false when there are too many.
+    pub fn hold(&mut self, context: u32, ms: u32) -> bool {
+        let room = self.held.len() < MAX_HELD;
+        if room {
+            let due = now(host::now_ns()).0.saturating_add(u64::from(ms)).saturating_sub(TICK_MS / 2);
+            self.held.push((due, context));
+        }
+        room
+    }
+
+    /// Forgets a request that was held back.
+    pub fn release(&mut self, context: u32) {
+        self.held.retain(|(_, held)| *held != context);
+    }
+
+    /// The requests whose time has come.
+    pub fn due(&mut self) -> Vec<u32> {
+        if self.held.is_empty() {
+            return Vec::new();
+        }
+        let now = now(host::now_ns()).0;
+        let due = |at: &u64| *at <= now;
+        let contexts = self.held.iter().filter(|(at, _)| due(at)).map(|(_, context)| *context).collect();
+        self.held.retain(|(at, _)| !due(at));
+        contexts
     }
 
     /// Carries a proposal through, or takes the state of the worker that was first.

@@ -25,6 +25,7 @@ pub enum Call {
     GetMetric,
     SendLocalResponse,
     SetEffectiveContext,
+    ContinueStream,
     Foreign,
     Done,
     Unsupported,

@@ -19,6 +19,8 @@ type Result = wasmtime::Result<u32>;
 
 /// `PluginConfiguration` of `proxy_buffer_type_t`.
 const PLUGIN_CONFIGURATION: u32 = 7;
+/// `HttpRequest` of `proxy_stream_type_t`.
+const HTTP_REQUEST: u32 = 0;
 /// The last buffer type of the ABI.
 const LAST_BUFFER: u32 = 8;
 
@@ -108,6 +110,20 @@ pub(super) fn set_effective_context(caller: Guest<'_>, context: u32) -> Result {
     serve(caller, Call::SetEffectiveContext, |guest| match guest.state().set_effective(context) {
         true => Ok(()),
         false => Err(Status::BadArgument.into()),
+    })
+}
+
+/// Noted, and done after the callback: Envoy defers it too, so that filters that come next do not run inside. A stream that is gone
+/// is left alone.
+pub(super) fn continue_stream(caller: Guest<'_>, stream: u32) -> Result {
+    serve(caller, Call::ContinueStream, |guest| match stream {
+        HTTP_REQUEST => {
+            if let Some(stream) = guest.state().stream() {
+                stream.resumed = true;
+            }
+            Ok(())
+        }
+        _ => Err(Status::Unimplemented.into()),
     })
 }
 

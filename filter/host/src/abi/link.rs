@@ -7,13 +7,12 @@ use super::{Call, Status, general, headers, metric, property, shared};
 use crate::vm::VmState;
 
 /// Functions that are there in name only, each with its number of parameters, all of them `i32`.
-const UNSUPPORTED: [(&str, usize); 14] = [
+const UNSUPPORTED: [(&str, usize); 13] = [
     ("proxy_set_buffer_bytes", 5),
     ("proxy_register_shared_queue", 3),
     ("proxy_resolve_shared_queue", 5),
     ("proxy_dequeue_shared_queue", 3),
     ("proxy_enqueue_shared_queue", 3),
-    ("proxy_continue_stream", 1),
     ("proxy_close_stream", 1),
     ("proxy_http_call", 10),
     ("proxy_grpc_call", 12),
@@ -36,6 +35,7 @@ pub(crate) fn link(engine: &Engine) -> wasmtime::Result<Linker<VmState>> {
         .func_wrap("env", "proxy_get_buffer_status", general::get_buffer_status)?
         .func_wrap("env", "proxy_send_local_response", general::send_local_response)?
         .func_wrap("env", "proxy_set_effective_context", general::set_effective_context)?
+        .func_wrap("env", "proxy_continue_stream", general::continue_stream)?
         .func_wrap("env", "proxy_done", general::done)?
         .func_wrap("env", "proxy_call_foreign_function", general::call_foreign_function)?
         .func_wrap("env", "proxy_get_header_map_value", headers::get)?

@@ -54,6 +54,11 @@ impl FilterStream {
         self.vm.borrow_mut().request_headers(self.id, headers, end)
     }
 
+    /// Whether the filter has said that a request which it paused may go on.
+    pub fn is_resumed(&self) -> bool {
+        self.vm.borrow_mut().is_resumed(self.id)
+    }
+
     /// Response headers pass.
     ///
     /// # Errors

@@ -34,6 +34,11 @@ impl Vm {
         self.store.data_mut().streams.get_mut(&stream).map(|stream| &mut stream.info)
     }
 
+    /// Whether the filter has let a request go on that it paused.
+    pub fn is_resumed(&mut self, stream: u32) -> bool {
+        self.store.data_mut().streams.get(&stream).is_some_and(|stream| stream.resumed)
+    }
+
     /// Request headers pass.
     ///
     /// # Errors

@@ -12,6 +12,8 @@ pub struct Stream {
     /// A map is there during its callback, and not otherwise.
     pub(crate) maps: [Option<Headers>; 4],
     pub(crate) local_response: Option<LocalResponse>,
+    /// The filter paused its request and has said since that it may go on.
+    pub(crate) resumed: bool,
 }
 
 /// The header maps of a stream (`proxy_map_type_t`; those of calls of its own a filter has none of here).

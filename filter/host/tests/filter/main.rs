@@ -1,5 +1,6 @@
 //! The filter as it runs in Envoy, the real module in several workers, through faults, crashes and new policies.
 
+mod actuation;
 mod calm;
 mod compatibility;
 mod cost;
