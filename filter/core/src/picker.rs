@@ -288,16 +288,15 @@ impl Table {
     fn lay_out(&mut self, aims: &[Aim], plan: &Plan<'_>) {
         let gains: f64 = aims.iter().map(Aim::gain).sum();
         let (mut home, mut moved) = (Line::default(), Line::default());
+        let laid = stretches(aims, plan);
         if gains > SAME {
             let may_move = (plan.spill / gains).min(plan.fits).clamp(0.0, 1.0);
-            for taker in
-                stretches(aims, plan).into_iter().filter_map(|(_, aim, _)| aim).filter(|aim| aim.gain() > 0.0)
-            {
+            for taker in laid.iter().filter_map(|(aim, _)| *aim).filter(|aim| aim.gain() > 0.0) {
                 moved.add(taker, may_move * taker.gain() / gains, true);
             }
             moved.push(1.0 - may_move, Act::Spill, true, ZoneSet::EMPTY);
         }
-        for (_, aim, lost) in stretches(aims, plan) {
+        for (aim, lost) in laid {
             if let Some(aim) = aim {
                 home.add(aim, aim.usual.min(aim.share), false);
             }
@@ -309,22 +308,22 @@ impl Table {
     }
 }
 
-/// The places of the zones on the coin's range, which are the same whatever the zones keep: the own one first, then by index. With
-/// each the aim that it belongs to, if it gets anything, and what it loses.
-fn stretches<'a>(aims: &'a [Aim], plan: &Plan<'_>) -> Vec<(usize, Option<&'a Aim>, f64)> {
-    let place = |zone: usize| if Some(zone) == plan.own { 0 } else { zone.saturating_add(1) };
-    let all = 0..plan.zones.len().min(MAX_ZONES);
-    let mut stretches: Vec<_> = aims
-        .iter()
-        .map(|aim| {
-            let first = all.clone().filter(|zone| aim.zones.contains(*zone)).map(place).min();
-            (first.unwrap_or_default(), Some(aim), aim.loss())
-        })
-        .collect();
-    // And those that are left altogether.
-    let left = all.filter(|zone| !aims.iter().any(|aim| aim.zones.contains(*zone)));
-    stretches.extend(left.map(|zone| (place(zone), None, share_of(plan.usual, zone))));
-    stretches.sort_by_key(|(place, ..)| *place);
+/// The coin's range in the order that it is laid out in, which is the same whatever the zones keep: the own zone first, then by
+/// index; an aim of several zones at the first of them. With each what is lost there, and the aim, if anything is kept.
+fn stretches<'a>(aims: &'a [Aim], plan: &Plan<'_>) -> Vec<(Option<&'a Aim>, f64)> {
+    let mut laid = ZoneSet::EMPTY;
+    let mut stretches = Vec::with_capacity(MAX_ZONES);
+    let others = (0..plan.zones.len().min(MAX_ZONES)).filter(|zone| Some(*zone) != plan.own);
+    for zone in plan.own.into_iter().chain(others) {
+        match aims.iter().find(|aim| aim.zones.contains(zone)) {
+            Some(_) if laid.contains(zone) => {}
+            Some(aim) => {
+                laid = laid.union(aim.zones);
+                stretches.push((Some(aim), aim.loss()));
+            }
+            None => stretches.push((None, share_of(plan.usual, zone))),
+        }
+    }
     stretches
 }
 

@@ -90,6 +90,12 @@ impl ZoneSet {
         index < MAX_ZONES && self.0 & 1_u8.wrapping_shl(index as u32) != 0
     }
 
+    /// This set and another.
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     /// Whether every zone of it is in the other.
     pub const fn is_within(self, other: Self) -> bool {
         self.0 & !other.0 == 0
