@@ -122,7 +122,7 @@ async fn sticky_users_move_with_their_zone_and_come_back() {
 
     let dump = world.envoy.config_dump().await.unwrap().to_string();
     for emitted in [
-        r#""retry_budget":{"budget_percent":{"value":37.0},"min_retry_concurrency":64}"#,
+        r#""retry_budget":{"budget_percent":{"value":37},"min_retry_concurrency":64}"#,
         r#""num_retries":1"#,
         "envoy.retry_priorities.previous_priorities",
     ] {
@@ -167,7 +167,7 @@ async fn drills_hit_their_zone_end_by_themselves_and_count_for_nothing() {
     }
     assert!(caller.many(60).await.iter().all(|answer| answer.status == 200));
 
-    let delay = json!({"percent": 0, "zones": [], "until": null, "delay": "200ms"});
+    let delay = json!({"when": "always", "delay": "200ms"});
     world.change_policy(json!({"abort": delay})).await.unwrap();
     let timed = async || {
         let began = Instant::now();
