@@ -221,7 +221,7 @@ pub fn guard(guard: Guard, zones: &[Zone]) -> String {
         Guard::LastZone => "no other zone could take its load".to_owned(),
         Guard::OtherAway { zone } => {
             let other = zones.get(zone).map_or("another zone", Zone::as_str);
-            format!("{other} is away, and one zone at a time is")
+            format!("{other} is away, and no more zones may be (max_open_zones)")
         }
     }
 }

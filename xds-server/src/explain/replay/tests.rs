@@ -89,14 +89,14 @@ fn a_guard_rail_in_the_way_is_named() {
     let told = replayed(&series(&parts, 1), setup);
     assert_eq!(moves(&told).len(), 1);
     assert!(
-        told.zones[1].words.ends_with("az-a is away, and one zone at a time is"),
+        told.zones[1].words.ends_with("az-a is away, and no more zones may be (max_open_zones)"),
         "{}",
         told.zones[1].words
     );
     let az_b = &told.moments[0].zones[1];
     assert_eq!(
         (told.moments[0].offset_ms, az_b.guard.as_deref()),
-        (33_200, Some("az-a is away, and one zone at a time is"))
+        (33_200, Some("az-a is away, and no more zones may be (max_open_zones)"))
     );
     assert!(az_b.windows.iter().any(|window| window.missing.is_none()), "but for that it would be left");
 }
