@@ -83,7 +83,7 @@ pub fn doubt(state: &ServiceState, tuning: &Tuning, sights: &[Sight], now: u64) 
     Some(Doubt { zone, keep: keep(k / n, f64::from(evidence.bound)) })
 }
 
-/// What a zone keeps at a bad share, where its peers explain `bound`: [`FLOOR`] to 1.
+/// What a zone keeps at a bad share, where its peers explain `bound`: a quarter to 1.
 pub fn keep(share: f64, bound: f64) -> f64 {
     let over = share - bound;
     let lost = if bound < 0.5 { over / (0.5 - bound) } else { f64::from(over > 0.0) };
