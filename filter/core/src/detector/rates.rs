@@ -12,7 +12,7 @@
 //! - `k/n >= k2/n2 + 0.05` and `k2/n2 <= 0.8 * k/n`: a difference too small to matter is not worth a move, however certain;
 //! - `n2 >= 5`: there are peers. `u` is never taken below 0.5 %, as no service is without errors.
 //!
-//! "The same window" is taken strictly: see [`super::compare`].
+//! "The same window" is taken strictly: see [`super::compare`], and [`super::drift`] for a service that fails in ever other ways.
 //!
 //! And what was must still be: in the shortest window with 10 attempts on both sides the zone must look worse as well. Else the
 //! trouble is over, or has become everybody's.
@@ -38,7 +38,7 @@ pub use assess::{Missing, WindowAssessment, windows};
 use crate::{
     detector::{
         Evidence,
-        compare::{self, Stretch},
+        compare::{self, Odds, Stretch},
     },
     policy::Sensitivity,
     stats,
@@ -81,11 +81,19 @@ pub fn are_peers(ten: &Counts) -> bool {
 /// Judges a zone by all windows that reach back no further than `since_ms`, and all signals: the strongest evidence.
 ///
 /// The limit on windows matters for a zone whose counts were wiped when it was taken back: its peers' were not, and a longer
-/// window would hold the zone's present against its peers' past.
-pub fn strongest(zone: &Profile, peers: &Profile, since_ms: u64, bar: Bar) -> Option<(Signal, Evidence)> {
+/// window would hold the zone's present against its peers' past. `shifted` is by how much attempts have shifted between the zones of
+/// the service ([`super::Drift::odds`]).
+pub fn strongest(
+    zone: &Profile,
+    peers: &Profile,
+    since_ms: u64,
+    bar: Bar,
+    shifted: f64,
+) -> Option<(Signal, Evidence)> {
     let compared = are_peers(&peers.of(Span::Ten));
     let mut best: Option<(Signal, Evidence)> = None;
     let now = present(zone, peers);
+    let odds = Odds::new(parts(zone, peers), shifted);
     for span in Span::ALL.into_iter().filter(|span| *span <= Span::Half || u64::from(span.ms()) <= since_ms) {
         let own = zone.of(span);
         if own.fail < LEAST_BAD && own.slow < LEAST_BAD {
@@ -94,7 +102,7 @@ pub fn strongest(zone: &Profile, peers: &Profile, since_ms: u64, bar: Bar) -> Op
         for signal in Signal::ALL {
             let found = match compared {
                 true if now.is_some_and(|now| !worse_in(zone, peers, now, signal)) => None,
-                true => beside_peers(zone, peers, span, signal, bar),
+                true => beside_peers(zone, peers, span, signal, bar, odds),
                 false => {
                     alone(&own, signal, bar).filter(|_| !explained(&own, &peers.of(Span::Sixty), signal))
                 }
@@ -107,6 +115,12 @@ pub fn strongest(zone: &Profile, peers: &Profile, since_ms: u64, bar: Bar) -> Op
         }
     }
     best
+}
+
+/// Attempts of the zone for each of its peers', in the last minute.
+fn parts(zone: &Profile, peers: &Profile) -> f64 {
+    let attempts = |past: &Profile| f64::from(past.of(Span::Sixty).attempts());
+    attempts(zone) / attempts(peers).max(1.0)
 }
 
 /// The shortest window that holds enough of a zone and its peers to say how they are now.
@@ -125,7 +139,14 @@ fn worse_in(zone: &Profile, peers: &Profile, span: Span, signal: Signal) -> bool
 }
 
 /// Judges a zone by one window against its peers.
-fn beside_peers(zone: &Profile, peers: &Profile, span: Span, signal: Signal, bar: Bar) -> Option<Evidence> {
+fn beside_peers(
+    zone: &Profile,
+    peers: &Profile,
+    span: Span,
+    signal: Signal,
+    bar: Bar,
+    odds: Odds,
+) -> Option<Evidence> {
     let (own, others) = (zone.of(span), peers.of(span));
     if signal.of(&own).0 < LEAST_BAD {
         return None;
@@ -134,7 +155,7 @@ fn beside_peers(zone: &Profile, peers: &Profile, span: Span, signal: Signal, bar
         let ((k, n), (peer_k, peer_n)) = (signal.of(&zone), signal.of(&peers));
         Stretch { n, k, peer_n, peer_k }
     });
-    let found = compare::worse(stretches, bar)?;
+    let found = compare::worse(stretches, bar, odds)?;
     Some(signal.evidence(&own, &others, found.bound, found.score, bar))
 }
 
@@ -239,7 +260,7 @@ mod tests {
     }
 
     fn judged(zone: &Profile, peers: &Profile) -> Option<(Signal, Evidence)> {
-        strongest(zone, peers, u64::MAX, NORMAL)
+        strongest(zone, peers, u64::MAX, NORMAL, 1.0)
     }
 
     #[test]
@@ -271,7 +292,7 @@ mod tests {
     fn a_zone_taken_back_is_not_held_against_its_peers_past() {
         // Everything fails now; the peers' past is good, and the zone has none.
         let (zone, peers) = (ticks(&[((0, 0), 270), ((1, 1), 30)]), ticks(&[((0, 13), 270), ((13, 13), 30)]));
-        assert_eq!(strongest(&zone, &peers, 3_000, NORMAL), None);
+        assert_eq!(strongest(&zone, &peers, 3_000, NORMAL, 1.0), None);
     }
 
     #[test]

@@ -50,7 +50,16 @@ pub(super) struct Service {
     gate: Gate,
     requests: u64,
     due: bool,
+    /// Every zone has peers to compare it with.
+    compared: bool,
 }
+
+/// How often a shift of attempts fades, in ms.
+const FADING_MS: u64 = 60_000;
+
+/// A failure this long after its attempt began, in ns, that was counted as slow meanwhile, is no news: see
+/// [`Service::finish`].
+const STALE_NS: u64 = 2_000_000_000;
 
 /// How often limits are drawn anew, in ms.
 const LIMITS_MS: u64 = 500;
@@ -83,6 +92,7 @@ impl Service {
             gate: Gate::default(),
             requests: 0,
             due: false,
+            compared: false,
         }
     }
 
@@ -204,6 +214,12 @@ impl Service {
         if !failed && state == State::Closed {
             cell.times.record(took_ns);
         }
+        // What hung in all zones alike fails in all zones, at the time-out, when they may be well again, and is tried again among
+        // what goes well now; each zone then has its own mixture of both. It was charged when it was overdue.
+        let stale = failed && told && took_ns > STALE_NS;
+        if stale && self.compared && self.tuning.detector == DetectorKind::Peers {
+            return Bump { late: true, ..Bump::default() };
+        }
         self.tally.count(failed);
         cell.tally.count(failed);
         if self.tuning.detector == DetectorKind::Consecutive {
@@ -245,6 +261,10 @@ impl Service {
         if entered(latency::HALVING_MS) {
             self.cells.iter_mut().for_each(|cell| cell.times.halve());
         }
+        if entered(FADING_MS) {
+            self.cells.iter_mut().for_each(|cell| cell.drift.fade());
+        }
+        self.note_drift();
         if entered(LIMITS_MS) || before == 0 {
             self.draw_limits(now);
         }
@@ -252,6 +272,20 @@ impl Service {
             self.reroute(now);
         }
         self.propose(now)
+    }
+
+    /// Notes how the attempts are spread over the zones at present.
+    fn note_drift(&mut self) {
+        for span in [Span::Half, Span::Two, Span::Ten] {
+            let seen = |cell: &Cell| cell.windows.profile().of(span).attempts();
+            let usual = |zone: &ZoneState| zone.state == State::Closed;
+            let cells = self.cells.iter().zip(&self.state.zones).filter(|(_, zone)| usual(zone));
+            let all = cells.map(|(cell, _)| seen(cell)).fold(0, u32::saturating_add);
+            for (cell, zone) in self.cells.iter_mut().zip(&self.state.zones) {
+                let own = seen(cell);
+                cell.drift.note(own, if usual(zone) { all.saturating_sub(own) } else { all });
+            }
+        }
     }
 
     /// What cannot wait for the next tick.
@@ -281,6 +315,9 @@ impl Service {
                     self.gate = Gate::new(now, mix(self.requests));
                 }
             }
+        }
+        if !transitions.is_empty() {
+            self.cells.iter_mut().for_each(|cell| cell.drift = Default::default());
         }
         self.state = next;
         self.agreed = Some(bytes.into());
@@ -358,6 +395,7 @@ impl Service {
         Some(Sight {
             past: *past.get(zone)?,
             past_ms: cell.past_ms(elapsed),
+            shifted: self.cells.iter().map(|cell| cell.drift.odds()).fold(1.0, f64::max),
             since,
             shift: shifted(cell, now),
             has_endpoints: cell.capacity > 0,
@@ -405,6 +443,7 @@ impl Service {
         let mut limits = [u64::MAX; MAX_ZONES];
         let ten: Vec<Counts> = self.cells.iter().map(|cell| cell.windows.profile().of(Span::Ten)).collect();
         let all: Counts = ten.iter().copied().sum();
+        self.compared = ten.iter().all(|own| rates::are_peers(&all.minus(*own)));
         let zones =
             self.cells.iter().zip(&self.state.zones).zip(&ten).map(|((cell, zone), own)| latency::Seen {
                 times: &cell.times,

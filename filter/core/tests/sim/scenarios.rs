@@ -8,6 +8,7 @@ use zonebreak_core::{
     units::{Millis, Percent},
 };
 
+pub use super::kinds::a_global_failure_that_changes_its_kind_trips_nothing;
 use super::world::{Health, START_MS, Setup, World, fails, slow_by};
 
 const HEALTHY: Health = fails(0.005);
@@ -485,6 +486,7 @@ macro_rules! scenarios {
             few_requests_are_lost,
             a_global_failure_trips_nothing,
             a_global_failure_with_retries_trips_nothing,
+            a_global_failure_that_changes_its_kind_trips_nothing,
             hours_of_noise_trip_nothing,
             a_zone_comes_back,
             a_zone_that_stays_broken_is_seldom_tried,
