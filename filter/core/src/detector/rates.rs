@@ -155,7 +155,8 @@ fn beside_peers(
         let ((k, n), (peer_k, peer_n)) = (signal.of(&zone), signal.of(&peers));
         Stretch { n, k, peer_n, peer_k }
     });
-    let found = compare::worse(stretches, bar, odds)?;
+    let past = signal.of(&peers.of(Span::Sixty).minus(others));
+    let found = compare::worse(stretches, past, bar, odds)?;
     Some(signal.evidence(&own, &others, found.bound, found.score, bar))
 }
 
@@ -334,7 +335,7 @@ mod tests {
         let (_, evidence) = judged(&ticks(&[((0, 7), 298), ((7, 7), 2)]), &peers).unwrap();
         assert_eq!(
             evidence.to_string(),
-            "14 of 14 bad in 200ms, peers 0 of 26, bound 25.7 %, score 19.0 of 9"
+            "14 of 14 bad in 200ms, peers 0 of 26, bound 10.3 %, score 31.8 of 9"
         );
     }
 }

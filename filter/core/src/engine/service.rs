@@ -276,13 +276,17 @@ impl Service {
 
     /// Notes how the attempts are spread over the zones at present.
     fn note_drift(&mut self) {
-        for span in [Span::Half, Span::Two, Span::Ten] {
-            let seen = |cell: &Cell| cell.windows.profile().of(span).attempts();
-            let usual = |zone: &ZoneState| zone.state == State::Closed;
-            let cells = self.cells.iter().zip(&self.state.zones).filter(|(_, zone)| usual(zone));
-            let all = cells.map(|(cell, _)| seen(cell)).fold(0, u32::saturating_add);
-            for (cell, zone) in self.cells.iter_mut().zip(&self.state.zones) {
-                let own = seen(cell);
+        let seen = |cell: &Cell| {
+            let past = cell.windows.profile();
+            [Span::Two, Span::Ten].map(|span| past.of(span).attempts())
+        };
+        let seen: Vec<[u32; 2]> = self.cells.iter().map(seen).collect();
+        let usual = |zone: &ZoneState| zone.state == State::Closed;
+        let taking = seen.iter().zip(&self.state.zones).filter(|(_, zone)| usual(zone)).map(|(seen, _)| seen);
+        let all = taking
+            .fold([0_u32; 2], |[two, ten], seen| [two.saturating_add(seen[0]), ten.saturating_add(seen[1])]);
+        for ((cell, zone), seen) in self.cells.iter_mut().zip(&self.state.zones).zip(seen) {
+            for (own, all) in seen.into_iter().zip(all) {
                 cell.drift.note(own, if usual(zone) { all.saturating_sub(own) } else { all });
             }
         }

@@ -256,11 +256,11 @@ fn a_log_line_names_its_evidence() {
     let line = line.unwrap();
     assert!(
         line.starts_with(
-            "order-svc az-c closed -> open (failures): 20 of 40 bad in 200ms, peers 0 of 80, bound 10.1 %, "
+            "order-svc az-c closed -> open (failures): 20 of 40 bad in 200ms, peers 0 of 80, bound 3.6 %, "
         ),
         "{line}"
     );
-    assert!(line.contains("score 20.2 of 9;") && line.ends_with("epoch 1"), "{line}");
+    assert!(line.contains("score 39.4 of 9;") && line.ends_with("epoch 1"), "{line}");
 }
 
 #[test]
