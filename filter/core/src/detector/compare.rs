@@ -233,7 +233,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const NORMAL: Bar = Bar { z: 3.0, score: 9.0 };
+    const NORMAL: Bar = Bar { z: 3.0, score: 9.0, alone: 0.1 };
     const STILL: Odds = Odds { once: ONCE, throughout: 1.0 };
 
     fn stretch((k, n): (u32, u32), (peer_k, peer_n): (u32, u32)) -> Stretch {

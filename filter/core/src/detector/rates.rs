@@ -27,8 +27,8 @@
 //!
 //! # Without peers
 //!
-//! A caller that sends everything to its own zone has nobody to compare it with. Then the bound is fixed: 10 % for failures,
-//! at least 5 of them; 50 % for slow answers, whose limit is then drawn from the zone's own past (see [`crate::latency`]).
+//! A caller that sends everything to its own zone has nobody to compare it with. Then the bound is fixed: for failures the policy's
+//! `breaker.absolute` (10 %), at least 5 of them; 50 % for slow answers, whose limit is then drawn from the zone's own past (see [`crate::latency`]).
 //! Such a trip may be a mistake (the service may be broken everywhere), so the breaker checks afterwards whether it helped.
 
 mod assess;
@@ -40,7 +40,7 @@ use crate::{
         Evidence,
         compare::{self, Odds, Stretch},
     },
-    policy::Sensitivity,
+    policy::{BreakerPolicy, Sensitivity},
     stats,
     window::{Counts, Profile, Span},
 };
@@ -63,6 +63,8 @@ pub struct Bar {
     pub z: f64,
     /// Score, in nats.
     pub score: f64,
+    /// Rate of failures that a zone without peers may have, 0 to 1.
+    pub alone: f64,
 }
 
 /// Attempts that show how a zone is doing at present.
@@ -162,7 +164,7 @@ fn beside_peers(
 
 /// Judges a zone that has no peers by one window.
 fn alone(own: &Counts, signal: Signal, bar: Bar) -> Option<Evidence> {
-    let ((k, n), bound) = (signal.of(own), signal.bound_alone()?);
+    let ((k, n), bound) = (signal.of(own), signal.bound_alone(bar)?);
     let score = stats::score(k, n, bound);
     let speaks = k >= LEAST_BAD_ALONE && score >= bar.score;
     speaks.then(|| signal.evidence(own, &Counts::default(), bound, score, bar))
@@ -214,9 +216,9 @@ impl Signal {
     }
 
     /// The bound where there are no peers. Connect failures are failures, and need none of their own.
-    const fn bound_alone(self) -> Option<f64> {
+    const fn bound_alone(self, bar: Bar) -> Option<f64> {
         match self {
-            Self::Failures => Some(0.1),
+            Self::Failures => Some(bar.alone),
             Self::Slow => Some(0.5),
             Self::Connect => None,
         }
@@ -225,13 +227,14 @@ impl Signal {
 
 // === impl Bar ===
 
-impl From<Sensitivity> for Bar {
-    fn from(sensitivity: Sensitivity) -> Self {
-        match sensitivity {
-            Sensitivity::Fast => Self { z: 2.0, score: 9.0 },
-            Sensitivity::Normal => Self { z: 3.0, score: 9.0 },
-            Sensitivity::Safe => Self { z: 3.0, score: 12.0 },
-        }
+impl From<&BreakerPolicy> for Bar {
+    fn from(policy: &BreakerPolicy) -> Self {
+        let (z, score) = match policy.sensitivity {
+            Sensitivity::Fast => (2.0, 9.0),
+            Sensitivity::Normal => (3.0, 9.0),
+            Sensitivity::Safe => (3.0, 12.0),
+        };
+        Self { z, score, alone: policy.absolute.fraction() }
     }
 }
 
@@ -240,7 +243,7 @@ mod tests {
     use super::*;
     use crate::window::Windows;
 
-    const NORMAL: Bar = Bar { z: 3.0, score: 9.0 };
+    const NORMAL: Bar = Bar { z: 3.0, score: 9.0, alone: 0.1 };
 
     fn failures(k: u32, n: u32) -> Counts {
         Counts { n, timed: n, fail: k, ..Counts::default() }
