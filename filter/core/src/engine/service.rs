@@ -98,32 +98,19 @@ impl Service {
 
     /// Takes a policy for these zones of it, and keeps what is known of those that stay.
     pub fn configure(&mut self, config: &ServiceConfig, zones: Vec<Zone>, own_zone: Option<&Zone>) {
-        let elapsed = self.clock.elapsed();
-        let mut cells = Vec::with_capacity(zones.len());
-        let mut states = Vec::with_capacity(zones.len());
-        for zone in &zones {
-            let known = self.zones.iter().position(|have| have == zone);
-            let state = known.and_then(|i| self.state.zones.get_mut(i)).map(std::mem::take);
-            let cell = known.and_then(|i| self.cells.get_mut(i)).map(std::mem::take);
-            // A zone that joins others has a shorter past than they.
-            let wiped = NonZeroU64::new(if self.zones.is_empty() { 0 } else { elapsed.max(1) });
-            let mut cell = cell.unwrap_or_else(|| Cell { wiped, ..Cell::default() });
+        if self.zones != zones {
+            self.rezone(zones);
+        }
+        for (zone, cell) in self.zones.iter().zip(&mut self.cells) {
             cell.capacity = config.zones.get(zone).copied().unwrap_or_default();
-            cell.weight =
-                config.policy.zone_weight(zone, config.zones.get(zone).copied().unwrap_or_default());
+            cell.weight = config.policy.zone_weight(zone, cell.capacity);
             let shift = config.shifts.iter().find(|shift| shift.zone == *zone);
             cell.shift =
                 shift.map(|shift| Box::new(Drain { keep: shift.keep_percent, until: shift.expires_at_ms }));
-            cells.push(cell);
-            states.push(state.unwrap_or_default());
         }
         let policy = &config.policy;
-        self.own = own_zone.and_then(|own| zones.iter().position(|zone| zone == own)).map(|own| own as u8);
-        if self.zones != zones {
-            // What the workers agreed on may say more of these zones than was read of it.
-            self.agreed = None;
-        }
-        (self.zones, self.cells, self.state.zones) = (zones, cells, states);
+        self.own =
+            own_zone.and_then(|own| self.zones.iter().position(|zone| zone == own)).map(|own| own as u8);
         self.mode = policy.mode;
         self.has_weights = !policy.weights.is_empty();
         self.tuning = Tuning::from(&policy.breaker);
@@ -135,6 +122,25 @@ impl Service {
             _ => Bucket::new(rps),
         });
         self.route.expire();
+    }
+
+    /// Takes other zones, and keeps what is known of those that stay.
+    fn rezone(&mut self, zones: Vec<Zone>) {
+        let elapsed = self.clock.elapsed();
+        let mut cells = Vec::with_capacity(zones.len());
+        let mut states = Vec::with_capacity(zones.len());
+        for zone in &zones {
+            let known = self.zones.iter().position(|have| have == zone);
+            let state = known.and_then(|i| self.state.zones.get_mut(i)).map(std::mem::take);
+            let cell = known.and_then(|i| self.cells.get_mut(i)).map(std::mem::take);
+            // A zone that joins others has a shorter past than they.
+            let wiped = NonZeroU64::new(if self.zones.is_empty() { 0 } else { elapsed.max(1) });
+            cells.push(cell.unwrap_or_else(|| Cell { wiped, ..Cell::default() }));
+            states.push(state.unwrap_or_default());
+        }
+        // What the workers agreed on may say more of these zones than was read of it.
+        self.agreed = None;
+        (self.zones, self.cells, self.state.zones) = (zones, cells, states);
     }
 
     /// What to do with a request.
