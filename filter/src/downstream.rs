@@ -1,11 +1,15 @@
-//! The downstream role: asks the engine where a request may go, carries that out, and counts what the client got.
+//! The downstream role: asks the engine where a request may go, carries that out, and counts what the client got. It charges a zone
+//! only with what no upstream filter sees: a request for which the zone had no host, or the pool no room.
 
 use proxy_wasm::{
     hostcalls,
     traits::{Context, HttpContext},
     types::Action,
 };
-use zonebreak_core::engine::{Decision, Reason, Refusal, ServiceId};
+use zonebreak_core::{
+    classify::flag,
+    engine::{Decision, Outcome, Reason, Refusal, ServiceId, ZoneId},
+};
 
 use crate::{host, meters::Final, worker};
 
@@ -15,6 +19,8 @@ pub struct Downstream {
     service: Option<ServiceId>,
     /// For the debug header, when that is asked for.
     decided: Option<String>,
+    /// The zone that the request is meant for, if it is one.
+    chosen: Option<ZoneId>,
     refused: bool,
     status: u16,
 }
@@ -42,6 +48,9 @@ impl HttpContext for Downstream {
     fn on_http_response_headers(&mut self, _num_headers: usize, _end_of_stream: bool) -> Action {
         if self.service.is_some() && !self.refused {
             self.status = host::status();
+            if self.status == 503 {
+                self.charge();
+            }
         }
         if let Some(decided) = &self.decided {
             host::set_response_header("x-zonebreak-decision", decided);
@@ -82,6 +91,11 @@ impl Downstream {
                 Decision::Trial { key, .. } => (Act::Serve(key.to_owned()), false),
                 Decision::Refuse(refusal) => (Act::Refuse(refusal), false),
             };
+            self.chosen = match &act {
+                Act::Pass => w.engine.chosen(service, None),
+                Act::Serve(key) => w.engine.chosen(service, Some(key)),
+                Act::Refuse(_) => None,
+            };
             if moved && let Some(meters) = w.meters(service) {
                 meters.moved();
             }
@@ -95,6 +109,22 @@ impl Downstream {
             Some(act)
         });
         act.flatten().unwrap_or(Act::Pass)
+    }
+
+    /// Counts a failure of the zone that was chosen, if nobody upstream saw an attempt. Only on the way of a failure: it asks the
+    /// host twice.
+    fn charge(&self) {
+        let Some((service, zone)) = self.service.zip(self.chosen) else { return };
+        let flags = host::int_property(&["response", "flags"]).unwrap_or_default().cast_unsigned();
+        let attempts = host::int_property(&["upstream", "request_attempt_count"]).unwrap_or_default();
+        if flags & flag::NO_ATTEMPT == 0 || attempts > 1 {
+            return;
+        }
+        let now = host::now_ns();
+        worker::with(|w| {
+            let attempt = w.engine.attempt(service, zone, now);
+            w.finish(&attempt, Outcome::Failed, now);
+        });
     }
 
     /// Answers in the service's stead. For a gRPC request Envoy turns the status into its gRPC one (503 into 14,

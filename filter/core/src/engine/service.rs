@@ -186,6 +186,18 @@ impl Service {
         }
     }
 
+    /// The zone that a subset key is meant for.
+    pub fn chosen(&self, key: Option<&str>) -> Option<ZoneId> {
+        let own = self.own.map(ZoneId);
+        let key = key.unwrap_or_default();
+        if let Some(name) = key.strip_prefix("only-") {
+            return self.zones.iter().position(|zone| zone.as_str() == name).map(|zone| ZoneId(zone as u8));
+        }
+        let name = self.zones.get(own?.index())?.as_str();
+        let left = key.strip_prefix("no-").unwrap_or_default();
+        own.filter(|_| left.split('+').all(|left| left != name))
+    }
+
     /// Epoch of a zone's state, as an attempt notes it.
     pub fn begin(&mut self, zone: ZoneId, now_ns: u64) -> u64 {
         if let Some(cell) = self.cells.get_mut(zone.index()) {
