@@ -1,5 +1,6 @@
 //! The downstream role: asks the engine where a request may go, carries that out, and counts what the client got. A request that a
-//! drill delays is held here, and let go by the [`worker`]'s tick.
+//! drill delays is held here, and let go by the [`worker`]'s tick. It charges a zone only with what no upstream filter sees: a
+//! request for which the zone had no host, or the pool no room.
 
 use proxy_wasm::{
     hostcalls,
@@ -7,7 +8,8 @@ use proxy_wasm::{
     types::Action,
 };
 use zonebreak_core::{
-    engine::{Decision, Reason, Refusal, ServiceId},
+    classify::flag,
+    engine::{Decision, Outcome, Reason, Refusal, ServiceId, ZoneId},
     policy::Sticky,
     sticky,
 };
@@ -15,13 +17,15 @@ use zonebreak_core::{
 use crate::{host, meters::Final, worker};
 
 /// One request.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Downstream {
     /// What the host calls it.
     context: u32,
     service: Option<ServiceId>,
     /// For the debug header, when that is asked for.
     decided: Option<String>,
+    /// The zone that the request is meant for, if it is one.
+    chosen: Option<ZoneId>,
     refused: bool,
     /// It was moved out of a zone that is left: whether it is answered says how the others bear it.
     moved: bool,
@@ -59,6 +63,9 @@ impl HttpContext for Downstream {
     fn on_http_response_headers(&mut self, _num_headers: usize, _end_of_stream: bool) -> Action {
         if self.service.is_some() && !self.refused {
             self.status = host::status();
+            if self.status == 503 {
+                self.charge();
+            }
         }
         if let Some(decided) = &self.decided {
             host::set_response_header("x-zonebreak-decision", decided);
@@ -100,7 +107,7 @@ impl Context for Downstream {
 impl Downstream {
     /// A request in the context that the host calls by this number.
     pub fn new(context: u32) -> Self {
-        Self { context, service: None, decided: None, refused: false, moved: false, held: false, status: 0 }
+        Self { context, ..Self::default() }
     }
 
     fn decide(&mut self) -> Act {
@@ -124,6 +131,12 @@ impl Downstream {
                 Decision::Refuse(refusal) => (Act::Refuse(refusal), false),
             };
             self.moved = moved;
+            self.chosen = match &act {
+                Act::Pass => w.engine.chosen(service, None),
+                Act::Serve(key) => w.engine.chosen(service, Some(key)),
+                Act::Delay(key, _) => w.engine.chosen(service, key.as_deref()),
+                Act::Refuse(_) => None,
+            };
             if moved && let Some(meters) = w.meters(service) {
                 meters.moved();
             }
@@ -138,6 +151,22 @@ impl Downstream {
             Some(act)
         });
         act.flatten().unwrap_or(Act::Pass)
+    }
+
+    /// Counts a failure of the zone that was chosen, if nobody upstream saw an attempt. Only on the way of a failure: it asks the
+    /// host twice.
+    fn charge(&self) {
+        let Some((service, zone)) = self.service.zip(self.chosen) else { return };
+        let flags = host::int_property(&["response", "flags"]).unwrap_or_default().cast_unsigned();
+        let attempts = host::int_property(&["upstream", "request_attempt_count"]).unwrap_or_default();
+        if flags & flag::NO_ATTEMPT == 0 || attempts > 1 {
+            return;
+        }
+        let now = host::now_ns();
+        worker::with(|w| {
+            let attempt = w.engine.attempt(service, zone, now);
+            w.finish(&attempt, Outcome::Failed, now);
+        });
     }
 
     /// Answers in the service's stead. For a gRPC request Envoy turns the status into its gRPC one (503 into 14,

@@ -110,14 +110,6 @@ impl Upstream {
     fn finish(&mut self, outcome: Outcome) {
         let Some(attempt) = self.attempt.take() else { return };
         let now = host::now_ns();
-        worker::with(|w| {
-            let bump = w.engine.finish(&attempt, outcome, now);
-            if let Some(meters) = w.meters(attempt.service()) {
-                meters.attempt(attempt.zone().index(), bump);
-            }
-            if let Some(proposal) = w.engine.due(attempt.service(), worker::now(now)) {
-                w.propose(attempt.service(), &proposal, worker::now(now));
-            }
-        });
+        worker::with(|w| w.finish(&attempt, outcome, now));
     }
 }

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use proxy_wasm::types::LogLevel;
 use zonebreak_core::{
     config::FilterConfig,
-    engine::{Engine, Now, Proposal, ServiceId, ZoneId},
+    engine::{Attempt, Engine, Now, Outcome, Proposal, ServiceId, ZoneId},
     mix,
     names::Zone,
 };
@@ -96,6 +96,17 @@ impl Worker {
         x ^= x >> 27;
         self.coin = x;
         x.wrapping_mul(0x2545_F491_4F6C_DD1D).rotate_left(32)
+    }
+
+    /// Counts the end of an attempt, and carries out what cannot wait for the next tick.
+    pub fn finish(&mut self, attempt: &Attempt, outcome: Outcome, ns: u64) {
+        let bump = self.engine.finish(attempt, outcome, ns);
+        if let Some(meters) = self.meters(attempt.service()) {
+            meters.attempt(attempt.zone().index(), bump);
+        }
+        if let Some(proposal) = self.engine.due(attempt.service(), now(ns)) {
+            self.propose(attempt.service(), &proposal, now(ns));
+        }
     }
 
     /// Reads what all workers counted, and moves the states on.

@@ -8,12 +8,15 @@
 //! | 429 | neutral | the service asks for less, wherever it is asked; the caller hears it, with its `retry-after` |
 //! | 501, 505 | neutral | the next zone has not implemented it either |
 //! | 500, 502, 503, 504 and other 5xx | failed | |
+//! | 503 with `retry-after` | failed | this zone has no room, another may; the caller hears it if none has |
 //! | gRPC 2 UNKNOWN, 4 DEADLINE_EXCEEDED, 13 INTERNAL, 14 UNAVAILABLE, 15 DATA_LOSS | failed | the server's troubles |
 //! | gRPC 1 CANCELLED, 8 RESOURCE_EXHAUSTED, 12 UNIMPLEMENTED | neutral | the caller's will, a 429, a 501 |
 //! | all other gRPC codes | ok | the caller's mistakes, answered |
 //!
 //! The flags are Envoy's `%RESPONSE_FLAGS%` as a number (`envoy/stream_info/stream_info.h`, `CoreResponseFlag`). A client that
-//! went away, and what this proxy did to the request itself (faults, aborts, limits, no route), says nothing about a zone.
+//! went away, and what this proxy did to the request itself (faults, aborts, limits, no route), says nothing about a zone. A request
+//! for which there was no host or no room ([`flag::NO_ATTEMPT`]) is a failure of the zone that was chosen for it
+//! ([`crate::engine::Engine::chosen`]), as no upstream filter sees it.
 
 use crate::engine::Outcome;
 
@@ -40,6 +43,8 @@ pub mod flag {
     pub const UPSTREAM_TIMEOUT: u64 = 1 << 2;
     /// UF: no connection.
     pub const CONNECTION_FAILURE: u64 = 1 << 5;
+    /// UO: no room in the pool.
+    pub const OVERFLOW: u64 = 1 << 7;
     /// NR: no route.
     pub const NO_ROUTE: u64 = 1 << 8;
     /// DI: delayed on purpose.
@@ -53,6 +58,8 @@ pub mod flag {
     /// DC: the client went away.
     pub const DOWNSTREAM_GONE: u64 = 1 << 14;
 
+    /// There was no attempt that anyone upstream could see: no host to be had, or no room in the pool.
+    pub const NO_ATTEMPT: u64 = NO_HEALTHY_UPSTREAM | OVERFLOW;
     /// What this proxy or its client did: no zone is to blame.
     pub const NOT_THE_ZONE: u64 = NO_ROUTE | FAULT_INJECTED | RATE_LIMITED | UNAUTHORIZED | DOWNSTREAM_GONE;
 }

@@ -78,6 +78,9 @@ pub struct BreakerPolicy {
     pub detector: DetectorKind,
     /// How much evidence `peers` asks for (default `normal`).
     pub sensitivity: Sensitivity,
+    /// Share of failures, in steps of 0.1, that a zone may have for `peers` when there are no other zones to compare it with (default
+    /// 10; 1 to 90). More of it than that, beyond chance, and it is left; taken back if that did not help.
+    pub absolute: Percent,
     /// Failures in a row that trip `consecutive` (default 5).
     pub consecutive_failures: u32,
     /// How long a zone stays open before it is tried again (default 5s with `peers`, 30s with `consecutive`). Doubles at each
@@ -261,6 +264,9 @@ impl ServicePolicy {
         if self.weights.values().any(|w| *w > 10_000) {
             return fail("weights", "a weight is at most 10000");
         }
+        if !(10..=900).contains(&self.breaker.absolute.permille()) {
+            return fail("breaker.absolute", "must be 1 to 90: a percentage of failed attempts");
+        }
         if self.breaker.consecutive_failures == 0 {
             return fail("breaker.consecutive_failures", "must be at least 1");
         }
@@ -316,6 +322,7 @@ impl Default for BreakerPolicy {
         Self {
             detector: DetectorKind::default(),
             sensitivity: Sensitivity::default(),
+            absolute: Percent::new(10.0).unwrap_or_default(),
             consecutive_failures: 5,
             open: None,
             half_open_max_requests: None,
@@ -496,6 +503,7 @@ mod tests {
             (r#"{"hosts": ["order-svc:8080"]}"#, "hosts"),
             (r#"{"weights": {"az-a": 0}}"#, "weights"),
             (r#"{"abort": {"percent": 5, "status": 200}}"#, "abort.status"),
+            (r#"{"breaker": {"absolute": 0.5}}"#, "breaker.absolute"),
             (r#"{"retry": {"attempts": 9}}"#, "retry.attempts"),
             (r#"{"spill": {"max_share": 2}}"#, "spill.max_share"),
             (r#"{"spill": {"headroom": -0.5}}"#, "spill.headroom"),

@@ -169,6 +169,11 @@ impl Counts {
         }
     }
 
+    /// Attempts that anything is known of, ended or not.
+    pub fn attempts(&self) -> u32 {
+        self.n.max(self.timed)
+    }
+
     /// Whether nothing at all was counted.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

@@ -161,6 +161,8 @@ fn the_worked_example_is_what_the_engine_does() {
     let read: Transition = line.parse().unwrap();
     let evidence = read.evidence.unwrap();
     let (n, peers) = (f64::from(evidence.n), f64::from(evidence.peer_n));
+    // What the peers did before counts twice as much again.
+    let peers = 3.0 * peers;
     let bound = stats::wilson_upper(0.0, peers, 3.0);
     let score = stats::score(evidence.k, evidence.n, bound);
     assert!(

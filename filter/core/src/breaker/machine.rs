@@ -62,6 +62,8 @@ pub struct Sight {
     pub past: Profile,
     /// How far back that past goes, in ms.
     pub past_ms: u64,
+    /// How far attempts have shifted between the service's zones ([`crate::detector::Drift::odds`]).
+    pub shifted: f64,
     /// What was counted since its state began.
     pub since: Counts,
     /// What the operator does with it.
@@ -305,7 +307,7 @@ impl Look<'_> {
         }
         let past_ms = self.peers().map(|peer| peer.past_ms).fold(sight.past_ms, u64::min);
         let peers = self.peers().map(|peer| peer.past).sum();
-        rates::strongest(&sight.past, &peers, past_ms, bar)
+        rates::strongest(&sight.past, &peers, past_ms, bar, sight.shifted)
     }
 
     /// The zones to compare with: the others that are closed and not drained wholly.

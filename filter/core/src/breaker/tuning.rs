@@ -40,7 +40,7 @@ impl From<&BreakerPolicy> for Tuning {
         Self {
             detector: policy.detector,
             enforcement: policy.enforcement,
-            bar: policy.sensitivity.into(),
+            bar: policy.into(),
             run: policy.consecutive_failures.max(1),
             open_ms: policy.open_time().0,
             trials: policy.half_open_requests().max(1),

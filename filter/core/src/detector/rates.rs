@@ -12,7 +12,7 @@
 //! - `k/n >= k2/n2 + 0.05` and `k2/n2 <= 0.8 * k/n`: a difference too small to matter is not worth a move, however certain;
 //! - `n2 >= 5`: there are peers. `u` is never taken below 0.5 %, as no service is without errors.
 //!
-//! "The same window" is taken strictly: see [`super::compare`].
+//! "The same window" is taken strictly: see [`super::compare`], and [`super::drift`] for a service that fails in ever other ways.
 //!
 //! And what was must still be: in the shortest window with 10 attempts on both sides the zone must look worse as well. Else the
 //! trouble is over, or has become everybody's.
@@ -27,8 +27,8 @@
 //!
 //! # Without peers
 //!
-//! A caller that sends everything to its own zone has nobody to compare it with. Then the bound is fixed: 10 % for failures,
-//! at least 5 of them; 50 % for slow answers, whose limit is then drawn from the zone's own past (see [`crate::latency`]).
+//! A caller that sends everything to its own zone has nobody to compare it with. Then the bound is fixed: for failures the policy's
+//! `breaker.absolute` (10 %), at least 5 of them; 50 % for slow answers, whose limit is then drawn from the zone's own past (see [`crate::latency`]).
 //! Such a trip may be a mistake (the service may be broken everywhere), so the breaker checks afterwards whether it helped.
 
 mod assess;
@@ -38,9 +38,9 @@ pub use assess::{Missing, WindowAssessment, windows};
 use crate::{
     detector::{
         Evidence,
-        compare::{self, Stretch},
+        compare::{self, Odds, Stretch},
     },
-    policy::Sensitivity,
+    policy::{BreakerPolicy, Sensitivity},
     stats,
     window::{Counts, Profile, Span},
 };
@@ -63,6 +63,8 @@ pub struct Bar {
     pub z: f64,
     /// Score, in nats.
     pub score: f64,
+    /// Rate of failures that a zone without peers may have, 0 to 1.
+    pub alone: f64,
 }
 
 /// Attempts that show how a zone is doing at present.
@@ -81,11 +83,19 @@ pub fn are_peers(ten: &Counts) -> bool {
 /// Judges a zone by all windows that reach back no further than `since_ms`, and all signals: the strongest evidence.
 ///
 /// The limit on windows matters for a zone whose counts were wiped when it was taken back: its peers' were not, and a longer
-/// window would hold the zone's present against its peers' past.
-pub fn strongest(zone: &Profile, peers: &Profile, since_ms: u64, bar: Bar) -> Option<(Signal, Evidence)> {
+/// window would hold the zone's present against its peers' past. `shifted` is by how much attempts have shifted between the zones of
+/// the service ([`super::Drift::odds`]).
+pub fn strongest(
+    zone: &Profile,
+    peers: &Profile,
+    since_ms: u64,
+    bar: Bar,
+    shifted: f64,
+) -> Option<(Signal, Evidence)> {
     let compared = are_peers(&peers.of(Span::Ten));
     let mut best: Option<(Signal, Evidence)> = None;
     let now = present(zone, peers);
+    let odds = Odds::new(parts(zone, peers), shifted);
     for span in Span::ALL.into_iter().filter(|span| *span <= Span::Half || u64::from(span.ms()) <= since_ms) {
         let own = zone.of(span);
         if own.fail < LEAST_BAD && own.slow < LEAST_BAD {
@@ -94,7 +104,7 @@ pub fn strongest(zone: &Profile, peers: &Profile, since_ms: u64, bar: Bar) -> Op
         for signal in Signal::ALL {
             let found = match compared {
                 true if now.is_some_and(|now| !worse_in(zone, peers, now, signal)) => None,
-                true => beside_peers(zone, peers, span, signal, bar),
+                true => beside_peers(zone, peers, span, signal, bar, odds),
                 false => {
                     alone(&own, signal, bar).filter(|_| !explained(&own, &peers.of(Span::Sixty), signal))
                 }
@@ -107,6 +117,12 @@ pub fn strongest(zone: &Profile, peers: &Profile, since_ms: u64, bar: Bar) -> Op
         }
     }
     best
+}
+
+/// Attempts of the zone for each of its peers', in the last minute.
+fn parts(zone: &Profile, peers: &Profile) -> f64 {
+    let attempts = |past: &Profile| f64::from(past.of(Span::Sixty).attempts());
+    attempts(zone) / attempts(peers).max(1.0)
 }
 
 /// The shortest window that holds enough of a zone and its peers to say how they are now.
@@ -125,7 +141,14 @@ fn worse_in(zone: &Profile, peers: &Profile, span: Span, signal: Signal) -> bool
 }
 
 /// Judges a zone by one window against its peers.
-fn beside_peers(zone: &Profile, peers: &Profile, span: Span, signal: Signal, bar: Bar) -> Option<Evidence> {
+fn beside_peers(
+    zone: &Profile,
+    peers: &Profile,
+    span: Span,
+    signal: Signal,
+    bar: Bar,
+    odds: Odds,
+) -> Option<Evidence> {
     let (own, others) = (zone.of(span), peers.of(span));
     if signal.of(&own).0 < LEAST_BAD {
         return None;
@@ -134,13 +157,14 @@ fn beside_peers(zone: &Profile, peers: &Profile, span: Span, signal: Signal, bar
         let ((k, n), (peer_k, peer_n)) = (signal.of(&zone), signal.of(&peers));
         Stretch { n, k, peer_n, peer_k }
     });
-    let found = compare::worse(stretches, bar)?;
+    let past = signal.of(&peers.of(Span::Sixty).minus(others));
+    let found = compare::worse(stretches, past, bar, odds)?;
     Some(signal.evidence(&own, &others, found.bound, found.score, bar))
 }
 
 /// Judges a zone that has no peers by one window.
 fn alone(own: &Counts, signal: Signal, bar: Bar) -> Option<Evidence> {
-    let ((k, n), bound) = (signal.of(own), signal.bound_alone()?);
+    let ((k, n), bound) = (signal.of(own), signal.bound_alone(bar)?);
     let score = stats::score(k, n, bound);
     let speaks = k >= LEAST_BAD_ALONE && score >= bar.score;
     speaks.then(|| signal.evidence(own, &Counts::default(), bound, score, bar))
@@ -192,9 +216,9 @@ impl Signal {
     }
 
     /// The bound where there are no peers. Connect failures are failures, and need none of their own.
-    const fn bound_alone(self) -> Option<f64> {
+    const fn bound_alone(self, bar: Bar) -> Option<f64> {
         match self {
-            Self::Failures => Some(0.1),
+            Self::Failures => Some(bar.alone),
             Self::Slow => Some(0.5),
             Self::Connect => None,
         }
@@ -203,13 +227,14 @@ impl Signal {
 
 // === impl Bar ===
 
-impl From<Sensitivity> for Bar {
-    fn from(sensitivity: Sensitivity) -> Self {
-        match sensitivity {
-            Sensitivity::Fast => Self { z: 2.0, score: 9.0 },
-            Sensitivity::Normal => Self { z: 3.0, score: 9.0 },
-            Sensitivity::Safe => Self { z: 3.0, score: 12.0 },
-        }
+impl From<&BreakerPolicy> for Bar {
+    fn from(policy: &BreakerPolicy) -> Self {
+        let (z, score) = match policy.sensitivity {
+            Sensitivity::Fast => (2.0, 9.0),
+            Sensitivity::Normal => (3.0, 9.0),
+            Sensitivity::Safe => (3.0, 12.0),
+        };
+        Self { z, score, alone: policy.absolute.fraction() }
     }
 }
 
@@ -218,7 +243,7 @@ mod tests {
     use super::*;
     use crate::window::Windows;
 
-    const NORMAL: Bar = Bar { z: 3.0, score: 9.0 };
+    const NORMAL: Bar = Bar { z: 3.0, score: 9.0, alone: 0.1 };
 
     fn failures(k: u32, n: u32) -> Counts {
         Counts { n, timed: n, fail: k, ..Counts::default() }
@@ -239,7 +264,7 @@ mod tests {
     }
 
     fn judged(zone: &Profile, peers: &Profile) -> Option<(Signal, Evidence)> {
-        strongest(zone, peers, u64::MAX, NORMAL)
+        strongest(zone, peers, u64::MAX, NORMAL, 1.0)
     }
 
     #[test]
@@ -271,7 +296,7 @@ mod tests {
     fn a_zone_taken_back_is_not_held_against_its_peers_past() {
         // Everything fails now; the peers' past is good, and the zone has none.
         let (zone, peers) = (ticks(&[((0, 0), 270), ((1, 1), 30)]), ticks(&[((0, 13), 270), ((13, 13), 30)]));
-        assert_eq!(strongest(&zone, &peers, 3_000, NORMAL), None);
+        assert_eq!(strongest(&zone, &peers, 3_000, NORMAL, 1.0), None);
     }
 
     #[test]
@@ -313,7 +338,7 @@ mod tests {
         let (_, evidence) = judged(&ticks(&[((0, 7), 298), ((7, 7), 2)]), &peers).unwrap();
         assert_eq!(
             evidence.to_string(),
-            "14 of 14 bad in 200ms, peers 0 of 26, bound 25.7 %, score 19.0 of 9"
+            "14 of 14 bad in 200ms, peers 0 of 26, bound 10.3 %, score 31.8 of 9"
         );
     }
 }

@@ -3,7 +3,7 @@
 use std::num::NonZeroU64;
 
 use crate::{
-    detector::{Run, run::Tally},
+    detector::{Drift, Run, run::Tally},
     engine::{
         overdue::Overdue,
         types::{Answer, Attempt},
@@ -20,6 +20,8 @@ pub(super) struct Cell {
     pub windows: Windows,
     /// When that was last wiped, on the service's clock, in ms; `None` when it goes back as far as that of the other zones.
     pub wiped: Option<NonZeroU64>,
+    /// How far attempts have shifted between it and its peers.
+    pub drift: Drift,
     /// The counters at the last tick; `None` before the first one.
     pub last: Option<Reading>,
     /// What was counted since its state began.

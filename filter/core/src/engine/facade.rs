@@ -116,6 +116,12 @@ impl Engine {
         }
     }
 
+    /// The zone that a request with this subset key, or none, is meant for: the one that the key names, or the own zone where the key
+    /// does not exclude it. `None` where Envoy chooses among several.
+    pub fn chosen(&self, service: ServiceId, key: Option<&str>) -> Option<ZoneId> {
+        self.services.get(service.index())?.chosen(key)
+    }
+
     /// An attempt starts, at `now_ns` of any clock that [`finish`](Self::finish) uses too.
     pub fn attempt(&mut self, service: ServiceId, zone: ZoneId, now_ns: u64) -> Attempt {
         let known = self.services.get_mut(service.index());

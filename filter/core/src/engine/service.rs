@@ -55,7 +55,16 @@ pub(super) struct Service {
     gate: Gate,
     requests: u64,
     due: bool,
+    /// Every zone has peers to compare it with.
+    compared: bool,
 }
+
+/// How often a shift of attempts fades, in ms.
+const FADING_MS: u64 = 60_000;
+
+/// A failure this long after its attempt began, in ns, that was counted as slow meanwhile, is no news: see
+/// [`Service::finish`].
+const STALE_NS: u64 = 2_000_000_000;
 
 /// How often limits are drawn anew, in ms.
 const LIMITS_MS: u64 = 500;
@@ -90,38 +99,25 @@ impl Service {
             gate: Gate::default(),
             requests: 0,
             due: false,
+            compared: false,
         }
     }
 
     /// Takes a policy for these zones of it, and keeps what is known of those that stay.
     pub fn configure(&mut self, config: &ServiceConfig, zones: Vec<Zone>, own_zone: Option<&Zone>) {
-        let elapsed = self.clock.elapsed();
-        let mut cells = Vec::with_capacity(zones.len());
-        let mut states = Vec::with_capacity(zones.len());
-        for zone in &zones {
-            let known = self.zones.iter().position(|have| have == zone);
-            let state = known.and_then(|i| self.state.zones.get_mut(i)).map(std::mem::take);
-            let cell = known.and_then(|i| self.cells.get_mut(i)).map(std::mem::take);
-            // A zone that joins others has a shorter past than they.
-            let wiped = NonZeroU64::new(if self.zones.is_empty() { 0 } else { elapsed.max(1) });
-            let mut cell = cell.unwrap_or_else(|| Cell { wiped, ..Cell::default() });
+        if self.zones != zones {
+            self.rezone(zones);
+        }
+        for (zone, cell) in self.zones.iter().zip(&mut self.cells) {
             cell.capacity = config.zones.get(zone).copied().unwrap_or_default();
-            cell.weight =
-                config.policy.zone_weight(zone, config.zones.get(zone).copied().unwrap_or_default());
+            cell.weight = config.policy.zone_weight(zone, cell.capacity);
             let shift = config.shifts.iter().find(|shift| shift.zone == *zone);
             cell.shift =
                 shift.map(|shift| Box::new(Drain { keep: shift.keep_percent, until: shift.expires_at_ms }));
-            cells.push(cell);
-            states.push(state.unwrap_or_default());
         }
         let policy = &config.policy;
-        self.own = own_zone.and_then(|own| zones.iter().position(|zone| zone == own)).map(|own| own as u8);
-        if self.zones != zones {
-            // What the workers agreed on may say more of these zones than was read of it.
-            self.agreed = None;
-            self.shed = None;
-        }
-        (self.zones, self.cells, self.state.zones) = (zones, cells, states);
+        self.own =
+            own_zone.and_then(|own| self.zones.iter().position(|zone| zone == own)).map(|own| own as u8);
         self.rules = Rules::from(policy);
         self.tuning = Tuning::from(&policy.breaker);
         self.sticky = policy.sticky.clone().map(Box::new);
@@ -138,6 +134,26 @@ impl Service {
         self.leaning = None;
         self.lean();
         self.route.expire();
+    }
+
+    /// Takes other zones, and keeps what is known of those that stay.
+    fn rezone(&mut self, zones: Vec<Zone>) {
+        let elapsed = self.clock.elapsed();
+        let mut cells = Vec::with_capacity(zones.len());
+        let mut states = Vec::with_capacity(zones.len());
+        for zone in &zones {
+            let known = self.zones.iter().position(|have| have == zone);
+            let state = known.and_then(|i| self.state.zones.get_mut(i)).map(std::mem::take);
+            let cell = known.and_then(|i| self.cells.get_mut(i)).map(std::mem::take);
+            // A zone that joins others has a shorter past than they.
+            let wiped = NonZeroU64::new(if self.zones.is_empty() { 0 } else { elapsed.max(1) });
+            cells.push(cell.unwrap_or_else(|| Cell { wiped, ..Cell::default() }));
+            states.push(state.unwrap_or_default());
+        }
+        // What the workers agreed on may say more of these zones than was read of it.
+        self.agreed = None;
+        self.shed = None;
+        (self.zones, self.cells, self.state.zones) = (zones, cells, states);
     }
 
     /// What to do with a request.
@@ -204,6 +220,18 @@ impl Service {
         }
     }
 
+    /// The zone that a subset key is meant for.
+    pub fn chosen(&self, key: Option<&str>) -> Option<ZoneId> {
+        let own = self.own.map(ZoneId);
+        let key = key.unwrap_or_default();
+        if let Some(name) = key.strip_prefix("only-") {
+            return self.zones.iter().position(|zone| zone.as_str() == name).map(|zone| ZoneId(zone as u8));
+        }
+        let name = self.zones.get(own?.index())?.as_str();
+        let left = key.strip_prefix("no-").unwrap_or_default();
+        own.filter(|_| left.split('+').all(|left| left != name))
+    }
+
     /// Epoch of a zone's state, as an attempt notes it.
     pub fn begin(&mut self, zone: ZoneId, now_ns: u64) -> u64 {
         if let Some(cell) = self.cells.get_mut(zone.index()) {
@@ -237,6 +265,12 @@ impl Service {
         };
         if !failed && state == State::Closed {
             cell.times.record(took_ns);
+        }
+        // What hung in all zones alike fails in all zones, at the time-out, when they may be well again, and is tried again among
+        // what goes well now; each zone then has its own mixture of both. It was charged when it was overdue.
+        let stale = failed && told && took_ns > STALE_NS;
+        if stale && self.compared && self.tuning.detector == DetectorKind::Peers {
+            return Bump { late: true, ..Bump::default() };
         }
         self.tally.count(failed);
         cell.tally.count(failed);
@@ -279,6 +313,10 @@ impl Service {
         if entered(latency::HALVING_MS) {
             self.cells.iter_mut().for_each(|cell| cell.times.halve());
         }
+        if entered(FADING_MS) {
+            self.cells.iter_mut().for_each(|cell| cell.drift.fade());
+        }
+        self.note_drift();
         if entered(LIMITS_MS) || before == 0 {
             self.draw_limits(now);
             self.lean();
@@ -288,6 +326,24 @@ impl Service {
             self.reroute(now);
         }
         self.propose(now)
+    }
+
+    /// Notes how the attempts are spread over the zones at present.
+    fn note_drift(&mut self) {
+        let seen = |cell: &Cell| {
+            let past = cell.windows.profile();
+            [Span::Two, Span::Ten].map(|span| past.of(span).attempts())
+        };
+        let seen: Vec<[u32; 2]> = self.cells.iter().map(seen).collect();
+        let usual = |zone: &ZoneState| zone.state == State::Closed;
+        let taking = seen.iter().zip(&self.state.zones).filter(|(_, zone)| usual(zone)).map(|(seen, _)| seen);
+        let all = taking
+            .fold([0_u32; 2], |[two, ten], seen| [two.saturating_add(seen[0]), ten.saturating_add(seen[1])]);
+        for ((cell, zone), seen) in self.cells.iter_mut().zip(&self.state.zones).zip(seen) {
+            for (own, all) in seen.into_iter().zip(all) {
+                cell.drift.note(own, if usual(zone) { all.saturating_sub(own) } else { all });
+            }
+        }
     }
 
     /// What cannot wait for the next tick.
@@ -317,6 +373,9 @@ impl Service {
                     self.gate = Gate::new(now, mix(self.requests));
                 }
             }
+        }
+        if !transitions.is_empty() {
+            self.cells.iter_mut().for_each(|cell| cell.drift = Default::default());
         }
         self.state = next;
         self.agreed = Some(bytes.into());
@@ -412,6 +471,7 @@ impl Service {
         Some(Sight {
             past: *past.get(zone)?,
             past_ms: cell.past_ms(elapsed),
+            shifted: self.cells.iter().map(|cell| cell.drift.odds()).fold(1.0, f64::max),
             since,
             shift: shifted(cell, now),
             has_endpoints: cell.capacity > 0,
@@ -480,6 +540,7 @@ impl Service {
         let mut limits = [u64::MAX; MAX_ZONES];
         let ten: Vec<Counts> = self.cells.iter().map(|cell| cell.windows.profile().of(Span::Ten)).collect();
         let all: Counts = ten.iter().copied().sum();
+        self.compared = ten.iter().all(|own| rates::are_peers(&all.minus(*own)));
         let zones =
             self.cells.iter().zip(&self.state.zones).zip(&ten).map(|((cell, zone), own)| latency::Seen {
                 times: &cell.times,

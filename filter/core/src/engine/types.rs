@@ -121,8 +121,9 @@ pub struct Bump {
     pub settled: bool,
     /// Failed for want of a connection (also counted in `fail`).
     pub connect: bool,
-    /// It began before the zone's last transition (or before its configuration changed): not to be judged, the others are
-    /// false. For a counter of its own, if wanted.
+    /// It tells of a time that is past, and is not to be judged: it began before the zone's last transition (or before its
+    /// configuration changed), or it failed more than 2 s later, having been counted in `slow` meanwhile. The others are false.
+    /// For a counter of its own, if wanted.
     pub late: bool,
 }
 

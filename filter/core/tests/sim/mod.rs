@@ -5,6 +5,7 @@
 #![allow(clippy::panic)]
 
 pub mod envoy;
+pub mod kinds;
 #[cfg(target_arch = "wasm32")]
 pub mod memory;
 pub mod rng;

@@ -171,6 +171,7 @@ impl Storm {
         let breaker = BreakerPolicy {
             detector: if self.rng.hits(0.5) { DetectorKind::Peers } else { DetectorKind::Consecutive },
             sensitivity: [Sensitivity::Fast, Sensitivity::Normal, Sensitivity::Safe][self.below(3) as usize],
+            absolute: Percent::new(1.0 + self.rng.uniform() * 89.0).unwrap(),
             consecutive_failures: 1 + self.below(8) as u32,
             open: if self.rng.hits(0.5) { Some(Millis(100 + self.below(10_000))) } else { None },
             half_open_max_requests: None,

@@ -1,6 +1,9 @@
 //! What is counted is what happened: each attempt and each request once, whoever sees it, and nothing that says nothing.
 
-use zonebreak_host::mesh::{Attempts, Clients, Effect, End, Fault, Mesh};
+use zonebreak_host::{
+    mesh::{Attempts, Clients, Effect, End, Fault, Mesh},
+    vm::Headers,
+};
 
 use crate::support::*;
 
@@ -145,6 +148,37 @@ fn a_grpc_status_in_the_trailers_is_the_outcome() {
     mesh.break_zone(A, Fault::always(Effect::Grpc(14)));
     mesh.run(secs(2.0));
     assert_eq!(state(&mesh, "az-a"), OPEN);
+}
+
+/// A request for which there was no host, or no room in the pool, is seen by no upstream filter: the zone that was chosen is
+/// charged, once, and not for what a retry of an attempt met.
+#[test]
+fn a_request_without_an_attempt_is_charged_to_the_zone_that_was_chosen() {
+    let (no_host, overflow, fault) = (1_u64 << 1, 1_u64 << 7, 1_u64 << 10);
+    let strong = serde_json::json!({"mode": "strong"});
+    let mut mesh = mesh(zonebreak_host::mesh::Setup { rate: 0.0, ..setup(1, 9) }, &strong);
+    for (flags, attempts, charged) in
+        [(no_host, 1, 1), (overflow, 1, 1), (overflow, 2, 0), (fault, 0, 0), (0, 1, 0)]
+    {
+        let before = counted(&mesh, "az-a");
+        let mut headers = Headers::from([(":method", "GET"), (":path", "/")]);
+        let (stream, _) = ask(&mut mesh, 0, &mut headers);
+        stream.update(|info| (info.flags, info.attempt) = (flags, attempts));
+        stream.response_headers(&mut Headers::from([(":status", "503")]), true).unwrap();
+        stream.close().unwrap();
+        let after = counted(&mesh, "az-a");
+        assert_eq!(
+            (after.0, after.1 - before.1, after.2),
+            (0, charged, 0),
+            "flags {flags}, {attempts} attempts"
+        );
+    }
+    assert_eq!((counted(&mesh, "az-b"), counted(&mesh, "az-c")), ((0, 0, 0), (0, 0, 0)));
+    assert_eq!(
+        metric(&mesh, "requests_total", ";outcome=failed"),
+        5,
+        "each request counts once by its outcome"
+    );
 }
 
 /// Both what a client puts into the filter's own header and what the filter puts there end at the proxy.

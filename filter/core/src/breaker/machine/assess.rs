@@ -83,7 +83,7 @@ impl Look<'_> {
     fn windows(&self, sight: &Sight) -> Vec<WindowAssessment> {
         let past_ms = self.peers().map(|peer| peer.past_ms).fold(sight.past_ms, u64::min);
         let peers = self.peers().map(|peer| peer.past).sum();
-        windows(&sight.past, &peers, past_ms, self.tuning.bar)
+        windows(&sight.past, &peers, past_ms, self.tuning.bar, sight.shifted)
     }
 }
 
@@ -117,7 +117,15 @@ mod tests {
             windows.add(Counts { n, timed: n, fail: k.min(n), ..Counts::default() });
         }
         let past = windows.profile();
-        Sight { past, past_ms: u64::MAX, since: Counts::default(), shift, has_endpoints, run: None }
+        Sight {
+            past,
+            past_ms: u64::MAX,
+            shifted: 1.0,
+            since: Counts::default(),
+            shift,
+            has_endpoints,
+            run: None,
+        }
     }
 
     proptest! {

@@ -4,8 +4,8 @@
 
 use super::{
     LEAST_BAD_ALONE, Signal, are_peers,
-    compare::{self, Stretch},
-    explained, present, worse_in,
+    compare::{self, Odds, Stretch},
+    explained, parts, present, worse_in,
 };
 use crate::{
     detector::{Bar, Evidence},
@@ -56,10 +56,17 @@ pub enum Missing {
     Remembered,
 }
 
-/// Every window and signal, shortest window first.
-pub fn windows(zone: &Profile, peers: &Profile, since_ms: u64, bar: Bar) -> Vec<WindowAssessment> {
+/// Every window and signal, shortest window first; the arguments are those of [`super::strongest`].
+pub fn windows(
+    zone: &Profile,
+    peers: &Profile,
+    since_ms: u64,
+    bar: Bar,
+    shifted: f64,
+) -> Vec<WindowAssessment> {
     let compared = are_peers(&peers.of(Span::Ten));
     let now = present(zone, peers);
+    let odds = Odds::new(parts(zone, peers), shifted);
     let mut all = Vec::new();
     for span in Span::ALL {
         let past = (span > Span::Half && u64::from(span.ms()) > since_ms).then_some(Missing::Past);
@@ -67,7 +74,7 @@ pub fn windows(zone: &Profile, peers: &Profile, since_ms: u64, bar: Bar) -> Vec<
             let (evidence, missing) = if compared {
                 let over = now.filter(|now| !worse_in(zone, peers, *now, signal));
                 let over = over.map(|now| Missing::Now { window_ms: now.ms() });
-                let (evidence, missing) = beside(zone, peers, span, signal, bar);
+                let (evidence, missing) = beside(zone, peers, span, signal, bar, odds);
                 (evidence, missing.or(over))
             } else {
                 alone(&zone.of(span), &peers.of(Span::Sixty), signal, bar)
@@ -88,19 +95,22 @@ fn beside(
     span: Span,
     signal: Signal,
     bar: Bar,
+    odds: Odds,
 ) -> (Evidence, Option<Missing>) {
     let stretches = zone.strata(span).into_iter().zip(peers.strata(span)).map(|(zone, peers)| {
         let ((k, n), (peer_k, peer_n)) = (signal.of(&zone), signal.of(&peers));
         Stretch { n, k, peer_n, peer_k }
     });
-    let (found, missing) = compare::assess::weigh(stretches, bar);
-    let evidence = signal.evidence(&zone.of(span), &peers.of(span), found.bound, found.score, bar);
+    let (own, others) = (zone.of(span), peers.of(span));
+    let past = signal.of(&peers.of(Span::Sixty).minus(others));
+    let (found, missing) = compare::assess::weigh(stretches, past, bar, odds);
+    let evidence = signal.evidence(&own, &others, found.bound, found.score, bar);
     (evidence, missing)
 }
 
 fn alone(own: &Counts, remembered: &Counts, signal: Signal, bar: Bar) -> (Evidence, Option<Missing>) {
     let evidence = |bound, score| signal.evidence(own, &Counts::default(), bound, score, bar);
-    let Some(bound) = signal.bound_alone() else {
+    let Some(bound) = signal.bound_alone(bar) else {
         return (Evidence { needed: 0.0, ..evidence(0.0, 0.0) }, Some(Missing::Alone));
     };
     let (k, n) = signal.of(own);
@@ -121,7 +131,7 @@ mod tests {
     use crate::{detector::rates::strongest, window::Windows};
     use proptest::prelude::*;
 
-    const NORMAL: Bar = Bar { z: 3.0, score: 9.0 };
+    const NORMAL: Bar = Bar { z: 3.0, score: 9.0, alone: 0.1 };
 
     /// A past of stretches, each so many ticks of the same counts: attempts, failures, slow answers, failed connects.
     fn past(stretches: &[(usize, [u32; 4])]) -> Profile {
@@ -142,19 +152,19 @@ mod tests {
     proptest! {
         /// A zone is left exactly when some window lacks nothing, and then on the strongest of those.
         #[test]
-        fn it_tells_what_is_decided(zone in stretches(), peers in stretches(), alone in any::<bool>(), since in 0_u64..70_000) {
+        fn it_tells_what_is_decided(zone in stretches(), peers in stretches(), alone in any::<bool>(), since in 0_u64..70_000, shifted in 1.0..8.0_f64) {
             let zone = past(&zone);
             let peers = if alone { Profile::default() } else { past(&peers) };
-            let found = windows(&zone, &peers, since, NORMAL).into_iter().filter(|window| window.missing.is_none());
+            let found = windows(&zone, &peers, since, NORMAL, shifted).into_iter().filter(|window| window.missing.is_none());
             let most = found.reduce(|best, one| if one.evidence.score > best.evidence.score { one } else { best });
-            prop_assert_eq!(most.map(|one| (one.signal, one.evidence)), strongest(&zone, &peers, since, NORMAL));
+            prop_assert_eq!(most.map(|one| (one.signal, one.evidence)), strongest(&zone, &peers, since, NORMAL, shifted));
         }
     }
 
     #[test]
     fn each_condition_is_told() {
         let of = |zone: &[(usize, [u32; 4])], peers: &[(usize, [u32; 4])], window_ms: u32| {
-            let all = windows(&past(zone), &past(peers), 60_000, NORMAL);
+            let all = windows(&past(zone), &past(peers), 60_000, NORMAL, 1.0);
             let found = all
                 .into_iter()
                 .find(|one| one.signal == Signal::Failures && one.evidence.window_ms == window_ms);

@@ -90,6 +90,9 @@ fn without_sticky_nothing_is_asked_for_and_nobody_is_named() {
     assert_eq!(engine.sticky(id), None);
 }
 
+/// Ticks of a zone that fails 15 %: enough evidence to shed, not enough to leave it (with `Safe` that takes two more).
+const GRAY_TICKS: u64 = 9;
+
 /// A gray zone, 15 % failing: it keeps a part, the same in both workers; and it comes back in steps.
 #[test]
 fn a_gray_zone_sheds_before_it_is_left() {
@@ -117,7 +120,7 @@ fn a_gray_zone_sheds_before_it_is_left() {
     both([(7, 0); 3], 100, &mut keeps);
     assert!(keeps.iter().all(|keep| *keep == 1_000));
     keeps.clear();
-    both([(6, 1), (7, 0), (7, 0)], 15, &mut keeps);
+    both([(6, 1), (7, 0), (7, 0)], GRAY_TICKS, &mut keeps);
     let lowest = *keeps.iter().min().unwrap();
     assert!((600..=900).contains(&lowest), "{keeps:?}");
     assert!(keeps.windows(2).all(|pair| pair[1] <= pair[0]), "no flapping: {keeps:?}");
@@ -133,7 +136,7 @@ fn a_gray_zone_sheds_before_it_is_left() {
     let (mut off, id) = engine(service(&ABC, policy));
     let mut totals = [Totals::default(); 3];
     run(&mut off, id, 0, 100, &mut totals, &[(7, 0); 3]);
-    run(&mut off, id, 10_000, 15, &mut totals, &[(6, 1), (7, 0), (7, 0)]);
+    run(&mut off, id, 10_000, GRAY_TICKS, &mut totals, &[(6, 1), (7, 0), (7, 0)]);
     assert_eq!(keep(&off, id, 0, later(11_500)), 1_000);
 }
 
@@ -148,7 +151,7 @@ fn shedding_obeys_the_guard_rails() {
         let mut totals = [Totals::default(); 3];
         run(&mut engine, id, 0, 100, &mut totals, &[(7, 0); 3]);
         let mut lowest = 1_000;
-        for at in 0..15 {
+        for at in 0..GRAY_TICKS {
             run(&mut engine, id, 10_000 + at * 100, 1, &mut totals, &per_tick);
             lowest = lowest.min(keep(&engine, id, 0, later(10_100 + at * 100)));
         }
@@ -182,7 +185,7 @@ fn what_is_shed_is_bounded_and_never_refused() {
     let (mut engine, id) = engine(service(&ABC, policy));
     let mut totals = [Totals::default(); 3];
     run(&mut engine, id, 0, 100, &mut totals, &[(7, 0); 3]);
-    run(&mut engine, id, 10_000, 15, &mut totals, &[(6, 1), (7, 0), (7, 0)]);
+    run(&mut engine, id, 10_000, GRAY_TICKS, &mut totals, &[(6, 1), (7, 0), (7, 0)]);
     assert!(keep(&engine, id, 0, later(11_500)) < 1_000);
     let mix = mix_of(&mut engine, id, later(11_500));
     near(&mix, &[("pass", 80.0), ("no-az-a split", 20.0), ("no-az-a moved", 0.001)]);

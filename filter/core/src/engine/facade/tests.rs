@@ -260,11 +260,11 @@ fn a_log_line_names_its_evidence() {
     let line = line.unwrap();
     assert!(
         line.starts_with(
-            "order-svc az-c closed -> open (failures): 20 of 40 bad in 200ms, peers 0 of 80, bound 10.1 %, "
+            "order-svc az-c closed -> open (failures): 20 of 40 bad in 200ms, peers 0 of 80, bound 3.6 %, "
         ),
         "{line}"
     );
-    assert!(line.contains("score 20.2 of 9;") && line.ends_with("epoch 1"), "{line}");
+    assert!(line.contains("score 39.4 of 9;") && line.ends_with("epoch 1"), "{line}");
 }
 
 #[test]
@@ -297,7 +297,7 @@ fn a_new_policy_keeps_ids_apart_and_knowledge_together() {
 #[test]
 fn a_zone_and_a_service_are_small() {
     use crate::{breaker::ZoneState, engine::cell::Cell, engine::service::Service};
-    assert!(size_of::<Cell>() <= 408, "{}", size_of::<Cell>());
+    assert!(size_of::<Cell>() <= 416, "{}", size_of::<Cell>());
     assert!(size_of::<ZoneState>() <= 40, "{}", size_of::<ZoneState>());
-    assert!(size_of::<Service>() <= 536, "{}", size_of::<Service>());
+    assert!(size_of::<Service>() <= 552, "{}", size_of::<Service>());
 }

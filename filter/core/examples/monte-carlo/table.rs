@@ -1,0 +1,125 @@
+//! The results as Markdown, and whether they are good enough.
+
+use std::{collections::BTreeMap, fmt::Write};
+
+use crate::{
+    detector::Contender,
+    traffic::TICKS,
+    trial::{BASES, FAULTS, Outcome, SPLITS, Scene, Trial},
+};
+
+/// Outcomes by split, scene and contender.
+#[derive(Debug, Default)]
+pub struct Results {
+    found: BTreeMap<(usize, Scene, Contender), Vec<Option<u64>>>,
+    trips: BTreeMap<(usize, Scene, Contender), Vec<u64>>,
+    runs: usize,
+}
+
+/// Whether ours did what it must not.
+#[derive(Debug)]
+pub enum Verdict {
+    Good,
+    Bad(String),
+}
+
+// === impl Results ===
+
+impl Results {
+    pub fn add(&mut self, trial: &Trial, outcome: Outcome) {
+        self.runs += 1;
+        let key = |contender| (trial.split, trial.scene, contender);
+        match outcome {
+            Outcome::Found(found) => {
+                for (contender, found) in Contender::ALL.into_iter().zip(found) {
+                    self.found.entry(key(contender)).or_default().push(found);
+                }
+            }
+            Outcome::Trips(trips) => {
+                for (contender, trips) in Contender::ALL.into_iter().zip(trips) {
+                    self.trips.entry(key(contender)).or_default().push(trips);
+                }
+            }
+        }
+    }
+
+    pub const fn len(&self) -> usize {
+        self.runs
+    }
+
+    /// Trips, and in how many runs they were counted.
+    fn trips(&self, split: usize, scene: Scene, contender: Contender) -> (u64, usize) {
+        let runs = self.trips.get(&(split, scene, contender)).map_or(&[][..], Vec::as_slice);
+        (runs.iter().sum(), runs.len())
+    }
+
+    /// Times to find a fault, sorted, those that missed it last.
+    fn times(&self, split: usize, fault: usize, contender: Contender) -> Vec<Option<u64>> {
+        let mut times = self.found.get(&(split, Scene::Fault(fault), contender)).cloned().unwrap_or_default();
+        times.sort_by_key(|time| time.unwrap_or(u64::MAX));
+        times
+    }
+}
+
+// === impl Verdict ===
+
+impl Verdict {
+    pub fn of(results: &Results) -> Self {
+        let mut bad = String::new();
+        for (split, (_, name)) in SPLITS.iter().enumerate() {
+            let scenes = (0..BASES.len()).map(Scene::Health).chain([Scene::Global]);
+            for scene in scenes {
+                let (trips, runs) = results.trips(split, scene, Contender::OursNormal);
+                if trips > 0 {
+                    let _ = write!(
+                        bad,
+                        "ours (normal) tripped {trips} times in {runs} runs of {scene:?}, {name}; "
+                    );
+                }
+            }
+        }
+        if bad.is_empty() { Self::Good } else { Self::Bad(bad.trim_end_matches("; ").to_owned()) }
+    }
+}
+
+/// The table of one split.
+pub fn markdown(split: usize, results: &Results) -> String {
+    let mut text = format!("### {} (median / 95th percentile in s)\n\n| detector |", SPLITS[split].1);
+    for (fails, rps) in FAULTS {
+        let _ = write!(text, " {:.0} %, {rps:.0} rps |", fails * 100.0);
+    }
+    text.push_str(" missed, in % |");
+    for base in BASES {
+        let _ = write!(text, " false in 24 h at {:.1} % |", base * 100.0);
+    }
+    text.push_str(" global |\n|");
+    text.push_str(&"---|".repeat(1 + FAULTS.len() + 1 + BASES.len() + 1));
+    for contender in Contender::ALL {
+        let _ = write!(text, "\n| {} |", contender.name());
+        let mut missed = Vec::new();
+        for fault in 0..FAULTS.len() {
+            let times = results.times(split, fault, contender);
+            let _ = write!(text, " {} / {} |", seconds(&times, 50), seconds(&times, 95));
+            let lost = times.iter().filter(|time| time.is_none()).count();
+            missed.push(format!("{:.0}", 100.0 * lost as f64 / times.len().max(1) as f64));
+        }
+        let _ = write!(text, " {} |", missed.join(", "));
+        for base in 0..BASES.len() {
+            let (trips, hours) = results.trips(split, Scene::Health(base), contender);
+            let _ = write!(text, " {:.0} |", trips as f64 * 24.0 / hours.max(1) as f64);
+        }
+        let (trips, runs) = results.trips(split, Scene::Global, contender);
+        let _ = write!(text, " {:.1} % |", 100.0 * trips as f64 / runs.max(1) as f64);
+    }
+    text.push('\n');
+    text
+}
+
+/// A percentile in seconds, or a dash where the fault was missed.
+fn seconds(times: &[Option<u64>], percent: usize) -> String {
+    let at = (times.len().saturating_sub(1) * percent).div_ceil(100);
+    match times.get(at) {
+        Some(Some(ticks)) => format!("{:.1}", *ticks as f64 / TICKS as f64),
+        _ => "-".to_owned(),
+    }
+}
