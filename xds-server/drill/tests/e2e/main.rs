@@ -4,6 +4,7 @@
 //! Times are taken at the backends. Where a promise is about time, a machine that was too busy to keep it says so and the
 //! measurement is made again (see `support/calm.rs`); a promise that was kept on a busy machine was kept.
 
+mod contract;
 mod control_plane;
 mod drain;
 mod explain;
