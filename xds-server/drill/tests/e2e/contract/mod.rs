@@ -3,6 +3,7 @@
 
 mod attempts;
 mod bench;
+mod overflow;
 mod panics;
 mod subsets;
 mod workers;
