@@ -46,6 +46,8 @@ enum Act {
 
 impl HttpContext for Downstream {
     fn on_http_request_headers(&mut self, _num_headers: usize, _end_of_stream: bool) -> Action {
+        #[cfg(feature = "test-panic")]
+        crate::test_panic::if_asked("downstream");
         match self.decide() {
             // Taking off a header that is not there costs little, and a client's own must not get through.
             Act::Pass => host::set_request_header(host::SERVE_HEADER, None),

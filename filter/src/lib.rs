@@ -13,6 +13,8 @@ mod downstream;
 mod host;
 mod meters;
 mod root;
+#[cfg(feature = "test-panic")]
+mod test_panic;
 mod upstream;
 mod worker;
 

@@ -35,9 +35,12 @@ struct ZoneMeters {
     connect: Option<Metric>,
     state: Option<Metric>,
     keep: Option<Metric>,
-    /// Transitions into each state that the breaker itself enters.
-    into: [(State, Option<Metric>); 4],
+    /// Transitions into each state that the breaker itself enters, in the order of [`ENTERED`].
+    into: [Option<Metric>; ENTERED.len()],
 }
+
+/// The states that the breaker itself enters.
+const ENTERED: [State; 4] = [State::Closed, State::Open, State::HalfOpen, State::Ramp];
 
 /// What a client got in the end.
 #[derive(Debug, Clone, Copy)]
@@ -78,8 +81,8 @@ impl ServiceMeters {
                     connect: Metric::counter(&of_zone("connect_failures_total")),
                     state: Metric::gauge(&of_zone("zone_state")),
                     keep: Metric::gauge(&of_zone("zone_keep_permille")),
-                    into: [State::Closed, State::Open, State::HalfOpen, State::Ramp].map(|state| {
-                        (state, Metric::counter(&format!("{};to={state}", of_zone("transitions_total"))))
+                    into: ENTERED.map(|state| {
+                        Metric::counter(&format!("{};to={state}", of_zone("transitions_total")))
                     }),
                 }
             })
@@ -178,8 +181,9 @@ impl ServiceMeters {
 
     /// Adds one transition of a zone.
     pub fn transition(&self, zone: usize, to: State) {
-        let into = self.zones.get(zone).and_then(|m| m.into.iter().find(|(state, _)| *state == to));
-        if let Some((_, Some(metric))) = into {
+        let place = ENTERED.iter().position(|state| *state == to);
+        let meters = self.zones.get(zone).zip(place);
+        if let Some(metric) = meters.and_then(|(meters, place)| *meters.into.get(place)?) {
             metric.bump();
         }
     }

@@ -31,10 +31,11 @@ impl RootContext for Root {
     fn on_configure(&mut self, _size: usize) -> bool {
         let json =
             hostcalls::get_buffer(BufferType::PluginConfiguration, 0, MAX_CONFIGURATION).ok().flatten();
-        match FilterConfig::parse(&json.unwrap_or_default()) {
+        let parsed = FilterConfig::parse(&json.unwrap_or_default());
+        match parsed {
             Ok(config) => {
                 self.role = Some(config.role);
-                self.apply(&config);
+                self.apply(config);
                 true
             }
             // Envoy rejects the update, tells the control plane and goes on with the configuration it has.
@@ -69,7 +70,7 @@ impl RootContext for Root {
 }
 
 impl Root {
-    fn apply(&self, config: &FilterConfig) {
+    fn apply(&self, config: FilterConfig) {
         if config.role == Role::Upstream {
             return;
         }

@@ -32,6 +32,8 @@ pub struct Upstream {
 
 impl HttpContext for Upstream {
     fn on_http_request_headers(&mut self, _num_headers: usize, _end_of_stream: bool) -> Action {
+        #[cfg(feature = "test-panic")]
+        crate::test_panic::if_asked("upstream");
         let id = host::property(&["xds", "upstream_host_metadata", "filter_metadata", "zonebreak", "id"]);
         let now = host::now_ns();
         self.attempt = match id.and_then(|id| String::from_utf8(id).ok()) {

@@ -61,10 +61,12 @@ pub const fn now(ns: u64) -> Now {
 
 impl Worker {
     /// Takes a new policy. What was learned stays; where this VM is new, it takes over what the other workers agreed on.
-    pub fn configure(&mut self, config: &FilterConfig, own_zone: Option<&Zone>) {
+    pub fn configure(&mut self, config: FilterConfig, own_zone: Option<&Zone>) {
         let ns = host::now_ns();
-        self.engine.configure(config, own_zone, now(ns));
+        self.engine.configure(&config, own_zone, now(ns));
         self.debug_header = config.debug_header;
+        // Memory never shrinks here: what follows is to find the place that this took.
+        drop(config);
         if self.coin == 0 {
             // Workers are configured within microseconds of each other: mixed, their coins have nothing in common.
             self.coin = mix::mix(ns) | 1;

@@ -10,39 +10,62 @@ use crate::{
 
 /// What to run.
 #[derive(Debug, Clone)]
-pub(crate) struct EmbeddedOptions {
+pub struct EmbeddedOptions {
     /// The service's policy, without `port`.
-    pub(crate) policy: Value,
+    pub policy: Value,
     /// Worker threads of the proxy.
-    pub(crate) concurrency: u32,
+    pub concurrency: u32,
     /// Whether the proxy runs the filter.
-    pub(crate) filter: bool,
+    pub filter: bool,
+    /// Configuration file of the server; none when absent.
+    pub config: Option<String>,
+    /// Runtime of the proxy (Envoy's word for settings such as `circuit_breakers.<cluster>.default.max_pending_requests`), for
+    /// what no policy sets; none when null.
+    pub runtime: Value,
 }
 
 /// The running pair. The proxy is in the first zone of the backends and listens on `port`.
 #[derive(Debug)]
-pub(crate) struct Embedded {
-    pub(crate) envoy: Envoy,
-    pub(crate) port: Port,
+pub struct Embedded {
+    /// The proxy.
+    pub envoy: Envoy,
+    /// Where it takes requests to [`SERVICE`].
+    pub port: Port,
     _plane: Plane,
+}
+
+// === impl EmbeddedOptions ===
+
+impl Default for EmbeddedOptions {
+    /// 80 % at home, one worker, the filter.
+    fn default() -> Self {
+        Self {
+            policy: json!({"mode": "eventual"}),
+            concurrency: 1,
+            filter: true,
+            config: None,
+            runtime: Value::Null,
+        }
+    }
 }
 
 // === impl Embedded ===
 
 impl Embedded {
     /// Starts both and waits until the proxy has its listener and, where wanted, the filter works.
-    pub(crate) async fn start(
-        lab: &Lab,
-        backends: &Backends,
-        options: EmbeddedOptions,
-    ) -> Result<Self, LabError> {
-        let EmbeddedOptions { policy, concurrency, filter } = options;
+    pub async fn start(lab: &Lab, backends: &Backends, options: EmbeddedOptions) -> Result<Self, LabError> {
+        let EmbeddedOptions { policy, concurrency, filter, config, runtime } = options;
         let port = Port::reserve()?;
         let topology = topology(policy, backends, port.number()).to_string();
-        let plane = PlaneOptions { topology: Some(topology), filter, ..Default::default() };
+        let plane = PlaneOptions { topology: Some(topology), filter, config, ..Default::default() };
         let plane = Plane::start(lab, plane).await?;
         let own = backends.zones()[0].name();
-        let proxy = world::proxy_options(lab, &plane, "envoy", own, Protocol::Delta)?;
+        let mut proxy = world::proxy_options(lab, &plane, "envoy", own, Protocol::Delta)?;
+        if !runtime.is_null() {
+            let layers = json!({"layers": [{"name": "lab", "static_layer": runtime}]});
+            // JSON is YAML.
+            proxy.bootstrap.push_str(&format!("\nlayered_runtime: {layers}\n"));
+        }
         let mut envoy = Envoy::start(lab, proxy.concurrency(concurrency)).await?;
         envoy.live(SOON).await?;
         envoy.listener(&format!("zonebreak_{}", port.number()), SOON).await?;

@@ -2,7 +2,7 @@
 //! benchmarks. Runs Envoy, etcd and `zonebreak` as children; never links against the control plane.
 
 mod closed;
-mod embedded;
+pub mod embedded;
 pub mod failover;
 pub mod lab;
 pub mod overhead;

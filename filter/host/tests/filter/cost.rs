@@ -62,7 +62,8 @@ fn the_largest_configuration_fits_in_little_memory() {
     configure(&mut mesh, &most).unwrap();
     mesh.run(secs(60.0));
     let grown = mesh.proxy().vm(0).unwrap().memory_size() - before;
-    assert!(grown <= 4 << 20, "{grown} bytes");
+    // 1 MB for the engines, as core's own test holds; the rest for the handles of twenty-five thousand metrics.
+    assert!(grown <= 3 << 19, "{grown} bytes");
     assert_eq!(complaints(&mesh), [""; 0]);
 }
 

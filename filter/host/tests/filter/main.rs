@@ -6,6 +6,7 @@ mod compatibility;
 mod cost;
 mod counting;
 mod crashes;
+mod endurance;
 mod faults;
 mod policies;
 mod refusals;

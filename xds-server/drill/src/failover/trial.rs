@@ -75,7 +75,7 @@ pub async fn run(contender: Contender, scenario: Scenario, timing: Timing) -> Re
 async fn proxy(lab: &Lab, contender: Contender, backends: &Backends) -> Result<Proxy, LabError> {
     match contender.policy() {
         Some(policy) => {
-            Proxy::ours(lab, backends, EmbeddedOptions { policy, concurrency: 1, filter: true }).await
+            Proxy::ours(lab, backends, EmbeddedOptions { policy, ..EmbeddedOptions::default() }).await
         }
         None => Proxy::fixed(lab, backends, native::bootstrap(contender, backends), 1).await,
     }

@@ -31,6 +31,8 @@ pub struct Programs {
     target: PathBuf,
     /// Folder of the running program inside it, such as `debug`.
     profile: PathBuf,
+    /// Goes before all other places of the filter.
+    filter: Option<PathBuf>,
 }
 
 // === impl Tool ===
@@ -89,7 +91,13 @@ impl Programs {
         if target.file_name().is_some_and(|name| name.to_string_lossy().ends_with("-unknown-linux-musl")) {
             target.pop();
         }
-        Ok(Self { workspace, target, profile })
+        Ok(Self { workspace, target, profile, filter: None })
+    }
+
+    /// With another filter than the workspace's: one that was built for a test.
+    #[must_use]
+    pub fn with_filter(self, module: PathBuf) -> Self {
+        Self { filter: Some(module), ..self }
     }
 
     /// The checkout.
@@ -99,6 +107,9 @@ impl Programs {
 
     /// Where the tool is; an error that names the remedy when it is not there.
     pub fn path(&self, tool: Tool) -> Result<PathBuf, LabError> {
+        if let (Tool::Filter, Some(module)) = (tool, &self.filter) {
+            return Ok(module.clone());
+        }
         let path = match env::var_os(tool.variable()).filter(|value| !value.is_empty()) {
             // Children run in other folders, so a relative name is settled here.
             Some(named) => {

@@ -70,7 +70,12 @@ impl Setup {
         if let Self::Ours | Self::OursWithout = self {
             let policy = json!({"mode": "eventual"});
             let filter = self == Self::Ours;
-            return Proxy::ours(lab, backends, EmbeddedOptions { policy, concurrency, filter }).await;
+            return Proxy::ours(
+                lab,
+                backends,
+                EmbeddedOptions { policy, concurrency, filter, ..EmbeddedOptions::default() },
+            )
+            .await;
         }
         Proxy::fixed(lab, backends, self.bootstrap(lab, backends)?, concurrency).await
     }

@@ -5,6 +5,7 @@
 //! measurement is made again (see `support/calm.rs`); a promise that was kept on a busy machine was kept.
 
 mod actuation;
+mod contract;
 mod control_plane;
 mod drain;
 mod explain;

@@ -1,0 +1,33 @@
+//! Requests that Envoy takes no host for: there is no attempt, and no upstream locality tells of a zone. The filter remembers where it
+//! sent them.
+
+use serde_json::{Value, json};
+use zonebreak_drill::{
+    embedded::EmbeddedOptions,
+    lab::until,
+    world::{SERVICE, SOON},
+};
+
+use super::{
+    attempts::{COUNT, at_home, counts},
+    bench::{Bench, ZONES},
+};
+use crate::support::turn;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_overflows_is_charged_to_the_zone_that_was_chosen() {
+    let _turn = turn().await;
+    let key = format!("circuit_breakers.{SERVICE}.default.max_pending_requests");
+    let runtime: Value = [(key, json!(0))].into_iter().collect();
+    let bench = Bench::start(EmbeddedOptions { runtime, ..at_home(0) }).await;
+    let answers = bench.ask(COUNT).await;
+    assert!(answers.iter().all(|answer| answer.status == 503 && answer.zone.is_none()), "{answers:?}");
+    let overflowed = bench.stat(&format!("cluster.{SERVICE}.upstream_rq_pending_overflow")).await;
+    assert_eq!((overflowed, bench.reached().len()), (COUNT as u64, 0), "no backend saw any of them");
+    until("all charged to the own zone, once", SOON, async || {
+        let found = bench.attempts().await;
+        if found == counts([(ZONES[0], "fail", COUNT)]) { Ok(()) } else { Err(format!("{found:?}")) }
+    })
+    .await
+    .unwrap();
+}
