@@ -142,6 +142,10 @@ impl Served {
                 self.entry.identify(&node, view.clone());
                 self.view = Some(self.shared.hub().subscribe(view));
             }
+            Effect::Send(response) if response.heartbeat => {
+                metrics.heartbeat(&response.type_url);
+                self.outbox.push_back(response);
+            }
             Effect::Send(response) => {
                 metrics.response(&response.type_url, response.resources.len(), response.encoded_len());
                 tracing::debug!(

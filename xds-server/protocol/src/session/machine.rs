@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::event::{Effect, Event, Request, Response};
+use super::event::{Effect, Event, Features, Request, Response};
 use super::order::{Expired, FIRST, Order};
 use super::watch::{Answer, Rules, Watch};
 use crate::error::ProtocolError;
@@ -59,6 +59,7 @@ pub struct Session {
     protocol: Protocol,
     scope: Scope,
     identified: bool,
+    features: Features,
     ended: bool,
     /// Responses sent so far, which makes nonces unique.
     serial: u64,
@@ -88,8 +89,19 @@ impl Session {
     /// never taken for one of this.
     pub fn new(options: Arc<SessionOptions>, id: StreamId, protocol: Protocol, scope: Scope) -> Self {
         let order = Order::new(options.gate_timeout, options.resume_grace);
-        let watches = BTreeMap::new();
-        Self { options, id, protocol, scope, identified: false, ended: false, serial: 0, order, watches }
+        let (watches, features) = (BTreeMap::new(), Features::default());
+        Self {
+            options,
+            id,
+            protocol,
+            scope,
+            identified: false,
+            features,
+            ended: false,
+            serial: 0,
+            order,
+            watches,
+        }
     }
 
     /// What happens to the stream at `now`, and what is to be done about it.
@@ -115,10 +127,12 @@ impl Session {
 
     /// When [`Event::Timer`] is to be given if nothing else happens.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        match self.scope {
-            Scope::Aggregated if !self.ended => self.order.deadline(now, &self.watches),
-            _ => None,
+        if self.ended {
+            return None;
         }
+        let order = (self.scope == Scope::Aggregated).then(|| self.order.deadline(now, &self.watches));
+        let beats = self.watches.values().filter_map(Watch::next_beat);
+        order.flatten().into_iter().chain(beats).min()
     }
 
     /// The newest snapshot given to the session.
@@ -153,6 +167,7 @@ impl Session {
         // identifier."
         if !self.identified {
             let node = request.node().ok_or(ProtocolError::NoNode)?;
+            self.features = Features::of(node, self.protocol);
             effects.push(Effect::Identified(Box::new(node.clone())));
             self.identified = true;
         }
@@ -170,11 +185,12 @@ impl Session {
         let watch = self
             .watches
             .entry(type_url.clone())
-            .or_insert_with(|| Watch::new(type_url.clone(), self.protocol));
+            .or_insert_with(|| Watch::new(type_url.clone(), self.protocol, self.features));
         match watch.answer(now, request) {
             Answer::None => {}
             Answer::Stale => return Ok(()),
-            Answer::Ack { latency, serial, names } => {
+            Answer::Ack { heartbeat: true, .. } => {}
+            Answer::Ack { latency, serial, names, heartbeat: false } => {
                 self.order.answered(now, &type_url, serial, &names);
                 effects.push(Effect::Acked { type_url: type_url.clone(), latency });
             }
@@ -193,7 +209,7 @@ impl Session {
                 watch.repeat(name);
             });
         }
-        if watch.subscription().names().len() > self.options.max_names {
+        if watch.subscription().len() > self.options.max_names {
             return Err(ProtocolError::TooManyNames { type_url, limit: self.options.max_names });
         }
         Ok(())
@@ -285,6 +301,11 @@ impl Session {
             nonce: draft.nonce,
             resources: draft.resources,
             removed: draft.removed,
+            refreshed: draft.refreshed,
+            unresolved: draft.unresolved,
+            errors: draft.errors,
+            with_ttl: self.features.ttl,
+            heartbeat: draft.heartbeat,
             control_plane: self.options.control_plane.clone(),
         })
     }

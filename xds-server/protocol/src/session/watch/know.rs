@@ -61,13 +61,15 @@ impl Watch {
             let wanted = set.get(name);
             self.subscription.covers(name)
                 && !self.held.of(name).is(wanted)
-                // What cannot be said need not be waited for.
+                // What is in error stays as it is, and what cannot be said need not be waited for.
+                && !set.errors().contains_key(name)
                 && !(silent && wanted.is_none())
         };
         self.in_flight.is_none()
             && self.due.is_empty()
             && !self.owed
             && self.resume.is_none()
+            && (set.errors().is_empty() || self.errors_to_tell(set).is_empty())
             && !self.held.differing().keys().any(differs)
             && !set.changed_since(self.held.base()).iter().any(differs)
     }

@@ -1,5 +1,7 @@
 //! One type on one stream. It begins in `state.rs`.
 
+mod beat;
+mod errors;
 mod hear;
 mod know;
 mod send;

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::errors::absent;
 use super::state::{InFlight, Watch};
-use crate::resource::Resource;
+use crate::name;
+use crate::resource::{Resource, ResourceError};
 use crate::session::held::{Held, Holds};
-use crate::type_set::TypeSet;
+use crate::type_set::{Errors, TypeSet};
 use crate::types::{Protocol, TypeUrl, Version};
 
 /// What a type may send at this moment.
@@ -37,8 +39,19 @@ pub(crate) struct Draft {
     pub nonce: Arc<str>,
     pub resources: Vec<Arc<Resource>>,
     pub removed: Vec<Arc<str>>,
+    pub refreshed: Vec<Arc<Resource>>,
+    pub unresolved: Vec<Arc<str>>,
+    pub errors: Vec<(Arc<str>, Arc<ResourceError>)>,
+    pub heartbeat: bool,
     /// What the client will ask for because of what is new to it here.
     pub children: Vec<(TypeUrl, Arc<str>)>,
+}
+
+/// What the client has no use for any more, and what it asked for in vain.
+#[derive(Debug, Default)]
+struct Gone {
+    removed: Vec<Arc<str>>,
+    unresolved: Vec<Arc<str>>,
 }
 
 /// What to send now.
@@ -77,57 +90,143 @@ impl Watch {
             }
             return None;
         }
-        self.resume_from(past, rules.goal);
+        let goal = rules.goal;
+        self.resume_from(past, goal);
         let subscription = &self.subscription;
-        self.held.rebase(rules.goal, |name| subscription.covers(name));
-        self.prune_refused(rules.goal);
+        self.held.rebase(goal, |name| subscription.covers(name), |name| subscription.names_exactly(name));
+        self.prune_refused(goal);
+        self.clear_errors(goal);
+        self.expand_collections(goal);
 
         let full_state = self.protocol == Protocol::Sotw && self.type_url.is_full_state();
         let Choice { content, held_back, kept } = self.choose(full_state, rules);
         // A client that comes back waits for nothing: its answer may wait for what it will bring.
         let owed = self.owed && !(self.resumed && (held_back || kept));
         // A state-of-the-world client that named an absent listener or cluster learns it from the full state.
-        let asked_absent = full_state && self.due.iter().any(|name| !(rules.coming)(name));
-        if content.is_empty() && !owed && !asked_absent {
+        let absent: Vec<&Arc<str>> = self.due.iter().filter(|name| !(rules.coming)(name)).collect();
+        let asked_absent = full_state && !absent.is_empty();
+        let errors = self.errors(&absent, goal);
+        let news = !content.is_empty() || owed || asked_absent || !errors.is_empty();
+        let alive = self.beat(now, goal);
+        if !news {
             self.drop_answered(rules);
             if !held_back {
                 self.reach(rules.point);
             }
-            return None;
+            if alive.is_empty() {
+                return None;
+            }
         }
 
-        let version = if rules.goal.has_explicit_version() || self.protocol == Protocol::Delta {
-            rules.goal.version().clone()
+        let version = if goal.has_explicit_version() || self.protocol == Protocol::Delta {
+            goal.version().clone()
         } else {
             self.held.sum_with(&content).version()
         };
         let nonce = nonce();
+        let mut resources =
+            if full_state { self.full_state(&content) } else { distinct(content.values().flatten()) };
+        let mut refreshed = alive;
+        if !refreshed.is_empty() {
+            let sent: BTreeSet<&Arc<str>> = resources.iter().map(|resource| resource.name()).collect();
+            refreshed.retain(|alive| !sent.contains(alive.name()));
+        }
+        if self.protocol == Protocol::Sotw {
+            resources.append(&mut refreshed);
+        }
+        self.starts_to_age(now, &resources);
+        let Gone { removed, unresolved } =
+            if full_state { Gone::default() } else { self.gone(&content, goal) };
         let draft = Draft {
             version: version.clone(),
             nonce: nonce.clone(),
             children: content.values().flatten().flat_map(|resource| resource.children()).cloned().collect(),
-            resources: if full_state {
-                self.full_state(&content)
-            } else {
-                content.values().flatten().cloned().collect()
-            },
-            removed: content
-                .iter()
-                .filter(|(_, r)| r.is_none() && !full_state)
-                .map(|(n, _)| n.clone())
-                .collect(),
+            resources,
+            removed,
+            refreshed,
+            unresolved,
+            errors: errors.iter().map(|(name, error)| (name.clone(), error.clone())).collect(),
+            heartbeat: !news,
         };
         content.keys().for_each(|name| {
             self.due.remove(name);
         });
-        self.drop_answered(rules);
-        self.owed = false;
+        if news {
+            self.drop_answered(rules);
+            self.owed = false;
+        }
         self.last_nonce = Some(nonce.clone());
         self.sent = Some(version.clone());
-        let point = (!held_back).then_some(rules.point);
-        let goal = rules.goal.clone();
-        self.in_flight = Some(InFlight { nonce, serial, at: now, version, goal, content, point });
+        let point = (news && !held_back).then_some(rules.point);
+        let goal = goal.clone();
+        self.in_flight = Some(InFlight {
+            nonce,
+            serial,
+            at: now,
+            version,
+            goal,
+            content,
+            errors,
+            heartbeat: !news,
+            point,
+        });
         Some(draft)
+    }
+
+    /// What the client is to be told of: the errors that are news to it, and in state of the world that names are absent, if it
+    /// reads that.
+    fn errors(&self, absentees: &[&Arc<str>], goal: &TypeSet) -> Errors {
+        let mut errors = if goal.errors().is_empty() { Errors::new() } else { self.errors_to_tell(goal) };
+        if self.features.errors && self.protocol == Protocol::Sotw {
+            for name in absentees.iter().filter(|name| goal.get(name).is_none()) {
+                errors.entry((*name).clone()).or_insert_with(absent);
+            }
+        }
+        errors
+    }
+
+    /// Asks for each member of the collections the client waits for, unless it brought it along. A collection without any stays,
+    /// to be called absent.
+    fn expand_collections(&mut self, goal: &TypeSet) {
+        if !self.subscription.has_globs() {
+            return;
+        }
+        let waited: Vec<Arc<str>> = self.due.iter().filter(|name| name::is_glob(name)).cloned().collect();
+        for glob in waited {
+            let belongs =
+                |resource: &&Arc<Resource>| name::glob_of(resource.name()).is_some_and(|of| *of == *glob);
+            let mut members = goal.iter().filter(belongs).map(|resource| resource.name()).peekable();
+            if members.peek().is_some() {
+                let lacking = members.filter(|name| self.held.of(name).is_nothing());
+                self.due.extend(lacking.cloned());
+                self.due.remove(&glob);
+            }
+        }
+    }
+
+    /// How an incremental client is told of what it is to give up, or does not exist.
+    fn gone(&self, content: &BTreeMap<Arc<str>, Option<Arc<Resource>>>, goal: &TypeSet) -> Gone {
+        let mut gone = Gone::default();
+        for (key, new) in content {
+            let old = self.held.of(key).resource().cloned();
+            // What the client has under an alias it knows by the resource's own name.
+            let own = old.as_ref().map(|old| old.name()).filter(|own| *own != key);
+            let still = |own: &Arc<str>| self.subscription.covers(own) && goal.get(own).is_some();
+            match (new, own) {
+                (Some(new), Some(own)) if new.name() != own && !still(own) => gone.removed.push(own.clone()),
+                (Some(_), _) => {}
+                (None, Some(own)) if !still(own) => gone.removed.push(own.clone()),
+                // vhds.rst, "Subscribing to Resources": "the resources entry for that virtual host has the name and aliases set
+                // to the requested host entry and the resource unpopulated".
+                (None, None) if old.is_none() && self.type_url == TypeUrl::VIRTUAL_HOST => {
+                    gone.unresolved.push(key.clone());
+                }
+                (None, _) => gone.removed.push(key.clone()),
+            }
+        }
+        gone.removed.sort();
+        gone.removed.dedup();
+        gone
     }
 
     fn choose(&self, full_state: bool, rules: &Rules<'_>) -> Choice {
@@ -155,6 +254,13 @@ impl Watch {
                     }
                     bytes += resource.entry().len();
                     content.insert(name.clone(), Some(resource.clone()));
+                }
+                None if rules.goal.errors().contains_key(name) => {
+                    // The error is the answer; those who may not read it and have nothing are told that there is nothing.
+                    let silent = self.features.errors || self.protocol == Protocol::Sotw;
+                    if due && !silent && self.held.of(name).is_nothing() {
+                        content.insert(name.clone(), None);
+                    }
                 }
                 None if due => {
                     if (rules.coming)(name) {
@@ -197,11 +303,13 @@ impl Watch {
             None => self.held.of(name).resource().cloned(),
         };
         let mut names: BTreeSet<&Arc<str>> = self.subscription.names().iter().collect();
-        if self.subscription.is_wildcard() {
+        if self.subscription.is_wildcard() || self.subscription.has_globs() {
             names.extend(self.held.base().iter().map(|resource| resource.name()));
             names.extend(self.held.differing().keys());
         }
-        names.into_iter().filter_map(after).collect()
+        let resources: Vec<_> =
+            names.into_iter().filter(|name| self.subscription.covers(name)).filter_map(after).collect();
+        distinct(&resources)
     }
 
     /// Compares what a state-of-the-world client says it has with what we know of: once, as soon as there is a goal.
@@ -222,7 +330,10 @@ impl Watch {
         let wanted: BTreeMap<_, _> =
             self.subscription.names().iter().map(|name| (name.clone(), goal.get(name).cloned())).collect();
         let fresh = Held::nothing();
-        if !goal.has_explicit_version() && fresh.sum_with(&wanted).version().as_str() == version {
+        if !goal.has_explicit_version()
+            && !self.subscription.has_globs()
+            && fresh.sum_with(&wanted).version().as_str() == version
+        {
             for (name, resource) in wanted {
                 self.held.begin(&name, Holds::Nothing);
                 self.held.set(&name, resource.map_or(Holds::Nothing, Holds::This));
@@ -272,12 +383,28 @@ impl Watch {
 
     /// Forgets the names that were asked for and do not exist, where the protocol has no word for that.
     fn drop_answered(&mut self, rules: &Rules<'_>) {
+        let errors = rules.goal.errors();
+        if !errors.is_empty() {
+            self.due.retain(|name| !errors.contains_key(name));
+        }
         if self.protocol == Protocol::Sotw && !self.due.is_empty() {
             self.due.retain(|name| {
                 rules.goal.get(name).is_some() || (rules.coming)(name) || (rules.promised)(name).is_some()
             });
         }
     }
+}
+
+/// Each resource once, though a client may have asked for it by several names.
+fn distinct<'a>(resources: impl IntoIterator<Item = &'a Arc<Resource>>) -> Vec<Arc<Resource>> {
+    let mut distinct: Vec<Arc<Resource>> = Vec::new();
+    let mut aliased = BTreeSet::new();
+    for resource in resources {
+        if resource.aliases().is_empty() || aliased.insert(resource.name()) {
+            distinct.push(resource.clone());
+        }
+    }
+    distinct
 }
 
 /// Whether two contents, or two removals, are the same.
