@@ -2,8 +2,11 @@
 
 mod answers;
 mod client;
+mod errors;
 mod model;
+mod names;
 mod order;
 mod refusals;
 mod resume;
 mod subscriptions;
+mod ttl;

@@ -214,64 +214,6 @@ impl Watch {
     }
 }
 
-// === impl Watch: collections ===
-
-impl Watch {
-    /// The names the client has something of because it asked for them, or for their collection.
-    fn kept_without_a_wildcard(&self, fresh: &BTreeSet<&Arc<str>>) -> Vec<Arc<str>> {
-        let names = self.subscription.names().iter().filter(|name| !fresh.contains(name)).cloned();
-        let mut kept: Vec<Arc<str>> = names.collect();
-        kept.extend(
-            self.members(|name| self.subscription.collects(name) && !self.subscription.names_exactly(name)),
-        );
-        kept
-    }
-
-    /// The names we know anything of that belong to a collection.
-    fn members(&self, belongs: impl Fn(&str) -> bool) -> Vec<Arc<str>> {
-        let base = self.held.base().iter().map(|resource| resource.name());
-        let names: BTreeSet<&Arc<str>> = base.chain(self.held.differing().keys()).collect();
-        names.into_iter().filter(|name| belongs(name)).cloned().collect()
-    }
-
-    fn follow_collections(&mut self, change: &Change) {
-        let of = |glob: &Arc<str>| {
-            let glob = glob.clone();
-            move |name: &str| name::glob_of(name).is_some_and(|of| *of == *glob)
-        };
-        for glob in &change.globs_began {
-            if !self.subscription.is_wildcard() {
-                // News to the client, whatever the set we last compared with.
-                let named = |name: &str| self.subscription.names_exactly(name);
-                let belongs = of(glob);
-                for name in self.members(|name| belongs(name) && !named(name)) {
-                    self.held.begin(&name, Holds::Nothing);
-                }
-            }
-            self.due.insert(glob.clone());
-        }
-        for glob in &change.globs_again {
-            let members = self.members(of(glob));
-            self.due.extend(members);
-            self.due.insert(glob.clone());
-        }
-        for glob in &change.globs_ended {
-            self.due.remove(glob);
-            self.told.remove(glob);
-            let belongs = of(glob);
-            for name in self.members(|name| belongs(name)) {
-                if !self.subscription.covers(&name) {
-                    self.held.forget(&name);
-                    self.due.remove(&name);
-                    self.rejected.remove(&name);
-                } else if self.subscription.is_wildcard() && self.protocol == Protocol::Delta {
-                    self.due.insert(name);
-                }
-            }
-        }
-    }
-}
-
 fn shortened(message: &str) -> &str {
     message.get(..message.floor_char_boundary(MESSAGE)).unwrap_or_default()
 }

@@ -59,11 +59,9 @@ impl Watch {
         let silent = self.protocol == Protocol::Sotw && !self.type_url.is_full_state();
         let differs = |name: &Arc<str>| {
             let wanted = set.get(name);
-            self.subscription.covers(name)
-                && !self.held.of(name).is(wanted)
-                // What is in error stays as it is, and what cannot be said need not be waited for.
-                && !set.errors().contains_key(name)
-                && !(silent && wanted.is_none())
+            // What is in error stays as it is, and what cannot be said need not be waited for.
+            let settled = set.errors().contains_key(name) || silent && wanted.is_none();
+            self.subscription.covers(name) && !self.held.of(name).is(wanted) && !settled
         };
         self.in_flight.is_none()
             && self.due.is_empty()

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::compose::{Gone, distinct};
 use super::errors::absent;
 use super::state::{InFlight, Watch};
-use crate::name;
 use crate::resource::{Resource, ResourceError};
 use crate::session::held::{Held, Holds};
 use crate::type_set::{Errors, TypeSet};
@@ -45,13 +45,6 @@ pub(crate) struct Draft {
     pub heartbeat: bool,
     /// What the client will ask for because of what is new to it here.
     pub children: Vec<(TypeUrl, Arc<str>)>,
-}
-
-/// What the client has no use for any more, and what it asked for in vain.
-#[derive(Debug, Default)]
-struct Gone {
-    removed: Vec<Arc<str>>,
-    unresolved: Vec<Arc<str>>,
 }
 
 /// What to send now.
@@ -158,6 +151,8 @@ impl Watch {
         self.last_nonce = Some(nonce.clone());
         self.sent = Some(version.clone());
         let point = (news && !held_back).then_some(rules.point);
+        // That a name is absent needs no clearing up: what is born under it is news.
+        let errors = errors.into_iter().filter(|(name, _)| goal.errors().contains_key(name)).collect();
         let goal = goal.clone();
         self.in_flight = Some(InFlight {
             nonce,
@@ -183,50 +178,6 @@ impl Watch {
             }
         }
         errors
-    }
-
-    /// Asks for each member of the collections the client waits for, unless it brought it along. A collection without any stays,
-    /// to be called absent.
-    fn expand_collections(&mut self, goal: &TypeSet) {
-        if !self.subscription.has_globs() {
-            return;
-        }
-        let waited: Vec<Arc<str>> = self.due.iter().filter(|name| name::is_glob(name)).cloned().collect();
-        for glob in waited {
-            let belongs =
-                |resource: &&Arc<Resource>| name::glob_of(resource.name()).is_some_and(|of| *of == *glob);
-            let mut members = goal.iter().filter(belongs).map(|resource| resource.name()).peekable();
-            if members.peek().is_some() {
-                let lacking = members.filter(|name| self.held.of(name).is_nothing());
-                self.due.extend(lacking.cloned());
-                self.due.remove(&glob);
-            }
-        }
-    }
-
-    /// How an incremental client is told of what it is to give up, or does not exist.
-    fn gone(&self, content: &BTreeMap<Arc<str>, Option<Arc<Resource>>>, goal: &TypeSet) -> Gone {
-        let mut gone = Gone::default();
-        for (key, new) in content {
-            let old = self.held.of(key).resource().cloned();
-            // What the client has under an alias it knows by the resource's own name.
-            let own = old.as_ref().map(|old| old.name()).filter(|own| *own != key);
-            let still = |own: &Arc<str>| self.subscription.covers(own) && goal.get(own).is_some();
-            match (new, own) {
-                (Some(new), Some(own)) if new.name() != own && !still(own) => gone.removed.push(own.clone()),
-                (Some(_), _) => {}
-                (None, Some(own)) if !still(own) => gone.removed.push(own.clone()),
-                // vhds.rst, "Subscribing to Resources": "the resources entry for that virtual host has the name and aliases set
-                // to the requested host entry and the resource unpopulated".
-                (None, None) if old.is_none() && self.type_url == TypeUrl::VIRTUAL_HOST => {
-                    gone.unresolved.push(key.clone());
-                }
-                (None, _) => gone.removed.push(key.clone()),
-            }
-        }
-        gone.removed.sort();
-        gone.removed.dedup();
-        gone
     }
 
     fn choose(&self, full_state: bool, rules: &Rules<'_>) -> Choice {
@@ -294,22 +245,6 @@ impl Watch {
             *held_back |= !promised.is_empty();
         }
         choice
-    }
-
-    /// Everything the client will have once it took `content`.
-    fn full_state(&self, content: &BTreeMap<Arc<str>, Option<Arc<Resource>>>) -> Vec<Arc<Resource>> {
-        let after = |name: &Arc<str>| match content.get(name) {
-            Some(resource) => resource.clone(),
-            None => self.held.of(name).resource().cloned(),
-        };
-        let mut names: BTreeSet<&Arc<str>> = self.subscription.names().iter().collect();
-        if self.subscription.is_wildcard() || self.subscription.has_globs() {
-            names.extend(self.held.base().iter().map(|resource| resource.name()));
-            names.extend(self.held.differing().keys());
-        }
-        let resources: Vec<_> =
-            names.into_iter().filter(|name| self.subscription.covers(name)).filter_map(after).collect();
-        distinct(&resources)
     }
 
     /// Compares what a state-of-the-world client says it has with what we know of: once, as soon as there is a goal.
@@ -393,18 +328,6 @@ impl Watch {
             });
         }
     }
-}
-
-/// Each resource once, though a client may have asked for it by several names.
-fn distinct<'a>(resources: impl IntoIterator<Item = &'a Arc<Resource>>) -> Vec<Arc<Resource>> {
-    let mut distinct: Vec<Arc<Resource>> = Vec::new();
-    let mut aliased = BTreeSet::new();
-    for resource in resources {
-        if resource.aliases().is_empty() || aliased.insert(resource.name()) {
-            distinct.push(resource.clone());
-        }
-    }
-    distinct
 }
 
 /// Whether two contents, or two removals, are the same.
