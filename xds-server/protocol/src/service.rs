@@ -78,6 +78,11 @@ pub(crate) fn routes(shared: &Arc<Shared>) -> Routes {
     routes
 }
 
+/// The full names of the services in [`crate::Server::routes`], for gRPC reflection.
+pub fn service_names() -> impl Iterator<Item = &'static str> {
+    std::iter::once(AGGREGATED.0).chain(SERVICES.into_iter().map(|(service, _, _)| service))
+}
+
 // === impl Method ===
 
 impl Service<http::Request<axum::body::Body>> for Method {

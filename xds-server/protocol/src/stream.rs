@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::Stream;
 use tokio::sync::watch;
@@ -17,6 +17,10 @@ use crate::server::Shared;
 use crate::session::{Effect, Event, Request, Response};
 use crate::types::TypeUrl;
 
+/// How long an aged stream may wait for the answers under way, and how often it looks.
+const AGE_GRACE: Duration = Duration::from_secs(5);
+const AGE_LOOK: Duration = Duration::from_millis(50);
+
 /// A stream that is being served.
 struct Served {
     shared: Arc<Shared>,
@@ -24,6 +28,8 @@ struct Served {
     requests: Streaming<Request>,
     view: Option<Subscription>,
     draining: watch::Receiver<bool>,
+    /// When the stream has had its time, and when it has had all its grace.
+    aged: Option<(Instant, Instant)>,
     outbox: VecDeque<Response>,
     end: Option<Status>,
     over: bool,
@@ -36,6 +42,7 @@ enum Wake {
     Closed,
     Failed(Status),
     Drained,
+    Aged,
 }
 
 /// Serves one stream until either side ends it.
@@ -45,12 +52,14 @@ pub(crate) fn serve(
     requests: Streaming<Request>,
 ) -> impl Stream<Item = Result<Response, Status>> + Send + 'static {
     let draining = shared.draining();
+    let aged = shared.age_of(entry.id()).map(|age| Instant::now() + age).map(|at| (at, at + AGE_GRACE));
     let served = Served {
         shared,
         entry,
         requests,
         view: None,
         draining,
+        aged,
         outbox: VecDeque::new(),
         end: None,
         over: false,
@@ -88,6 +97,7 @@ impl Served {
                 Wake::Drained => {
                     self.end = Some(Status::unavailable("the server is shutting down; connect to another"));
                 }
+                Wake::Aged => self.age(),
             }
         }
     }
@@ -97,6 +107,13 @@ impl Served {
         let deadline = self.entry.session().deadline(now);
         let timer = async {
             match deadline {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let aged = self.aged.map(|(at, _)| at);
+        let age = async {
+            match aged {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
                 None => std::future::pending().await,
             }
@@ -119,6 +136,20 @@ impl Served {
             },
             snapshot = snapshot => Wake::Event(Event::Snapshot(snapshot)),
             () = timer => Wake::Event(Event::Timer),
+            () = age => Wake::Aged,
+        }
+    }
+
+    /// Ends the stream at a quiet moment, or looks again a little later.
+    fn age(&mut self) {
+        let now = Instant::now();
+        let patient = |(_, last)| now < last;
+        if self.entry.session().is_waiting() && self.aged.is_some_and(patient) {
+            self.aged = self.aged.map(|(_, last)| (now + AGE_LOOK, last));
+        } else {
+            self.aged = None;
+            self.end =
+                Some(Status::unavailable("the stream has had its time; open another, here or elsewhere"));
         }
     }
 

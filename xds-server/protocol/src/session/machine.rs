@@ -140,6 +140,11 @@ impl Session {
         self.order.newest().map(|point| &point.snapshot)
     }
 
+    /// Whether some response has not been answered.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.watches.values().any(Watch::is_in_flight)
+    }
+
     #[cfg(test)]
     pub(crate) fn has_released(&self) -> bool {
         self.order.has_released()

@@ -78,6 +78,15 @@ impl Release {
         }
     }
 
+    /// Forgets all snapshots before the newest: nothing of them was given to anybody.
+    pub(crate) fn begin_with(&mut self, newest: &Point, now: Instant) {
+        let known = self.released.iter().chain(self.waiting()).any(|point| point.number == newest.number);
+        if !known {
+            self.released = None;
+            self.waiting = Some((newest.clone(), now));
+        }
+    }
+
     pub(crate) fn expect(&mut self, child: &Arc<Resource>, serial: u64) {
         let expected = Expected { serial, answered: None, resource: child.clone() };
         self.expected.insert((child.type_url().clone(), child.name().clone()), expected);

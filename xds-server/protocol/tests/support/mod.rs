@@ -13,6 +13,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use zonebreak_xds::{ChangeId, Hub, Resource, Server, ServerOptions, Snapshot, ViewKey};
 
 pub mod envoy;
+pub mod peer;
 pub mod resources;
 
 /// A running server on threads of its own; dropping it is a crash: its connections go with it.
