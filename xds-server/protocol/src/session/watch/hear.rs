@@ -136,8 +136,8 @@ impl Watch {
             ),
         };
         if first && self.type_url == TypeUrl::VIRTUAL_HOST && matches!(request, Request::Delta(_)) {
-            // vhds.rst, "Joining/Reconnecting": a client without a wish yet waits for what is "likely useful" to it. Nothing
-            // is; saying so ends the wait.
+            // vhds.rst, "Joining/Reconnecting to a management server": a client without a wish yet waits for what is "likely
+            // useful" to it. Nothing is, and that is said.
             self.owed = true;
         }
         self.follow(change, first && self.resume.is_some());
