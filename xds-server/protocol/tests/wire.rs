@@ -11,6 +11,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
 use envoy_types::pb::envoy::service::endpoint::v3::endpoint_discovery_service_client::EndpointDiscoveryServiceClient;
+use envoy_types::pb::envoy::service::endpoint::v3::locality_endpoint_discovery_service_client::LocalityEndpointDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::extension::v3::extension_config_discovery_service_client::ExtensionConfigDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::listener::v3::listener_discovery_service_client::ListenerDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::route::v3::route_discovery_service_client::RouteDiscoveryServiceClient;
@@ -297,9 +298,12 @@ async fn r25_every_service_answers_in_both_protocols() {
         answers!(r, RuntimeDiscoveryServiceClient.stream_runtime, sotw()),
         answers!(r, RuntimeDiscoveryServiceClient.delta_runtime, delta()),
     ];
-    let served = TypeUrl::KNOWN.into_iter().filter(|type_url| *type_url != TypeUrl::VIRTUAL_HOST);
+    let delta_only = [TypeUrl::VIRTUAL_HOST, TypeUrl::LOCALITY_ENDPOINT];
+    let served = TypeUrl::KNOWN.into_iter().filter(|type_url| !delta_only.contains(type_url));
     let want: Vec<_> = served.flat_map(|type_url| [type_url.to_string(), type_url.to_string()]).collect();
     assert_eq!(got.as_slice(), want.as_slice());
     let vhds = answers!(r, VirtualHostDiscoveryServiceClient.delta_virtual_hosts, delta());
     assert_eq!(vhds, TypeUrl::VIRTUAL_HOST.as_str());
+    let leds = answers!(r, LocalityEndpointDiscoveryServiceClient.delta_locality_endpoints, delta());
+    assert_eq!(leds, TypeUrl::LOCALITY_ENDPOINT.as_str());
 }
