@@ -21,6 +21,11 @@ use crate::types::TypeUrl;
 const AGE_GRACE: Duration = Duration::from_secs(5);
 const AGE_LOOK: Duration = Duration::from_millis(50);
 
+/// The runtime's clock, which is the machine's, or a simulation's.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 /// A stream that is being served.
 struct Served {
     shared: Arc<Shared>,
@@ -52,7 +57,7 @@ pub(crate) fn serve(
     requests: Streaming<Request>,
 ) -> impl Stream<Item = Result<Response, Status>> + Send + 'static {
     let draining = shared.draining();
-    let aged = shared.age_of(entry.id()).map(|age| Instant::now() + age).map(|at| (at, at + AGE_GRACE));
+    let aged = shared.age_of(entry.id()).map(|age| now() + age).map(|at| (at, at + AGE_GRACE));
     let served = Served {
         shared,
         entry,
@@ -103,7 +108,7 @@ impl Served {
     }
 
     async fn wake(&mut self) -> Wake {
-        let now = Instant::now();
+        let now = now();
         let deadline = self.entry.session().deadline(now);
         let timer = async {
             match deadline {
@@ -142,7 +147,7 @@ impl Served {
 
     /// Ends the stream at a quiet moment, or looks again a little later.
     fn age(&mut self) {
-        let now = Instant::now();
+        let now = now();
         let patient = |(_, last)| now < last;
         if self.entry.session().is_waiting() && self.aged.is_some_and(patient) {
             self.aged = self.aged.map(|(_, last)| (now + AGE_LOOK, last));
@@ -157,7 +162,7 @@ impl Served {
         if let Event::Request(request) = &event {
             self.shared.metrics().request(&TypeUrl::new(request.type_url()));
         }
-        let effects = self.entry.session().step(Instant::now(), event);
+        let effects = self.entry.session().step(now(), event);
         for effect in effects {
             self.take(effect);
         }

@@ -251,13 +251,14 @@ impl Session {
                 effects.push(Effect::GateExpired { waiting_for, waited });
             }
             for type_url in &types {
-                let before = self.watches.get(type_url).map(Watch::answered);
+                let standing = |watch: &Watch| (watch.answered(), watch.accepted());
+                let before = self.watches.get(type_url).map(standing);
                 if let Some(response) = self.offer(now, type_url) {
                     effects.push(Effect::Send(response));
                     moved = true;
                 }
                 // A type with nothing to say has answered for the newest point as well.
-                moved |= before != self.watches.get(type_url).map(Watch::answered);
+                moved |= before != self.watches.get(type_url).map(standing);
             }
             if !moved {
                 return;

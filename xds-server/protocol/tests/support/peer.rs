@@ -1,5 +1,6 @@
 //! A client of the discovery protocol over a real channel, of either protocol, aggregated or on a type's own service.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::Node;
@@ -44,6 +45,8 @@ pub const STREAMS: [(Protocol, bool); 4] =
 pub struct Peer {
     protocol: Protocol,
     node: Option<Node>,
+    /// What the first request of a type says of an earlier stream: `version_info`, or name and version of each resource.
+    brings: HashMap<TypeUrl, (String, HashMap<String, String>)>,
     wire: Wire,
 }
 
@@ -84,7 +87,7 @@ impl Peer {
                 Wire::Delta(requests, responses)
             }
         };
-        Ok(Self { protocol, node: Some(node), wire })
+        Ok(Self { protocol, node: Some(node), brings: HashMap::new(), wire })
     }
 
     /// The same for a type, on its own service or not.
@@ -122,6 +125,11 @@ impl Peer {
         self.say(&TypeUrl::new(&said.type_url), names, &[], Some(said), Some(why)).await;
     }
 
+    /// Has the first request of this type say what an earlier stream brought.
+    pub fn bring(&mut self, kind: &TypeUrl, version: &str, resources: HashMap<String, String>) {
+        self.brings.insert(kind.clone(), (version.to_owned(), resources));
+    }
+
     /// Says anything.
     pub async fn say(
         &mut self,
@@ -132,6 +140,7 @@ impl Peer {
         error: Option<&str>,
     ) {
         let node = self.node.take();
+        let (brought_version, brought) = self.brings.remove(kind).unwrap_or_default();
         let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
         let response_nonce = answered.map(|said| said.nonce.clone()).unwrap_or_default();
         let error_detail =
@@ -142,7 +151,7 @@ impl Peer {
                 let request = DiscoveryRequest {
                     node,
                     type_url: kind.to_string(),
-                    version_info: accepted.map(|said| said.version.clone()).unwrap_or_default(),
+                    version_info: accepted.map_or(brought_version, |said| said.version.clone()),
                     resource_names: owned(names),
                     response_nonce,
                     error_detail,
@@ -156,6 +165,7 @@ impl Peer {
                     type_url: kind.to_string(),
                     resource_names_subscribe: owned(names),
                     resource_names_unsubscribe: owned(dropped),
+                    initial_resource_versions: brought,
                     response_nonce,
                     error_detail,
                     ..Default::default()
