@@ -28,7 +28,7 @@ const EDS: TypeUrl = TypeUrl::ENDPOINT;
 const PORT: u16 = 18000;
 
 /// How many runs of each protocol.
-const SEEDS: u64 = 6;
+const SEEDS: u64 = 4;
 
 /// Type and name, and what the view says of it.
 type View = BTreeMap<(TypeUrl, String), String>;
