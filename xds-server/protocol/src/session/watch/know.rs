@@ -42,7 +42,8 @@ impl Watch {
 
     /// Whether the client has, or is just being given or told to give up, a name that `set` has not.
     pub(crate) fn has_more_than(&self, set: &TypeSet) -> bool {
-        let extra = |name: &Arc<str>| set.get(name).is_none();
+        // What is in error is not on its way out.
+        let extra = |name: &Arc<str>| set.get(name).is_none() && !set.errors().contains_key(name);
         self.in_flight.as_ref().is_some_and(|in_flight| in_flight.content.keys().any(extra))
             || self.held.differing().keys().any(|name| extra(name) && self.has(name))
             || !set.same_content(self.held.base())
