@@ -27,6 +27,8 @@
 //!   ([`super::SessionOptions::resume_grace`]) nothing is removed, and no route is changed before its clusters are known.
 //!   A state-of-the-world client says only a version: it is recognised where the view held that content lately. One that comes
 //!   back in the middle of a rollout, with the old and the new at once, is not, and is brought to the newest directly.
+//! - **A client that has asked for clusters and endpoints only** has nothing of this stream that could lead to them: there is no
+//!   order to keep, and what it asks for later begins with the newest.
 //!
 //! What a client asks for and does not have is never behind a stage, or the two could wait for each other.
 
