@@ -10,22 +10,29 @@
 //! DELETE /views/{node_id}
 //! ```
 //!
-//! A view has been published when its request is answered. `version` becomes the version of the types the request names; the
-//! others keep theirs. With `replace`, the named types hold exactly what is set. A deleted view's clients keep what they have
-//! and are told nothing until it is set again.
+//! A request is one change, and published when it is answered. `version` is told to clients as it is (`version_info`,
+//! `system_version_info`) for the types the request names; the others keep theirs and send nothing. Whether anything is sent is
+//! decided by content, also when `version` did not move. With `replace`, the named types hold exactly what is set. A deleted
+//! view's clients keep what they have and are told nothing until it is set again. Port 0 asks the system for one.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::extract::{Path, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
-use zonebreak_xds::{ChangeId, Hub, Resource, Server, ServerOptions, Snapshot, TypeUrl, Version, ViewKey};
+use tokio::net::TcpListener;
+use zonebreak_xds::{
+    ChangeId, Hub, Resource, Server, ServerOptions, Snapshot, TransportOptions, TypeUrl, Version, ViewKey,
+};
+
+/// The largest request that is read, in bytes.
+const BODY: usize = 256 << 20;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -67,17 +74,26 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let xds: SocketAddr = arguments.next().as_deref().unwrap_or("127.0.0.1:18000").parse()?;
     let http: SocketAddr = arguments.next().as_deref().unwrap_or("127.0.0.1:18001").parse()?;
+    let (xds, http) = (TcpListener::bind(xds).await?, TcpListener::bind(http).await?);
+    println!("xDS on {}, views on http://{}/views/<node id>", xds.local_addr()?, http.local_addr()?);
+    serve(xds, http).await
+}
 
+/// Serves xDS and the views until either fails.
+pub async fn serve(xds: TcpListener, http: TcpListener) -> Result<(), Box<dyn std::error::Error>> {
     let hub = Hub::new();
     let server = Server::new(hub.clone(), |node| ViewKey::new(&node.id), ServerOptions::default());
     let views = Arc::new(Views { hub, changes: Mutex::new(0) });
-    let api = Router::new().route("/views/{node_id}", post(change).delete(delete)).with_state(views);
-    let listener = tokio::net::TcpListener::bind(http).await?;
-    println!("xDS on {xds}, views on http://{http}/views/<node id>");
-    let serving = tonic::transport::Server::builder().add_routes(server.routes()).serve(xds);
+    let api = Router::new()
+        .route("/views/{node_id}", post(change).delete(delete))
+        .layer(DefaultBodyLimit::max(BODY))
+        .with_state(views);
+    let transport = TransportOptions::default();
+    let incoming = transport.incoming(xds);
+    let serving = transport.server().add_routes(server.routes()).serve_with_incoming(incoming);
     tokio::select! {
         ended = serving => ended?,
-        ended = axum::serve(listener, api).into_future() => ended?,
+        ended = axum::serve(http, api).into_future() => ended?,
     }
     Ok(())
 }
@@ -119,6 +135,7 @@ async fn change(
 }
 
 async fn delete(State(views): State<Arc<Views>>, Path(node_id): Path<String>) -> Answer {
+    let _in_a_row = views.changes.lock().unwrap_or_else(PoisonError::into_inner);
     views.hub.remove([&ViewKey::new(&node_id)]);
     Ok(StatusCode::NO_CONTENT)
 }

@@ -11,6 +11,7 @@ use prost::Message;
 use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
+use crate::resource::{Resource, ResourceError};
 use crate::session::{Request, Response};
 use crate::types::Protocol;
 use crate::wire;
@@ -33,48 +34,116 @@ pub struct XdsCodec {
 
 // === impl Response ===
 
+/// `envoy.service.discovery.v3.Resource`, as the `Any` of a state-of-the-world response that carries one.
+const WRAPPER: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource";
+
 impl Response {
     /// The exact length of what [`Response::encode`] writes, in bytes.
     pub fn encoded_len(&self) -> usize {
         let control_plane = wire::string_len(&self.control_plane);
         let resources: usize =
-            self.resources.iter().map(|resource| wire::bytes_len(self.body(resource).len())).sum();
-        let removed = match self.protocol {
+            self.resources.iter().map(|resource| wire::bytes_len(self.body_len(resource))).sum();
+        let refreshed: usize =
+            self.refreshed.iter().map(|resource| wire::bytes_len(self.beat_len(resource))).sum();
+        let unresolved: usize =
+            self.unresolved.iter().map(|alias| wire::bytes_len(self.unresolved_len(alias))).sum();
+        let removed: usize = match self.protocol {
             Protocol::Sotw => 0,
             Protocol::Delta => self.removed.iter().map(|name| wire::bytes_len(name.len())).sum(),
         };
+        let errors: usize =
+            self.errors.iter().map(|(name, error)| wire::bytes_len(error_len(name, error))).sum();
         wire::string_len(self.version.as_str())
             + resources
+            + refreshed
+            + unresolved
             + wire::string_len(self.type_url.as_str())
             + wire::string_len(&self.nonce)
             + removed
             + if control_plane == 0 { 0 } else { wire::bytes_len(control_plane) }
+            + errors
     }
 
     /// Writes a `DiscoveryResponse` or a `DeltaDiscoveryResponse`.
     pub fn encode(&self, out: &mut impl BufMut) {
         wire::put_string(1, self.version.as_str(), out);
         for resource in &self.resources {
-            wire::put_bytes(2, self.body(resource), out);
+            wire::put_header(2, self.body_len(resource), out);
+            self.put_body(resource, out);
+        }
+        for resource in &self.refreshed {
+            wire::put_header(2, self.beat_len(resource), out);
+            wire::put_string(1, resource.version().as_str(), out);
+            wire::put_string(3, resource.name(), out);
+            out.put_slice(resource.tail());
+        }
+        for alias in &self.unresolved {
+            wire::put_header(2, self.unresolved_len(alias), out);
+            wire::put_string(1, self.version.as_str(), out);
+            wire::put_string(3, alias, out);
+            wire::put_bytes(4, alias.as_bytes(), out);
         }
         wire::put_string(4, self.type_url.as_str(), out);
         wire::put_string(5, &self.nonce, out);
         match self.protocol {
-            Protocol::Sotw => self.put_control_plane(6, out),
+            Protocol::Sotw => {
+                self.put_control_plane(6, out);
+                self.errors.iter().for_each(|(name, error)| put_error(7, name, error, out));
+            }
             Protocol::Delta => {
                 for name in &self.removed {
                     wire::put_bytes(6, name.as_bytes(), out);
                 }
                 self.put_control_plane(7, out);
+                self.errors.iter().for_each(|(name, error)| put_error(9, name, error, out));
             }
         }
     }
 
-    fn body<'a>(&self, resource: &'a crate::Resource) -> &'a [u8] {
+    /// Whether a resource goes as a `Resource` inside the `Any`, which is where state of the world has room for its time to
+    /// live (xds_protocol.rst, "TTL": "the relevant resources must be wrapped in a Resource message").
+    fn wraps(&self, resource: &Resource) -> bool {
+        self.protocol == Protocol::Sotw && self.with_ttl && resource.ttl().is_some()
+    }
+
+    fn entry_len(&self, resource: &Resource) -> usize {
+        resource.entry().len() + if self.with_ttl { resource.tail().len() } else { 0 }
+    }
+
+    fn body_len(&self, resource: &Resource) -> usize {
         match self.protocol {
-            Protocol::Sotw => resource.any(),
-            Protocol::Delta => resource.entry(),
+            Protocol::Delta => self.entry_len(resource),
+            Protocol::Sotw if self.wraps(resource) => {
+                wire::string_len(WRAPPER) + wire::bytes_len(self.entry_len(resource))
+            }
+            Protocol::Sotw => resource.any().len(),
         }
+    }
+
+    fn put_body(&self, resource: &Resource, out: &mut impl BufMut) {
+        match self.protocol {
+            Protocol::Sotw if !self.wraps(resource) => return out.put_slice(resource.any()),
+            Protocol::Sotw => {
+                wire::put_string(1, WRAPPER, out);
+                wire::put_header(2, self.entry_len(resource), out);
+            }
+            Protocol::Delta => {}
+        }
+        out.put_slice(resource.entry());
+        if self.with_ttl {
+            out.put_slice(resource.tail());
+        }
+    }
+
+    /// `Resource { version = 1, name = 3, ttl = 6 }`.
+    fn beat_len(&self, resource: &Resource) -> usize {
+        let version = wire::string_len(resource.version().as_str());
+        version + wire::string_len(resource.name()) + resource.tail().len()
+    }
+
+    /// `Resource { version = 1, name = 3, aliases = 4 }`.
+    fn unresolved_len(&self, alias: &str) -> usize {
+        wire::string_len(self.version.as_str()) + wire::string_len(alias) + wire::bytes_len(alias.len())
     }
 
     /// `ControlPlane { identifier = 1 }`.
@@ -85,6 +154,24 @@ impl Response {
             wire::put_string(1, &self.control_plane, out);
         }
     }
+}
+
+/// `ResourceError { resource_name = 1 { name = 1 }, error_detail = 2 { code = 1, message = 2 } }`.
+fn error_len(name: &str, error: &ResourceError) -> usize {
+    wire::bytes_len(wire::string_len(name)) + wire::bytes_len(status_len(error))
+}
+
+fn status_len(error: &ResourceError) -> usize {
+    wire::int_len(error.code as u64) + wire::string_len(&error.message)
+}
+
+fn put_error(field: u8, name: &str, error: &ResourceError, out: &mut impl BufMut) {
+    wire::put_header(field, error_len(name, error), out);
+    wire::put_header(1, wire::string_len(name), out);
+    wire::put_string(1, name, out);
+    wire::put_header(2, status_len(error), out);
+    wire::put_int(1, error.code as u64, out);
+    wire::put_string(2, &error.message, out);
 }
 
 // === impl XdsCodec ===

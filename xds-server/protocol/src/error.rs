@@ -17,13 +17,13 @@ pub enum SnapshotError {
         /// The resource's type.
         type_url: TypeUrl,
     },
-    /// `*` is what clients say for "all of them".
-    #[error(
-        "a resource of type {type_url} is named \"*\", which means \"all resources\"; give it another name"
-    )]
+    /// `*` is what clients say for "all of them", and `xdstp:.../*` for all of a collection.
+    #[error("a resource of type {type_url} is named {name:?}, which means all of many; give it another name")]
     WildcardName {
         /// The resource's type.
         type_url: TypeUrl,
+        /// Its name.
+        name: Arc<str>,
     },
     /// Two resources of one name and different content.
     #[error("two different resources of type {type_url} are named {name:?}; clients refuse such a response")]

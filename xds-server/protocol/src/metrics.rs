@@ -38,6 +38,7 @@ struct TypeCounters {
     bytes: AtomicU64,
     acks: AtomicU64,
     nacks: AtomicU64,
+    heartbeats: AtomicU64,
 }
 
 /// One type's counters since the start.
@@ -57,6 +58,8 @@ pub struct TypeMetrics {
     pub acks: u64,
     /// Responses refused.
     pub nacks: u64,
+    /// Heartbeats sent, which are not among the responses.
+    pub heartbeats: u64,
 }
 
 /// How many streams are open.
@@ -92,6 +95,7 @@ impl Metrics {
             bytes: counters.bytes.load(Relaxed),
             acks: counters.acks.load(Relaxed),
             nacks: counters.nacks.load(Relaxed),
+            heartbeats: counters.heartbeats.load(Relaxed),
         };
         kinds().zip(&self.types).map(row).collect()
     }
@@ -161,6 +165,10 @@ impl Metrics {
         counters.responses.fetch_add(1, Relaxed);
         counters.resources.fetch_add(resources as u64, Relaxed);
         counters.bytes.fetch_add(bytes as u64, Relaxed);
+    }
+
+    pub(crate) fn heartbeat(&self, type_url: &TypeUrl) {
+        self.counters(type_url).heartbeats.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn acked(&self, type_url: &TypeUrl, latency: Duration) {

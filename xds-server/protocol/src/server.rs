@@ -6,10 +6,12 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures::Stream;
 use tokio::sync::watch;
 use tonic::{Status, Streaming};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::Node;
 use crate::hub::Hub;
@@ -28,6 +30,9 @@ pub struct ServerOptions {
     /// The largest request that is read, in bytes; a larger one ends its stream. 4 MiB, gRPC's own default, holds the
     /// `initial_resource_versions` of 50,000 resources.
     pub max_request_bytes: usize,
+    /// After how long a stream is ended, a tenth more or less so that not all go at once, and at a moment when no answer is
+    /// under way. Its client comes back with what it has and is sent nothing again. `None`: never.
+    pub max_stream_age: Option<Duration>,
 }
 
 /// A discovery server. Clones are the same server.
@@ -42,6 +47,7 @@ pub(crate) struct Shared {
     view_of: Box<dyn Fn(&Node) -> ViewKey + Send + Sync>,
     session: Arc<SessionOptions>,
     max_request_bytes: usize,
+    max_stream_age: Option<Duration>,
     ledger: Ledger,
     metrics: Metrics,
     draining: watch::Sender<bool>,
@@ -62,6 +68,7 @@ impl Server {
             view_of: Box::new(view_of),
             session: Arc::new(options.session),
             max_request_bytes: options.max_request_bytes,
+            max_stream_age: options.max_stream_age,
             ledger: Ledger::default(),
             metrics: Metrics::default(),
             draining: watch::channel(false).0,
@@ -106,7 +113,7 @@ impl Server {
 
 impl Default for ServerOptions {
     fn default() -> Self {
-        Self { session: SessionOptions::default(), max_request_bytes: 4 << 20 }
+        Self { session: SessionOptions::default(), max_request_bytes: 4 << 20, max_stream_age: None }
     }
 }
 
@@ -147,6 +154,12 @@ impl Shared {
 
     pub(crate) fn draining(&self) -> watch::Receiver<bool> {
         self.draining.subscribe()
+    }
+
+    /// How old this stream may get: ages are spread by a hash of its number.
+    pub(crate) fn age_of(&self, id: StreamId) -> Option<Duration> {
+        let spread = xxh3_64(&id.0.to_le_bytes()) % 1000;
+        self.max_stream_age.map(|age| age.mul_f64(0.9 + 0.2 * spread as f64 / 1000.0))
     }
 
     pub(crate) fn max_request_bytes(&self) -> usize {

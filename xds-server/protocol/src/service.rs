@@ -20,9 +20,14 @@ use crate::session::{Request, Response};
 use crate::types::{Protocol, Scope, TypeUrl};
 
 /// The per-type services: name, what their methods are called, and the type.
-const SERVICES: [(&str, &str, TypeUrl); 9] = [
+const SERVICES: [(&str, &str, TypeUrl); 10] = [
     ("envoy.service.cluster.v3.ClusterDiscoveryService", "Clusters", TypeUrl::CLUSTER),
     ("envoy.service.endpoint.v3.EndpointDiscoveryService", "Endpoints", TypeUrl::ENDPOINT),
+    (
+        "envoy.service.endpoint.v3.LocalityEndpointDiscoveryService",
+        "LocalityEndpoints",
+        TypeUrl::LOCALITY_ENDPOINT,
+    ),
     ("envoy.service.listener.v3.ListenerDiscoveryService", "Listeners", TypeUrl::LISTENER),
     ("envoy.service.route.v3.RouteDiscoveryService", "Routes", TypeUrl::ROUTE),
     ("envoy.service.route.v3.ScopedRoutesDiscoveryService", "ScopedRoutes", TypeUrl::SCOPED_ROUTE),
@@ -35,6 +40,9 @@ const SERVICES: [(&str, &str, TypeUrl); 9] = [
     ("envoy.service.secret.v3.SecretDiscoveryService", "Secrets", TypeUrl::SECRET),
     ("envoy.service.runtime.v3.RuntimeDiscoveryService", "Runtime", TypeUrl::RUNTIME),
 ];
+
+/// The types whose services have no state-of-the-world variant (rds.proto, leds.proto).
+static DELTA_ONLY: [TypeUrl; 2] = [TypeUrl::VIRTUAL_HOST, TypeUrl::LOCALITY_ENDPOINT];
 
 const AGGREGATED: (&str, &str) =
     ("envoy.service.discovery.v3.AggregatedDiscoveryService", "AggregatedResources");
@@ -57,8 +65,9 @@ pub(crate) fn routes(shared: &Arc<Shared>) -> Routes {
     let mut routes = Routes::default();
     for (service, name, scope) in aggregated.into_iter().chain(single) {
         for (verb, protocol) in [("Stream", Protocol::Sotw), ("Delta", Protocol::Delta)] {
-            // discovery.proto has no state-of-the-world variant of VHDS.
-            if scope == Scope::Single(TypeUrl::VIRTUAL_HOST) && protocol == Protocol::Sotw {
+            if protocol == Protocol::Sotw
+                && DELTA_ONLY.iter().any(|kind| scope == Scope::Single(kind.clone()))
+            {
                 continue;
             }
             let method = Method { shared: shared.clone(), protocol, scope: scope.clone() };
@@ -67,6 +76,11 @@ pub(crate) fn routes(shared: &Arc<Shared>) -> Routes {
         }
     }
     routes
+}
+
+/// The full names of the services in [`crate::Server::routes`], for gRPC reflection.
+pub fn service_names() -> impl Iterator<Item = &'static str> {
+    std::iter::once(AGGREGATED.0).chain(SERVICES.into_iter().map(|(service, _, _)| service))
 }
 
 // === impl Method ===

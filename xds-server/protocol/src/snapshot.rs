@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::error::SnapshotError;
-use crate::resource::Resource;
-use crate::type_set::TypeSet;
+use crate::name;
+use crate::resource::{Resource, ResourceError};
+use crate::type_set::{Errors, TypeSet};
 use crate::types::{ChangeId, TypeUrl, Version};
 
 /// How many earlier contents of a full-state type a snapshot remembers, so that a state-of-the-world client which comes back
@@ -33,6 +34,7 @@ pub struct SnapshotBuilder {
     edit: bool,
     put: BTreeMap<TypeUrl, BTreeMap<Arc<str>, Arc<Resource>>>,
     removed: BTreeMap<TypeUrl, BTreeSet<Arc<str>>>,
+    failed: BTreeMap<TypeUrl, Errors>,
     versions: BTreeMap<TypeUrl, Version>,
 }
 
@@ -47,6 +49,7 @@ impl Snapshot {
             edit: false,
             put: BTreeMap::new(),
             removed: BTreeMap::new(),
+            failed: BTreeMap::new(),
             versions: BTreeMap::new(),
         }
     }
@@ -116,18 +119,21 @@ impl SnapshotBuilder {
     /// Adds a resource, or replaces the one of that name which an edit started from.
     ///
     /// # Errors
-    /// An empty name, the name `*`, or a name put twice with different content.
+    /// An empty name, the name `*` or that of a collection, or a name put twice with different content.
     pub fn put(&mut self, resource: impl Into<Arc<Resource>>) -> Result<&mut Self, SnapshotError> {
         let resource = resource.into();
         let (type_url, name) = (resource.type_url().clone(), resource.name().clone());
         if name.is_empty() {
             return Err(SnapshotError::EmptyName { type_url });
         }
-        if &*name == "*" {
-            return Err(SnapshotError::WildcardName { type_url });
+        if &*name == "*" || name::is_glob(&name) {
+            return Err(SnapshotError::WildcardName { type_url, name });
         }
         if let Some(removed) = self.removed.get_mut(&type_url) {
             removed.remove(&name);
+        }
+        if let Some(failed) = self.failed.get_mut(&type_url) {
+            failed.remove(&name);
         }
         let named = self.put.entry(type_url.clone()).or_default();
         // xds_protocol.rst, "Duplicate Resource Names": the client would refuse the whole response.
@@ -140,10 +146,25 @@ impl SnapshotBuilder {
 
     /// Takes a resource out; a name that is not there is no error.
     pub fn remove(&mut self, type_url: &TypeUrl, name: &str) -> &mut Self {
+        let name: Arc<str> = Arc::from(name::normal(name));
         if let Some(named) = self.put.get_mut(type_url) {
-            named.remove(name);
+            named.remove(&name);
         }
-        self.removed.entry(type_url.clone()).or_default().insert(Arc::from(name));
+        if let Some(failed) = self.failed.get_mut(type_url) {
+            failed.remove(&name);
+        }
+        self.removed.entry(type_url.clone()).or_default().insert(name);
+        self
+    }
+
+    /// Says that a resource cannot be had at the moment, and why. Clients are told once and keep what they have of it; the
+    /// error stands until the resource is put again, or removed (discovery.proto, `resource_errors`).
+    ///
+    /// The name may also be that of a collection, or `*`: then all of it is in error for those who ask for it.
+    pub fn fail(&mut self, type_url: &TypeUrl, name: &str, error: ResourceError) -> &mut Self {
+        self.remove(type_url, name);
+        let name = Arc::from(name::normal(name));
+        self.failed.entry(type_url.clone()).or_default().insert(name, Arc::new(error));
         self
     }
 
@@ -159,12 +180,14 @@ impl SnapshotBuilder {
         let previous = self.previous.take().unwrap_or_default();
         let mut touched: BTreeSet<TypeUrl> = self.put.keys().cloned().collect();
         touched.extend(self.versions.keys().cloned());
-        touched.extend(self.removed.keys().cloned());
+        touched.extend(self.removed.keys().chain(self.failed.keys()).cloned());
         let mut types = if self.edit { previous.types.clone() } else { BTreeMap::new() };
         for type_url in touched {
             let old = previous.types.get(&type_url);
             let mut resources = BTreeMap::new();
+            let mut errors = Errors::new();
             if self.edit {
+                errors.extend(previous.set(&type_url).errors().clone());
                 resources.extend(
                     previous
                         .set(&type_url)
@@ -174,10 +197,13 @@ impl SnapshotBuilder {
             }
             self.removed.remove(&type_url).unwrap_or_default().iter().for_each(|name| {
                 resources.remove(name);
+                errors.remove(name);
             });
             resources.extend(self.put.remove(&type_url).unwrap_or_default());
+            errors.extend(self.failed.remove(&type_url).unwrap_or_default());
+            errors.retain(|name, _| !resources.contains_key(name));
             let version = self.versions.remove(&type_url);
-            types.insert(type_url, TypeSet::build(resources, version, old));
+            types.insert(type_url, TypeSet::build(resources, errors, version, old));
         }
         let past = past(&previous, &types);
         Snapshot { change: self.change, types, past }

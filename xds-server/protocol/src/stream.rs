@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::Stream;
 use tokio::sync::watch;
@@ -17,6 +17,15 @@ use crate::server::Shared;
 use crate::session::{Effect, Event, Request, Response};
 use crate::types::TypeUrl;
 
+/// How long an aged stream may wait for the answers under way, and how often it looks.
+const AGE_GRACE: Duration = Duration::from_secs(5);
+const AGE_LOOK: Duration = Duration::from_millis(50);
+
+/// The runtime's clock, which is the machine's, or a simulation's.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 /// A stream that is being served.
 struct Served {
     shared: Arc<Shared>,
@@ -24,6 +33,8 @@ struct Served {
     requests: Streaming<Request>,
     view: Option<Subscription>,
     draining: watch::Receiver<bool>,
+    /// When the stream has had its time, and when it has had all its grace.
+    aged: Option<(Instant, Instant)>,
     outbox: VecDeque<Response>,
     end: Option<Status>,
     over: bool,
@@ -36,6 +47,7 @@ enum Wake {
     Closed,
     Failed(Status),
     Drained,
+    Aged,
 }
 
 /// Serves one stream until either side ends it.
@@ -45,12 +57,14 @@ pub(crate) fn serve(
     requests: Streaming<Request>,
 ) -> impl Stream<Item = Result<Response, Status>> + Send + 'static {
     let draining = shared.draining();
+    let aged = shared.age_of(entry.id()).map(|age| now() + age).map(|at| (at, at + AGE_GRACE));
     let served = Served {
         shared,
         entry,
         requests,
         view: None,
         draining,
+        aged,
         outbox: VecDeque::new(),
         end: None,
         over: false,
@@ -88,15 +102,23 @@ impl Served {
                 Wake::Drained => {
                     self.end = Some(Status::unavailable("the server is shutting down; connect to another"));
                 }
+                Wake::Aged => self.age(),
             }
         }
     }
 
     async fn wake(&mut self) -> Wake {
-        let now = Instant::now();
+        let now = now();
         let deadline = self.entry.session().deadline(now);
         let timer = async {
             match deadline {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let aged = self.aged.map(|(at, _)| at);
+        let age = async {
+            match aged {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
                 None => std::future::pending().await,
             }
@@ -119,6 +141,20 @@ impl Served {
             },
             snapshot = snapshot => Wake::Event(Event::Snapshot(snapshot)),
             () = timer => Wake::Event(Event::Timer),
+            () = age => Wake::Aged,
+        }
+    }
+
+    /// Ends the stream at a quiet moment, or looks again a little later.
+    fn age(&mut self) {
+        let now = now();
+        let patient = |(_, last)| now < last;
+        if self.entry.session().is_waiting() && self.aged.is_some_and(patient) {
+            self.aged = self.aged.map(|(_, last)| (now + AGE_LOOK, last));
+        } else {
+            self.aged = None;
+            self.end =
+                Some(Status::unavailable("the stream has had its time; open another, here or elsewhere"));
         }
     }
 
@@ -126,7 +162,7 @@ impl Served {
         if let Event::Request(request) = &event {
             self.shared.metrics().request(&TypeUrl::new(request.type_url()));
         }
-        let effects = self.entry.session().step(Instant::now(), event);
+        let effects = self.entry.session().step(now(), event);
         for effect in effects {
             self.take(effect);
         }
@@ -141,6 +177,10 @@ impl Served {
                 tracing::debug!(stream, node = node.id, %view, protocol = %self.entry.protocol(), "stream opened");
                 self.entry.identify(&node, view.clone());
                 self.view = Some(self.shared.hub().subscribe(view));
+            }
+            Effect::Send(response) if response.heartbeat => {
+                metrics.heartbeat(&response.type_url);
+                self.outbox.push_back(response);
             }
             Effect::Send(response) => {
                 metrics.response(&response.type_url, response.resources.len(), response.encoded_len());

@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
-use crate::resource::{Fingerprint, Resource};
+use crate::resource::{Fingerprint, Resource, ResourceError};
 use crate::types::Version;
 
 /// The resources of one type, by name.
@@ -21,9 +22,18 @@ pub struct TypeSet {
     fingerprint: Fingerprint,
     /// Sorted by name, no name twice.
     resources: Vec<Arc<Resource>>,
+    /// Other names, sorted, each with the place of its resource. None is also a name.
+    aliases: Vec<(Arc<str>, usize)>,
+    /// Names whose resource cannot be had at the moment; none of them is in `resources`.
+    errors: Errors,
+    /// The shortest time to live of any resource.
+    ttl: Option<Duration>,
     /// What this set replaced, and the names in which the two differ.
     lineage: Option<(u64, Vec<Arc<str>>)>,
 }
+
+/// Names in error.
+pub(crate) type Errors = BTreeMap<Arc<str>, Arc<ResourceError>>;
 
 /// Names in which two sets differ, borrowed where they are known and collected where they are not.
 pub(crate) type Changed<'a> = std::borrow::Cow<'a, [Arc<str>]>;
@@ -41,6 +51,9 @@ impl TypeSet {
                 explicit: false,
                 fingerprint,
                 resources: Vec::new(),
+                aliases: Vec::new(),
+                errors: Errors::new(),
+                ttl: None,
                 lineage: None,
             })
         });
@@ -51,6 +64,7 @@ impl TypeSet {
     /// changed, `previous` itself is the answer.
     pub(crate) fn build(
         resources: BTreeMap<Arc<str>, Arc<Resource>>,
+        errors: Errors,
         explicit: Option<Version>,
         previous: Option<&Arc<Self>>,
     ) -> Arc<Self> {
@@ -58,17 +72,18 @@ impl TypeSet {
         let previous = previous.unwrap_or(Self::empty());
         let resources: Vec<_> = resources
             .into_values()
-            .map(|new| match previous.get(new.name()) {
+            .map(|new| match find(&previous.resources, new.name()) {
                 Some(old) if old.same_content(&new) && old.version() == new.version() => old.clone(),
                 _ => new,
             })
             .collect();
-        let changed = differing(&previous.resources, &resources, Arc::ptr_eq);
+        let mut changed = differing(&previous.resources, &resources, Arc::ptr_eq);
         let same_version =
             explicit.as_ref().map_or(!previous.explicit, |version| *version == previous.version);
-        if changed.is_empty() && same_version {
+        if changed.is_empty() && same_version && errors == previous.errors {
             return previous.clone();
         }
+        add_aliases(&mut changed, &previous.resources, &resources);
         let mut fingerprint = Fingerprint::default();
         resources.iter().for_each(|resource| fingerprint.add(resource));
         Arc::new(Self {
@@ -76,6 +91,9 @@ impl TypeSet {
             explicit: explicit.is_some(),
             version: explicit.unwrap_or_else(|| fingerprint.version()),
             fingerprint,
+            aliases: aliases(&resources),
+            errors,
+            ttl: resources.iter().filter_map(|resource| resource.ttl()).min(),
             resources,
             lineage: Some((previous.id, changed)),
         })
@@ -91,10 +109,30 @@ impl TypeSet {
         self.explicit
     }
 
-    /// The resource of this name.
+    /// The resource of this name, or else of this alias.
     pub fn get(&self, name: &str) -> Option<&Arc<Resource>> {
-        let at = self.resources.binary_search_by(|resource| (**resource.name()).cmp(name)).ok()?;
-        self.resources.get(at)
+        match find(&self.resources, name) {
+            None if !self.aliases.is_empty() => {
+                let at = self.aliases.binary_search_by(|(alias, _)| (**alias).cmp(name)).ok()?;
+                self.resources.get(self.aliases.get(at)?.1)
+            }
+            found => found,
+        }
+    }
+
+    /// Whether a resource goes by this name only as an alias.
+    pub(crate) fn is_alias(&self, name: &str) -> bool {
+        self.aliases.binary_search_by(|(alias, _)| (**alias).cmp(name)).is_ok()
+    }
+
+    /// Names whose resource cannot be had at the moment, and why.
+    pub fn errors(&self) -> &BTreeMap<Arc<str>, Arc<ResourceError>> {
+        &self.errors
+    }
+
+    /// The shortest time to live of any resource.
+    pub(crate) fn ttl(&self) -> Option<Duration> {
+        self.ttl
     }
 
     /// All resources, by name.
@@ -115,21 +153,27 @@ impl TypeSet {
     /// Whether a client in sync with one is in sync with the other.
     pub fn same_content(&self, other: &Self) -> bool {
         self.id == other.id
-            || (self.fingerprint == other.fingerprint && self.resources.len() == other.resources.len())
+            || (self.fingerprint == other.fingerprint
+                && self.resources.len() == other.resources.len()
+                && self.errors == other.errors)
     }
 
     pub(crate) fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
 
-    /// The names, in order, whose content differs between `old` and this set.
+    /// The names whose content differs between `old` and this set, and the aliases of those.
     pub(crate) fn changed_since(&self, old: &Self) -> Changed<'_> {
         if self.id == old.id {
             return Changed::Borrowed(&[]);
         }
         match &self.lineage {
             Some((parent, changed)) if *parent == old.id => Changed::Borrowed(changed),
-            _ => Changed::Owned(differing(&old.resources, &self.resources, |a, b| a.same_content(b))),
+            _ => {
+                let mut changed = differing(&old.resources, &self.resources, |a, b| a.same_content(b));
+                add_aliases(&mut changed, &old.resources, &self.resources);
+                Changed::Owned(changed)
+            }
         }
     }
 }
@@ -166,4 +210,28 @@ fn differing(
             (None, None) => return names,
         }
     }
+}
+
+/// Adds the other names, then and now, of the resources that changed.
+fn add_aliases(changed: &mut Vec<Arc<str>>, old: &[Arc<Resource>], new: &[Arc<Resource>]) {
+    let resources = changed.iter().flat_map(|name| [find(old, name), find(new, name)]).flatten();
+    let aliases: Vec<Arc<str>> = resources.flat_map(|resource| resource.aliases()).cloned().collect();
+    changed.extend(aliases);
+}
+
+/// The index of other names: the first resource that claims one has it, and a resource's own name is no alias.
+fn aliases(resources: &[Arc<Resource>]) -> Vec<(Arc<str>, usize)> {
+    let mut aliases: Vec<(Arc<str>, usize)> = Vec::new();
+    for (at, resource) in resources.iter().enumerate() {
+        let free = resource.aliases().iter().filter(|alias| find(resources, alias).is_none());
+        aliases.extend(free.map(|alias| (alias.clone(), at)));
+    }
+    aliases.sort();
+    aliases.dedup_by(|(later, _), (earlier, _)| later == earlier);
+    aliases
+}
+
+fn find<'a>(resources: &'a [Arc<Resource>], name: &str) -> Option<&'a Arc<Resource>> {
+    let at = resources.binary_search_by(|resource| (**resource.name()).cmp(name)).ok()?;
+    resources.get(at)
 }

@@ -67,6 +67,9 @@ impl TypeUrl {
     /// EDS.
     pub const ENDPOINT: Self =
         Self::known("type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment");
+    /// LEDS.
+    pub const LOCALITY_ENDPOINT: Self =
+        Self::known("type.googleapis.com/envoy.config.endpoint.v3.LbEndpoint");
     /// LDS.
     pub const LISTENER: Self = Self::known("type.googleapis.com/envoy.config.listener.v3.Listener");
     /// RDS.
@@ -85,13 +88,14 @@ impl TypeUrl {
     pub const SECRET: Self =
         Self::known("type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret");
 
-    pub(crate) const KNOWN_COUNT: usize = 9;
+    pub(crate) const KNOWN_COUNT: usize = 10;
 
     /// The types this crate knows by name, in the order in which a change to them is sent
     /// (xds_protocol.rst, "Eventual consistency considerations").
     pub const KNOWN: [Self; Self::KNOWN_COUNT] = [
         Self::CLUSTER,
         Self::ENDPOINT,
+        Self::LOCALITY_ENDPOINT,
         Self::LISTENER,
         Self::EXTENSION_CONFIG,
         Self::ROUTE,
@@ -127,13 +131,14 @@ impl TypeUrl {
         match self.position() {
             0 => "cds",
             1 => "eds",
-            2 => "lds",
-            3 => "ecds",
-            4 => "rds",
-            5 => "srds",
-            6 => "vhds",
-            7 => "sds",
-            8 => "rtds",
+            2 => "leds",
+            3 => "lds",
+            4 => "ecds",
+            5 => "rds",
+            6 => "srds",
+            7 => "vhds",
+            8 => "sds",
+            9 => "rtds",
             _ => "other",
         }
     }

@@ -7,10 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use support::envoy::{Envoy, get};
-use support::resources::{backend, cluster, endpoints, listener, policy, route};
+use serde_json::json;
+use support::envoy::{Envoy, get, get_from};
+use support::resources::{
+    backend, cluster, endpoints, host_on_demand, listener, policy, route, routes, routes_on_demand, runtime,
+};
 use support::{Running, eventually, start};
-use zonebreak_xds::{Protocol, Resource, ServerOptions};
+use zonebreak_xds::{Protocol, Resource, ServerOptions, TypeUrl};
 
 /// A view that leads every request to one backend through a cluster of this name.
 fn view(cluster_name: &str, timeout: i64, to: SocketAddr, policy_value: &str) -> Vec<Resource> {
@@ -59,12 +62,16 @@ struct Load {
 
 impl Load {
     fn start(at: SocketAddr) -> Self {
+        Self::of(at, "/")
+    }
+
+    fn of(at: SocketAddr, path: &'static str) -> Self {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let (stopped, counted) = (stop.clone(), done.clone());
         let task = tokio::spawn(async move {
             let mut failed = Vec::new();
             while !stopped.load(Ordering::Relaxed) {
-                match get(at, "/").await {
+                match get(at, path).await {
                     Ok(answer) if answer.status == 200 => {}
                     other => failed.push(format!("{other:?}")),
                 }
@@ -271,4 +278,195 @@ async fn delta_envoy_comes_back_to_a_restarted_server_and_is_sent_nothing_again(
 #[tokio::test(flavor = "multi_thread")]
 async fn sotw_envoy_comes_back_to_a_restarted_server_and_is_sent_nothing_again() {
     comes_back_to_a_restarted_server(Protocol::Sotw).await;
+}
+
+/// A runtime layer with a time to live, which Envoy heeds: it stays while the server is there and goes with it.
+async fn keeps_what_has_a_ttl_as_long_as_the_server(protocol: Protocol) {
+    let a = backend("a").await;
+    let running = start(ServerOptions::default()).await;
+    let mut resources = view("red", 1, a, "p");
+    resources.push(runtime("chaos", "zonebreak.test", "on"));
+    running.publish("front", 1, resources);
+    let extra = json!({
+        "node": {"client_features": ["xds.config.supports-resource-ttl", "xds.config.resource-in-sotw"]},
+        "layered_runtime": {"layers": [{
+            "name": "chaos",
+            "rtds_layer": {"name": "chaos", "rtds_config": {"ads": {}, "resource_api_version": "V3"}},
+        }]},
+    });
+    let envoy = Envoy::start_with("front", protocol, running.address, &extra).await;
+    envoy.listening("ingress").await;
+    assert!(envoy.admin("/runtime").await.contains("zonebreak.test"));
+    let beats = || running.server.metrics().types()[TypeUrl::RUNTIME.position()].heartbeats;
+    eventually("three times to live have gone by", || beats() >= 6).await;
+    assert!(envoy.admin("/runtime").await.contains("zonebreak.test"), "heartbeats keep it alive");
+    assert_eq!(running.server.metrics().types()[TypeUrl::RUNTIME.position()].responses, 1);
+
+    drop(running);
+    let started = Instant::now();
+    while envoy.admin("/runtime").await.contains("zonebreak.test") {
+        assert!(started.elapsed() < Duration::from_secs(20), "it outlived its server");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(envoy.listener("ingress").await.is_some(), "what has no time to live stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r26_delta_envoy_keeps_what_has_a_ttl_as_long_as_the_server() {
+    keeps_what_has_a_ttl_as_long_as_the_server(Protocol::Delta).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r26_sotw_envoy_keeps_what_has_a_ttl_as_long_as_the_server() {
+    keeps_what_has_a_ttl_as_long_as_the_server(Protocol::Sotw).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r27_envoy_fetches_virtual_hosts_when_they_are_asked_for() {
+    let (a, b) = (backend("a").await, backend("b").await);
+    let running = start(ServerOptions::default()).await;
+    let shop = |to: &str| host_on_demand("routes", "shop", "shop.example", to);
+    let with = |host: Resource| {
+        let mut resources = vec![
+            cluster("red", 1),
+            endpoints("red", a),
+            cluster("blue", 1),
+            endpoints("blue", b),
+            listener("ingress", "routes", "policy", "ingress"),
+            routes_on_demand("routes"),
+            policy("policy", "p"),
+        ];
+        resources.push(host);
+        resources
+    };
+    running.publish("front", 1, with(shop("red")));
+    let envoy = Envoy::start("front", Protocol::Delta, running.address).await;
+    let started = Instant::now();
+    let at = envoy.listening("ingress").await;
+    // Listed before it listens. Envoy takes an answer without hosts for none, and waits for its `initial_fetch_timeout`.
+    while get_from(at, "nobody.example", "/").await.is_err() {
+        assert!(started.elapsed() < Duration::from_secs(12), "{}", envoy.log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let sent = || running.server.metrics().types()[TypeUrl::VIRTUAL_HOST.position()].resources;
+    assert_eq!(sent(), 0);
+    let found = get_from(at, "shop.example", "/").await.unwrap();
+    assert_eq!((found.status, found.body.as_str()), (200, "a"), "{found:?}");
+    assert_eq!(sent(), 1);
+    let unknown = get_from(at, "nobody.example", "/").await.unwrap();
+    assert_eq!(unknown.status, 404, "{unknown:?}");
+
+    running.publish("front", 2, with(shop("blue")));
+    let started = Instant::now();
+    while get_from(at, "shop.example", "/").await.unwrap().body != "b" {
+        assert!(started.elapsed() < Duration::from_secs(20), "{}", envoy.log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(envoy.rejected().await, Vec::<String>::new());
+}
+
+/// A small deterministic source of choices.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 33) as usize) % bound
+    }
+}
+
+/// A service of a random topology: the name of its cluster, which changes, and what it is made of.
+#[derive(Clone)]
+struct Service {
+    cluster: String,
+    timeout: i64,
+    backend: SocketAddr,
+}
+
+/// Five hundred random changes of services that come, go, are renamed, moved, and led to, under load on every path.
+async fn follows_random_changes(protocol: Protocol, seed: u64) {
+    const CHANGES: u64 = 500;
+    const PATHS: [&str; 4] = ["/s0", "/s1", "/s2", "/s3"];
+    let backends = [backend("a").await, backend("b").await];
+    let running = start(ServerOptions::default()).await;
+    let mut dice = Dice(seed);
+    let mut services: [Option<Service>; 4] = [None, None, None, None];
+    let (mut default, mut policy_value) = (0, 0);
+    let mut renamed = 0;
+    let fresh = |dice: &mut Dice, at: usize, renamed: usize| Service {
+        cluster: format!("s{at}-{renamed}"),
+        timeout: 1 + dice.below(4) as i64,
+        backend: backends[dice.below(2)],
+    };
+    services[0] = Some(fresh(&mut dice, 0, 0));
+    let resources = |services: &[Option<Service>; 4], default: usize, policy_value: usize| {
+        let mut resources = vec![
+            listener("ingress", "routes", "policy", "ingress"),
+            policy("policy", &policy_value.to_string()),
+        ];
+        let present = services.iter().flatten();
+        resources.extend(present.clone().map(|service| cluster(&service.cluster, service.timeout)));
+        resources.extend(present.map(|service| endpoints(&service.cluster, service.backend)));
+        let named = PATHS.iter().zip(services).filter_map(|(path, service)| Some((*path, service.as_ref()?)));
+        let mut to: Vec<(&str, &str)> =
+            named.map(|(path, service)| (path, service.cluster.as_str())).collect();
+        to.push(("/", services[default].as_ref().map(|service| service.cluster.as_str()).unwrap()));
+        resources.push(routes("routes", &to));
+        resources
+    };
+    running.publish("front", 0, resources(&services, default, policy_value));
+    let envoy = Envoy::start("front", protocol, running.address).await;
+    let at = envoy.listening("ingress").await;
+    answered(at, if services[0].as_ref().unwrap().backend == backends[0] { "a" } else { "b" }, "0").await;
+    let loads = PATHS.map(|path| Load::of(at, path));
+
+    for change in 1..=CHANGES {
+        for _ in 0..=dice.below(3) {
+            let which = dice.below(4);
+            renamed += 1;
+            match (dice.below(6), &mut services[which]) {
+                (0 | 1, service) => *service = Some(fresh(&mut dice, which, renamed)),
+                (2, Some(service)) => service.backend = backends[dice.below(2)],
+                (3, Some(service)) => service.timeout = 1 + dice.below(4) as i64,
+                (4, service @ Some(_)) if which != default => *service = None,
+                (5, Some(_)) => default = which,
+                (_, None) | (4, _) => policy_value += 1,
+                _ => unreachable!("six choices"),
+            }
+        }
+        running.publish("front", change, resources(&services, default, policy_value));
+        match dice.below(8) {
+            0 => converged(&running).await,
+            wait => tokio::time::sleep(Duration::from_millis(2 * wait as u64)).await,
+        }
+    }
+    converged(&running).await;
+    let mut requests = 0;
+    for load in loads {
+        requests += load.done.load(Ordering::Relaxed);
+        assert_eq!(load.finish().await, Vec::<String>::new(), "seed {seed}");
+    }
+    assert!(requests > 500, "{requests} requests are no load");
+    assert_eq!(envoy.rejected().await, Vec::<String>::new());
+    assert_eq!(running.server.metrics().gates_expired(), 0);
+    let clusters = envoy.admin("/clusters").await;
+    let left: std::collections::BTreeSet<&str> = clusters
+        .lines()
+        .filter_map(|line| line.split_once("::"))
+        .map(|(name, _)| name)
+        .filter(|n| *n != "xds")
+        .collect();
+    let want: std::collections::BTreeSet<&str> =
+        services.iter().flatten().map(|s| s.cluster.as_str()).collect();
+    assert_eq!(left, want, "nothing is left of what went");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r20_delta_no_request_fails_in_500_random_changes() {
+    follows_random_changes(Protocol::Delta, 7).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r20_sotw_no_request_fails_in_500_random_changes() {
+    follows_random_changes(Protocol::Sotw, 11).await;
 }

@@ -4,34 +4,24 @@ use std::{net::SocketAddr, time::Duration};
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    service::Routes,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
+use zonebreak_xds::{TransportOptions, service_names};
 
-/// How long a silent connection is trusted before it is asked for a sign of life: half of the shortest idle timeout that
-/// load balancers on the way usually have (60 s).
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// The aggregated service, whose health is that of the server as a whole.
+const ADS: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
 
-/// How long the sign of life may take before the connection counts as dead.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The services that reflection names. Their descriptors are Envoy's (`envoy/service/*/v3/*.proto`) and are not carried here,
-/// so `grpcurl list` works and `grpcurl describe` needs `-import-path`.
-const SERVICES: &[&str] = &[
-    "envoy.service.discovery.v3.AggregatedDiscoveryService",
-    "envoy.service.cluster.v3.ClusterDiscoveryService",
-    "envoy.service.endpoint.v3.EndpointDiscoveryService",
-    "envoy.service.listener.v3.ListenerDiscoveryService",
-    "envoy.service.route.v3.RouteDiscoveryService",
-    "envoy.service.extension.v3.ExtensionConfigDiscoveryService",
-    "envoy.service.runtime.v3.RuntimeDiscoveryService",
-    "envoy.service.secret.v3.SecretDiscoveryService",
+/// The standard services, which reflection names beside those of xDS. The descriptors of the latter are Envoy's
+/// (`envoy/service/*/v3/*.proto`) and are not carried here, so `grpcurl list` works and `grpcurl describe` needs `-import-path`.
+const STANDARD: [&str; 3] = [
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
 ];
+
+/// How old a connection and its streams may get before proxies open new ones, perhaps to a server that came later. Nothing is
+/// sent again when they do.
+pub const MAX_AGE: Duration = Duration::from_secs(30 * 60);
 
 /// Tells gRPC health clients whether proxies are served. `NOT_SERVING` until the first topology was loaded.
 #[derive(Debug, Clone)]
@@ -43,7 +33,7 @@ impl Readiness {
     /// Reports `ready` for the server as a whole and for ADS.
     pub async fn set(&self, ready: bool) {
         let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
-        for service in ["", SERVICES[0]] {
+        for service in ["", ADS] {
             self.0.set_service_status(service, status).await;
         }
     }
@@ -61,7 +51,7 @@ pub async fn routes(xds: Routes) -> anyhow::Result<(Routes, Readiness)> {
     let reflection = || {
         let builder = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-        SERVICES.iter().fold(builder, |builder, service| builder.with_service_name(*service))
+        service_names().chain(STANDARD).fold(builder, |builder, service| builder.with_service_name(service))
     };
     let routes = xds
         .add_service(health)
@@ -77,11 +67,10 @@ pub async fn routes(xds: Routes) -> anyhow::Result<(Routes, Readiness)> {
 /// # Errors
 /// When the listener fails.
 pub async fn serve(listener: TcpListener, routes: Routes, stop: CancellationToken) -> anyhow::Result<()> {
-    // A small change to a topology is one small frame: it must not wait for a second one to fill the packet.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+    let transport = TransportOptions { max_connection_age: Some(MAX_AGE), ..TransportOptions::default() };
+    let incoming = transport.incoming(listener);
+    transport
+        .server()
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
         .await?;

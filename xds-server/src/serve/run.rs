@@ -121,7 +121,8 @@ fn engine(hub: &Arc<Hub>, nodes: Arc<Nodes>) -> Server {
         let zone = node.locality.as_ref().map_or("", |locality| locality.zone.as_str());
         nodes.view(&node.id, zone)
     };
-    Server::new(hub.clone(), view_of, ServerOptions { session, ..ServerOptions::default() })
+    let options = ServerOptions { session, max_stream_age: Some(grpc::MAX_AGE), ..ServerOptions::default() };
+    Server::new(hub.clone(), view_of, options)
 }
 
 /// Waits for a signal, or for a task that ends without being told to.

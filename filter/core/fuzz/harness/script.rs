@@ -51,7 +51,7 @@ fn policy(bytes: &mut Unstructured<'_>, zones: usize) -> Result<Value> {
     }
     if bytes.ratio(1, 4)? {
         let when = bytes.choose(&["always", "zone_degraded", "zone_open"])?;
-        let percent = f64::from(bytes.int_in_range(0..=1000_u32)?) / 10.0;
+        let percent = f64::from(bytes.int_in_range(1..=1000_u32)?) / 10.0;
         policy["abort"] =
             json!({"percent": percent, "status": bytes.int_in_range(400..=599_u16)?, "when": when});
     }

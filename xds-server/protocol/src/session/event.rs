@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 
 use crate::error::ProtocolError;
-use crate::resource::Resource;
+use crate::resource::{Resource, ResourceError};
 use crate::snapshot::Snapshot;
 use crate::types::{Protocol, TypeUrl, Version};
 
@@ -80,8 +80,27 @@ pub struct Response {
     pub resources: Vec<Arc<Resource>>,
     /// `removed_resources`; always empty in state of the world.
     pub removed: Vec<Arc<str>>,
+    /// Resources whose time to live begins anew, sent without their content.
+    pub refreshed: Vec<Arc<Resource>>,
+    /// Aliases that no resource goes by, each sent as a resource of that name and alias and no content (vhds.rst).
+    pub unresolved: Vec<Arc<str>>,
+    /// `resource_errors`.
+    pub errors: Vec<(Arc<str>, Arc<ResourceError>)>,
+    /// Whether this client heeds times to live.
+    pub with_ttl: bool,
+    /// Whether it does nothing but keep alive what the client has.
+    pub heartbeat: bool,
     /// Who we are: `control_plane.identifier`, left out when empty.
     pub control_plane: Arc<str>,
+}
+
+/// What a client says it can do (client_features.rst), as far as it matters here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Features {
+    /// It heeds times to live, in the protocol it speaks.
+    pub ttl: bool,
+    /// It reads `resource_errors`.
+    pub errors: bool,
 }
 
 /// A refusal, as the client put it.
@@ -97,6 +116,22 @@ pub struct Nack {
     pub resources: Vec<Arc<str>>,
     /// When the refusal arrived.
     pub at: Instant,
+}
+
+// === impl Features ===
+
+impl Features {
+    pub(crate) fn of(node: &Node, protocol: Protocol) -> Self {
+        let has = |feature: &str| node.client_features.iter().any(|said| said == feature);
+        // client_features.rst has one name for it, cncf/xds TP3 the other.
+        let unwraps = has("xds.config.resource-in-sotw") || has("xds.config.supports-resource-in-sotw");
+        Self {
+            ttl: has("xds.config.supports-resource-ttl") && (protocol == Protocol::Delta || unwraps),
+            // No feature stands for it: "clients would just ignore them" (TP3). Of those that read them, gRPC's is known
+            // (gRFC A88), and others need not be woken with responses that hold nothing for them.
+            errors: node.user_agent_name.starts_with("gRPC"),
+        }
+    }
 }
 
 // === impl Request ===

@@ -89,12 +89,21 @@ impl Held {
     }
 
     /// Describes the same holdings as differences from `goal`, for the names that are `covered`.
-    pub(crate) fn rebase(&mut self, goal: &Arc<TypeSet>, covered: impl Fn(&str) -> bool) {
+    /// Aliases are names of their own here, for those who were `named` by them.
+    pub(crate) fn rebase(
+        &mut self,
+        goal: &Arc<TypeSet>,
+        covered: impl Fn(&str) -> bool,
+        named: impl Fn(&str) -> bool,
+    ) {
         if Arc::ptr_eq(&self.base, goal) {
             return;
         }
         let changed = goal.changed_since(&self.base);
-        for name in changed.iter().filter(|name| covered(name)) {
+        let alias = |name: &str| goal.is_alias(name) || self.base.is_alias(name) && goal.get(name).is_none();
+        let theirs: Vec<&Arc<str>> =
+            changed.iter().filter(|name| if alias(name) { named(name) } else { covered(name) }).collect();
+        for name in theirs {
             // Those in the overlay already are looked at below.
             if !self.overlay.contains_key(name) {
                 let holds = self.of(name);

@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::event::{Effect, Event, Request, Response};
+use super::event::{Effect, Event, Features, Request, Response};
 use super::order::{Expired, FIRST, Order};
 use super::watch::{Answer, Rules, Watch};
 use crate::error::ProtocolError;
@@ -59,6 +59,7 @@ pub struct Session {
     protocol: Protocol,
     scope: Scope,
     identified: bool,
+    features: Features,
     ended: bool,
     /// Responses sent so far, which makes nonces unique.
     serial: u64,
@@ -88,8 +89,19 @@ impl Session {
     /// never taken for one of this.
     pub fn new(options: Arc<SessionOptions>, id: StreamId, protocol: Protocol, scope: Scope) -> Self {
         let order = Order::new(options.gate_timeout, options.resume_grace);
-        let watches = BTreeMap::new();
-        Self { options, id, protocol, scope, identified: false, ended: false, serial: 0, order, watches }
+        let (watches, features) = (BTreeMap::new(), Features::default());
+        Self {
+            options,
+            id,
+            protocol,
+            scope,
+            identified: false,
+            features,
+            ended: false,
+            serial: 0,
+            order,
+            watches,
+        }
     }
 
     /// What happens to the stream at `now`, and what is to be done about it.
@@ -115,15 +127,22 @@ impl Session {
 
     /// When [`Event::Timer`] is to be given if nothing else happens.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        match self.scope {
-            Scope::Aggregated if !self.ended => self.order.deadline(now, &self.watches),
-            _ => None,
+        if self.ended {
+            return None;
         }
+        let order = (self.scope == Scope::Aggregated).then(|| self.order.deadline(now, &self.watches));
+        let beats = self.watches.values().filter_map(Watch::next_beat);
+        order.flatten().into_iter().chain(beats).min()
     }
 
     /// The newest snapshot given to the session.
     pub fn snapshot(&self) -> Option<&Arc<Snapshot>> {
         self.order.newest().map(|point| &point.snapshot)
+    }
+
+    /// Whether some response has not been answered.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.watches.values().any(Watch::is_in_flight)
     }
 
     #[cfg(test)]
@@ -153,6 +172,7 @@ impl Session {
         // identifier."
         if !self.identified {
             let node = request.node().ok_or(ProtocolError::NoNode)?;
+            self.features = Features::of(node, self.protocol);
             effects.push(Effect::Identified(Box::new(node.clone())));
             self.identified = true;
         }
@@ -170,11 +190,12 @@ impl Session {
         let watch = self
             .watches
             .entry(type_url.clone())
-            .or_insert_with(|| Watch::new(type_url.clone(), self.protocol));
+            .or_insert_with(|| Watch::new(type_url.clone(), self.protocol, self.features));
         match watch.answer(now, request) {
             Answer::None => {}
             Answer::Stale => return Ok(()),
-            Answer::Ack { latency, serial, names } => {
+            Answer::Ack { heartbeat: true, .. } => {}
+            Answer::Ack { latency, serial, names, heartbeat: false } => {
                 self.order.answered(now, &type_url, serial, &names);
                 effects.push(Effect::Acked { type_url: type_url.clone(), latency });
             }
@@ -193,7 +214,7 @@ impl Session {
                 watch.repeat(name);
             });
         }
-        if watch.subscription().names().len() > self.options.max_names {
+        if watch.subscription().len() > self.options.max_names {
             return Err(ProtocolError::TooManyNames { type_url, limit: self.options.max_names });
         }
         Ok(())
@@ -230,13 +251,14 @@ impl Session {
                 effects.push(Effect::GateExpired { waiting_for, waited });
             }
             for type_url in &types {
-                let before = self.watches.get(type_url).map(Watch::answered);
+                let standing = |watch: &Watch| (watch.answered(), watch.accepted());
+                let before = self.watches.get(type_url).map(standing);
                 if let Some(response) = self.offer(now, type_url) {
                     effects.push(Effect::Send(response));
                     moved = true;
                 }
                 // A type with nothing to say has answered for the newest point as well.
-                moved |= before != self.watches.get(type_url).map(Watch::answered);
+                moved |= before != self.watches.get(type_url).map(standing);
             }
             if !moved {
                 return;
@@ -285,6 +307,11 @@ impl Session {
             nonce: draft.nonce,
             resources: draft.resources,
             removed: draft.removed,
+            refreshed: draft.refreshed,
+            unresolved: draft.unresolved,
+            errors: draft.errors,
+            with_ttl: self.features.ttl,
+            heartbeat: draft.heartbeat,
             control_plane: self.options.control_plane.clone(),
         })
     }

@@ -27,6 +27,8 @@
 //!   ([`super::SessionOptions::resume_grace`]) nothing is removed, and no route is changed before its clusters are known.
 //!   A state-of-the-world client says only a version: it is recognised where the view held that content lately. One that comes
 //!   back in the middle of a rollout, with the old and the new at once, is not, and is brought to the newest directly.
+//! - **A client that has asked for clusters and endpoints only** has nothing of this stream that could lead to them: there is no
+//!   order to keep, and what it asks for later begins with the newest.
 //!
 //! What a client asks for and does not have is never behind a stage, or the two could wait for each other.
 
@@ -162,9 +164,9 @@ impl Order {
             // same response: both go together.
             return self.release.released().is_some();
         }
-        let mut coming = self.newest.iter().chain(self.release.waiting());
-        let unused = coming.all(|point| point.snapshot.get(type_url, name).is_none())
-            && self.settle.is_without(type_url, name);
+        let without = |point: &Point| point.snapshot.get(type_url, name).is_none();
+        let unused = self.newest.iter().chain(self.release.waiting()).all(without)
+            && (is_bare(watches) || self.settle.is_without(type_url, name));
         // Endpoints, extensions and the rest go after the clusters that used them.
         let clusters_gone = || match (&self.newest, watches.get(&TypeUrl::CLUSTER)) {
             (Some(newest), Some(clusters)) => !clusters.has_more_than(newest.snapshot.set(&TypeUrl::CLUSTER)),
@@ -177,6 +179,9 @@ impl Order {
     pub(crate) fn advance(&mut self, now: Instant, watches: &Watches, expired: &mut Vec<Expired>) -> bool {
         let Some(newest) = self.newest.as_ref().filter(|_| self.opened.is_some()) else { return false };
         let in_grace = self.in_grace(now);
+        if is_bare(watches) {
+            self.release.begin_with(newest, now);
+        }
         self.release.take_up(newest, now);
         self.release.forget_unasked(now, newest, self.resume_grace, watches);
         let released = self.release.advance(now, in_grace, self.gate_timeout, watches, expired);
@@ -204,4 +209,10 @@ impl Order {
     fn in_grace(&self, now: Instant) -> bool {
         self.resumed && self.opened.is_some_and(|opened| now < opened + self.resume_grace)
     }
+}
+
+/// Whether the client has not asked this stream for anything that could lead to a cluster: then there is no order to keep, and
+/// what it asks for later begins with the newest.
+fn is_bare(watches: &Watches) -> bool {
+    !SECOND.iter().any(|kind| watches.contains_key(kind))
 }

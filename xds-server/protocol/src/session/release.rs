@@ -60,8 +60,8 @@ impl Release {
         self.waiting.as_ref().map(|(point, _)| point)
     }
 
-    /// Takes up the newest snapshot if none is waiting, or if the waiting one needs a cluster that the newest has not: it
-    /// would never be sent.
+    /// Takes up the newest snapshot if none is waiting, or if the waiting one needs a cluster or endpoints that the
+    /// newest has not: they would never be sent.
     pub(crate) fn take_up(&mut self, newest: &Point, now: Instant) {
         match &mut self.waiting {
             None if self.released.as_ref().is_none_or(|released| released.number < newest.number) => {
@@ -69,12 +69,24 @@ impl Release {
             }
             None => {}
             Some((waiting, _)) => {
-                let clusters = newest.snapshot.set(&TypeUrl::CLUSTER);
-                let changed = clusters.changed_since(waiting.snapshot.set(&TypeUrl::CLUSTER));
-                if changed.iter().any(|name| clusters.get(name).is_none()) {
+                let lost = |kind: &TypeUrl| {
+                    let now = newest.snapshot.set(kind);
+                    let changed = now.changed_since(waiting.snapshot.set(kind));
+                    changed.iter().any(|name| now.get(name).is_none())
+                };
+                if FIRST.iter().any(lost) {
                     *waiting = newest.clone();
                 }
             }
+        }
+    }
+
+    /// Forgets all snapshots before the newest: nothing of them was given to anybody.
+    pub(crate) fn begin_with(&mut self, newest: &Point, now: Instant) {
+        let known = self.released.iter().chain(self.waiting()).any(|point| point.number == newest.number);
+        if !known {
+            self.released = None;
+            self.waiting = Some((newest.clone(), now));
         }
     }
 

@@ -49,7 +49,7 @@ impl Settle {
         watches: &Watches,
         expired: &mut Vec<Expired>,
     ) -> bool {
-        if self.settled.as_ref().is_some_and(|settled| settled.number == released.number) {
+        if self.is_settled_at(released) {
             return false;
         }
         self.remember(released);
@@ -72,12 +72,20 @@ impl Settle {
 
     /// When the client will have been silent for too long.
     pub(crate) fn deadline(&self, released: &Point, timeout: Duration, watches: &Watches) -> Option<Instant> {
+        if self.is_settled_at(released) {
+            // A type asked for since changes nothing about that, and neither does time.
+            return None;
+        }
         let behind = behind(released, watches);
         if behind.iter().any(|watch| watch.is_stuck()) {
             return None;
         }
         let since: Option<Vec<Instant>> = behind.iter().map(|watch| watch.in_flight_since()).collect();
         since?.into_iter().max().map(|since| since + timeout)
+    }
+
+    fn is_settled_at(&self, released: &Point) -> bool {
+        self.settled.as_ref().is_some_and(|settled| settled.number == released.number)
     }
 
     fn remember(&mut self, released: &Point) {

@@ -54,7 +54,7 @@ impl Session {
             .map(|watch| TypeStatus {
                 type_url: watch.type_url().clone(),
                 wildcard: watch.subscription().is_wildcard(),
-                names: watch.subscription().names().len(),
+                names: watch.subscription().len(),
                 sent: watch.sent().cloned(),
                 acked: watch.acked().cloned(),
                 in_flight: watch.is_in_flight(),

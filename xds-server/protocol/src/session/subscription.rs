@@ -1,12 +1,14 @@
-//! Which resources of one type a client asked for: names, "all of them", or both.
+//! Which resources of one type a client asked for: names, collections, "all of them", or any of these together.
 //!
 //! It knows what was asked and never what was sent.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::name;
 use crate::type_set::TypeSet;
 use crate::types::TypeUrl;
 
@@ -16,7 +18,10 @@ const WILDCARD: &str = "*";
 /// A client's subscription to one type.
 #[derive(Debug, Default)]
 pub(crate) struct Subscription {
+    /// Names and aliases.
     names: BTreeSet<Arc<str>>,
+    /// Collections of the `xdstp:` scheme.
+    globs: BTreeSet<Arc<str>>,
     wildcard: bool,
     /// Whether the client ever named anything, after which saying nothing no longer means "all"
     /// (xds_protocol.rst, "How the client specifies what resources to return").
@@ -34,6 +39,11 @@ pub(crate) struct Change {
     pub new: Vec<Arc<str>>,
     /// Names no longer subscribed to by name.
     pub dropped: Vec<Arc<str>>,
+    /// Collections not subscribed to before.
+    pub globs_began: Vec<Arc<str>>,
+    /// Collections an incremental client asked for once more.
+    pub globs_again: Vec<Arc<str>>,
+    pub globs_ended: Vec<Arc<str>>,
     pub wildcard_began: bool,
     pub wildcard_ended: bool,
 }
@@ -42,7 +52,26 @@ pub(crate) struct Change {
 
 impl Subscription {
     pub(crate) fn covers(&self, name: &str) -> bool {
-        self.wildcard || self.names.contains(name)
+        self.wildcard || self.names.contains(name) || self.collects(name)
+    }
+
+    /// Whether a collection that is subscribed to has this name.
+    pub(crate) fn collects(&self, name: &str) -> bool {
+        !self.globs.is_empty() && name::glob_of(name).is_some_and(|glob| self.globs.contains(&*glob))
+    }
+
+    /// Whether this very name was asked for, be it a resource's, an alias or a collection.
+    pub(crate) fn names_exactly(&self, name: &str) -> bool {
+        self.names.contains(name) || self.globs.contains(name)
+    }
+
+    pub(crate) fn has_globs(&self) -> bool {
+        !self.globs.is_empty()
+    }
+
+    /// How many names and collections were asked for.
+    pub(crate) fn len(&self) -> usize {
+        self.names.len() + self.globs.len()
     }
 
     pub(crate) fn is_wildcard(&self) -> bool {
@@ -69,22 +98,24 @@ impl Subscription {
         } else {
             type_url.is_wildcard_by_default()
         };
-        let wanted: BTreeSet<&str> = names.iter().map(String::as_str).filter(|n| *n != WILDCARD).collect();
-        self.names.retain(|name| {
-            let keep = wanted.contains(&**name);
-            if !keep {
-                change.dropped.push(name.clone());
-            }
-            keep
-        });
+        let wanted = names.iter().filter(|n| *n != WILDCARD).map(|n| name::normal(n));
+        let (globs, wanted): (BTreeSet<_>, BTreeSet<_>) = wanted.partition(|n| name::is_glob(n));
+        retain(&mut self.names, &wanted, &mut change.dropped);
+        retain(&mut self.globs, &globs, &mut change.globs_ended);
         for name in wanted {
-            if !self.names.contains(name) {
-                let name = shared(name, known);
+            if !self.names.contains(&*name) {
+                let name = shared(&name, known);
                 self.names.insert(name.clone());
                 change.asked.push(name.clone());
                 if !was_wildcard {
                     change.new.push(name);
                 }
+            }
+        }
+        for glob in globs {
+            let glob: Arc<str> = Arc::from(glob);
+            if self.globs.insert(glob.clone()) {
+                change.globs_began.push(glob);
             }
         }
         change.wildcard_began = self.wildcard && !was_wildcard;
@@ -113,7 +144,18 @@ impl Subscription {
                 self.wildcard = true;
                 continue;
             }
-            let name = shared(name, known);
+            let name = name::normal(name);
+            if name::is_glob(&name) {
+                let glob: Arc<str> = Arc::from(name);
+                let new = self.globs.insert(glob.clone());
+                if new {
+                    change.globs_began.push(glob)
+                } else {
+                    change.globs_again.push(glob)
+                }
+                continue;
+            }
+            let name = shared(&name, known);
             if self.names.insert(name.clone()) && !was_wildcard {
                 change.new.push(name.clone());
             }
@@ -123,7 +165,9 @@ impl Subscription {
             if name == WILDCARD {
                 self.wildcard = false;
                 self.explicit = true;
-            } else if let Some(name) = self.names.take(name.as_str()) {
+            } else if let Some(glob) = self.globs.take(&*name::normal(name)) {
+                change.globs_ended.push(glob);
+            } else if let Some(name) = self.names.take(&*name::normal(name)) {
                 // xds_protocol.rst, "Unsubscribing from Resources": a name that was not subscribed to is a phantom,
                 // "it can simply ignore these phantom unsubscriptions".
                 change.dropped.push(name);
@@ -144,7 +188,21 @@ fn hash(names: &[String]) -> u128 {
     hasher.digest128()
 }
 
+/// Keeps what is wanted and tells what is not.
+fn retain(names: &mut BTreeSet<Arc<str>>, wanted: &BTreeSet<Cow<'_, str>>, dropped: &mut Vec<Arc<str>>) {
+    names.retain(|name| {
+        let keep = wanted.contains(&**name);
+        if !keep {
+            dropped.push(name.clone());
+        }
+        keep
+    });
+}
+
 /// The name as the snapshot holds it, so that a thousand streams do not keep a thousand copies.
 fn shared(name: &str, known: &TypeSet) -> Arc<str> {
-    known.get(name).map_or_else(|| Arc::from(name), |resource| resource.name().clone())
+    match known.get(name) {
+        Some(resource) if **resource.name() == *name => resource.name().clone(),
+        _ => Arc::from(name),
+    }
 }

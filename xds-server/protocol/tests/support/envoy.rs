@@ -30,9 +30,18 @@ pub struct Answer {
 impl Envoy {
     /// Starts an Envoy of this cluster that gets everything by ADS from `server`, and waits until its admin port answers.
     pub async fn start(cluster: &str, protocol: Protocol, server: SocketAddr) -> Self {
+        Self::start_with(cluster, protocol, server, &json!({})).await
+    }
+
+    /// The same with these parts of the bootstrap besides.
+    pub async fn start_with(cluster: &str, protocol: Protocol, server: SocketAddr, extra: &Value) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("bootstrap.json");
-        std::fs::write(&config, bootstrap(protocol, server).to_string()).unwrap();
+        let mut bootstrap = bootstrap(protocol, server);
+        for (key, value) in extra.as_object().into_iter().flatten() {
+            bootstrap[key] = value.clone();
+        }
+        std::fs::write(&config, bootstrap.to_string()).unwrap();
         let log = std::fs::File::create(dir.path().join("envoy.log")).unwrap();
         let address = dir.path().join("admin");
         let child = Command::new(program())
@@ -151,9 +160,14 @@ fn bootstrap(protocol: Protocol, server: SocketAddr) -> Value {
 
 /// One GET on a connection of its own.
 pub async fn get(address: SocketAddr, path: &str) -> std::io::Result<Answer> {
+    get_from(address, "test", path).await
+}
+
+/// The same of a host.
+pub async fn get_from(address: SocketAddr, host: &str, path: &str) -> std::io::Result<Answer> {
     let exchange = async {
         let mut stream = TcpStream::connect(address).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut text = String::new();
         stream.read_to_string(&mut text).await?;

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use envoy_types::pb::envoy::config::core::v3::Node;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio_stream::wrappers::TcpListenerStream;
-use zonebreak_xds::{ChangeId, Hub, Resource, Server, ServerOptions, Snapshot, ViewKey};
+use zonebreak_xds::{ChangeId, Hub, Resource, Server, ServerOptions, Snapshot, TransportOptions, ViewKey};
 
 pub mod envoy;
+pub mod peer;
 pub mod resources;
 
 /// A running server on threads of its own; dropping it is a crash: its connections go with it.
@@ -38,6 +38,11 @@ pub async fn start(options: ServerOptions) -> Running {
 
 /// Starts it at an address that was free a moment ago.
 pub async fn start_at(address: SocketAddr, options: ServerOptions) -> Running {
+    start_with(address, options, TransportOptions::default()).await
+}
+
+/// Starts it with connections looked after in this way.
+pub async fn start_with(address: SocketAddr, options: ServerOptions, transport: TransportOptions) -> Running {
     let hub = Hub::new();
     let server = Server::new(hub.clone(), |node| ViewKey::new(&node.cluster), options);
     let routes = server.routes();
@@ -45,8 +50,8 @@ pub async fn start_at(address: SocketAddr, options: ServerOptions) -> Running {
     let listener = runtime.spawn(bind(address)).await.unwrap();
     let address = listener.local_addr().unwrap();
     runtime.spawn(async move {
-        let incoming = TcpListenerStream::new(listener);
-        tonic::transport::Server::builder().add_routes(routes).serve_with_incoming(incoming).await.unwrap();
+        let incoming = transport.incoming(listener);
+        transport.server().add_routes(routes).serve_with_incoming(incoming).await.unwrap();
     });
     Running { hub, server, address, runtime: Some(runtime) }
 }

@@ -24,16 +24,19 @@ use envoy_types::pb::envoy::config::route::v3::route::Action as RouteKind;
 use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::{
-    Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
+    Route, RouteAction, RouteConfiguration, RouteMatch, Vhds, VirtualHost,
 };
+use envoy_types::pb::envoy::service::runtime::v3::Runtime;
+use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::envoy::extensions::filters::http::header_mutation::v3::{HeaderMutation, Mutations};
+use envoy_types::pb::envoy::extensions::filters::http::on_demand::v3::OnDemand;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_filter;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, Rds,
 };
-use envoy_types::pb::google::protobuf::{Any, Duration};
+use envoy_types::pb::google::protobuf::{Any, Duration, Struct, Value};
 use prost::{Message, Name};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -91,27 +94,58 @@ pub fn endpoints(cluster: &str, backend: SocketAddr) -> Resource {
 
 /// One route for everything.
 pub fn route(name: &str, cluster: &str) -> Resource {
-    let route = Route {
+    routes(name, &[("/", cluster)])
+}
+
+/// Routes by the beginning of the path.
+pub fn routes(name: &str, to: &[(&str, &str)]) -> Resource {
+    let hosts = vec![virtual_host("all", &["*"], to)];
+    Resource::encode(
+        name,
+        &RouteConfiguration { name: name.into(), virtual_hosts: hosts, ..Default::default() },
+    )
+}
+
+/// Routes whose hosts are fetched when they are asked for.
+pub fn routes_on_demand(name: &str) -> Resource {
+    let second = Some(Duration { seconds: 1, nanos: 0 });
+    let source = ConfigSource { initial_fetch_timeout: second, ..ads() };
+    let vhds = Some(Vhds { config_source: Some(source) });
+    Resource::encode(name, &RouteConfiguration { name: name.into(), vhds, ..Default::default() })
+}
+
+/// A host of such routes, by its own name and those of its domains.
+pub fn host_on_demand(routes: &str, name: &str, domain: &str, cluster: &str) -> Resource {
+    let (own, alias) = (format!("{routes}/{name}"), format!("{routes}/{domain}"));
+    Resource::encode(&own, &virtual_host(&own, &[domain], &[("/", cluster)])).with_aliases([alias.as_str()])
+}
+
+fn virtual_host(name: &str, domains: &[&str], to: &[(&str, &str)]) -> VirtualHost {
+    let route = |(prefix, cluster): &(&str, &str)| Route {
         r#match: Some(RouteMatch {
-            path_specifier: Some(PathSpecifier::Prefix("/".into())),
+            path_specifier: Some(PathSpecifier::Prefix((*prefix).into())),
             ..Default::default()
         }),
         action: Some(RouteKind::Route(RouteAction {
-            cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.into())),
+            cluster_specifier: Some(ClusterSpecifier::Cluster((*cluster).into())),
             ..Default::default()
         })),
         ..Default::default()
     };
-    let host = VirtualHost {
-        name: "all".into(),
-        domains: vec!["*".into()],
-        routes: vec![route],
+    VirtualHost {
+        name: name.into(),
+        domains: domains.iter().map(ToString::to_string).collect(),
+        routes: to.iter().map(route).collect(),
         ..Default::default()
-    };
-    Resource::encode(
-        name,
-        &RouteConfiguration { name: name.into(), virtual_hosts: vec![host], ..Default::default() },
-    )
+    }
+}
+
+/// A layer of runtime values that goes away two seconds after its server.
+pub fn runtime(name: &str, key: &str, value: &str) -> Resource {
+    let value = Value { kind: Some(Kind::StringValue(value.into())) };
+    let layer = Struct { fields: [(key.to_owned(), value)].into() };
+    let message = Runtime { name: name.into(), layer: Some(layer) };
+    Resource::encode(name, &message).with_ttl(std::time::Duration::from_secs(2))
 }
 
 /// A listener on a free port, with its routes and one filter from the server.
@@ -128,6 +162,11 @@ pub fn listener(name: &str, routes: &str, filter: &str, stat_prefix: &str) -> Re
             route_config_name: routes.into(),
         })),
         http_filters: vec![
+            HttpFilter {
+                name: "on-demand".into(),
+                config_type: Some(http_filter::ConfigType::TypedConfig(any(&OnDemand::default()))),
+                ..Default::default()
+            },
             HttpFilter {
                 name: filter.into(),
                 config_type: Some(http_filter::ConfigType::ConfigDiscovery(extension)),

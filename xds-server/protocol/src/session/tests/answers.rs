@@ -24,49 +24,63 @@ fn r01_nonces_are_unique_and_each_type_has_its_own() {
 }
 
 #[test]
+fn r01_every_response_has_a_nonce_of_its_own() {
+    for mut client in everywhere(&EDS) {
+        client.publish(&[A]);
+        let mut response = only(client.subscribe(&EDS, &["a"]));
+        for content in ["2", "3", "4"] {
+            assert!(client.ack(&response).is_empty());
+            // The harness holds every nonce of the stream against those before it.
+            response = only(client.publish(&[(EDS, "a", content)]));
+        }
+        assert_eq!(client.acks, 3);
+    }
+}
+
+#[test]
 fn r02_sotw_a_request_with_a_stale_nonce_is_ignored_whole() {
-    let mut client = Client::new(Protocol::Sotw);
-    client.publish(&[A, (EDS, "b", "1")]);
-    let first = only(client.subscribe(&EDS, &["a"]));
-    client.ack(&first);
-    let second = only(client.publish(&[(EDS, "a", "2"), (EDS, "b", "1")]));
-    let late = sotw(&EDS, &["a", "b"], &first.nonce);
-    assert!(client.raw(Request::Sotw(Box::new(late))).is_empty());
-    assert!(client.ack(&second).is_empty(), "nothing of the stale request was kept");
-    assert_eq!(client.acks, 2);
-    let more = sotw(&EDS, &["a", "b"], &second.nonce);
-    assert_eq!(names(&only(client.raw(Request::Sotw(Box::new(more))))), ["b"]);
+    for mut client in both(Protocol::Sotw, &EDS) {
+        client.publish(&[A, (EDS, "b", "1")]);
+        let first = only(client.subscribe(&EDS, &["a"]));
+        client.ack(&first);
+        let second = only(client.publish(&[(EDS, "a", "2"), (EDS, "b", "1")]));
+        let late = sotw(&EDS, &["a", "b"], &first.nonce);
+        assert!(client.raw(Request::Sotw(Box::new(late))).is_empty());
+        assert!(client.ack(&second).is_empty(), "nothing of the stale request was kept");
+        assert_eq!(client.acks, 2);
+        let more = sotw(&EDS, &["a", "b"], &second.nonce);
+        assert_eq!(names(&only(client.raw(Request::Sotw(Box::new(more))))), ["b"]);
+    }
 }
 
 #[test]
 fn r03_delta_subscriptions_count_whatever_the_nonce() {
-    let mut client = Client::new(Protocol::Delta);
-    client.publish(&[A, (EDS, "b", "1"), (EDS, "c", "1"), (EDS, "d", "1")]);
-    let first = only(client.subscribe(&EDS, &["a"]));
-    client.ack(&first);
-    // Stale.
-    let stale = client.raw(Request::Delta(Box::new(delta(&EDS, &["b"], &[], "garbage"))));
-    let stale = only(stale);
-    assert_eq!(names(&stale), ["b"]);
-    // Absent, while a response is under way: answered with the next.
-    assert!(client.raw(Request::Delta(Box::new(delta(&EDS, &["c"], &[], "")))).is_empty());
-    // Riding on the ACK.
-    let next = only(client.ack_with(&stale, &["d"], &["a"]));
-    assert_eq!(names(&next), ["c", "d"]);
-    client.ack(&next);
-    assert!(client.publish(&[(EDS, "a", "2")]).iter().all(|response| names(response).is_empty()));
+    for mut client in both(Protocol::Delta, &EDS) {
+        client.publish(&[A, (EDS, "b", "1"), (EDS, "c", "1"), (EDS, "d", "1")]);
+        let first = only(client.subscribe(&EDS, &["a"]));
+        client.ack(&first);
+        // Stale.
+        let stale = client.raw(Request::Delta(Box::new(delta(&EDS, &["b"], &[], "garbage"))));
+        let stale = only(stale);
+        assert_eq!(names(&stale), ["b"]);
+        // Absent, while a response is under way: answered with the next.
+        assert!(client.raw(Request::Delta(Box::new(delta(&EDS, &["c"], &[], "")))).is_empty());
+        // Riding on the ACK.
+        let next = only(client.ack_with(&stale, &["d"], &["a"]));
+        assert_eq!(names(&next), ["c", "d"]);
+        client.ack(&next);
+        assert!(client.publish(&[(EDS, "a", "2")]).iter().all(|response| names(response).is_empty()));
+    }
 }
 
 #[test]
 fn r06_versions_come_from_content_and_not_from_history() {
-    for protocol in PROTOCOLS {
-        let mut long = Client::new(protocol);
+    for (mut long, mut short) in everywhere(&CDS).into_iter().zip(everywhere(&CDS)) {
         long.publish(&[(CDS, "a", "9")]);
         let first = only(long.wildcard(&CDS));
         long.ack(&first);
         let response = only(long.publish(&[(CDS, "a", "1"), (CDS, "b", "1")]));
         // SotW sends both at once; delta tells each resource's version.
-        let mut short = Client::new(protocol);
         short.publish(&[(CDS, "b", "1"), (CDS, "a", "1")]);
         assert_eq!(only(short.wildcard(&CDS)).version, response.version);
         assert_ne!(first.version, response.version);
@@ -75,14 +89,14 @@ fn r06_versions_come_from_content_and_not_from_history() {
 
 #[test]
 fn r06_sotw_the_version_of_a_partial_type_covers_all_the_client_has() {
-    let mut client = Client::new(Protocol::Sotw);
-    client.publish(&[A, (EDS, "b", "1")]);
-    let first = only(client.subscribe(&EDS, &["a"]));
-    let second = only(client.ack_with(&first, &["b"], &[]));
-    assert_eq!(names(&second), ["b"]);
-    let mut other = Client::new(Protocol::Sotw);
-    other.publish(&[A, (EDS, "b", "1")]);
-    assert_eq!(only(other.subscribe(&EDS, &["b", "a"])).version, second.version);
+    for (mut client, mut other) in both(Protocol::Sotw, &EDS).into_iter().zip(both(Protocol::Sotw, &EDS)) {
+        client.publish(&[A, (EDS, "b", "1")]);
+        let first = only(client.subscribe(&EDS, &["a"]));
+        let second = only(client.ack_with(&first, &["b"], &[]));
+        assert_eq!(names(&second), ["b"]);
+        other.publish(&[A, (EDS, "b", "1")]);
+        assert_eq!(only(other.subscribe(&EDS, &["b", "a"])).version, second.version);
+    }
 }
 
 #[test]
@@ -94,9 +108,8 @@ fn r07_the_node_is_needed_once() {
         client.ack(&first);
         assert!(client.error.is_none());
     }
-    for protocol in PROTOCOLS {
-        let mut client = Client::new(protocol);
-        let request = match protocol {
+    for mut client in everywhere(&EDS) {
+        let request = match client.protocol {
             Protocol::Sotw => {
                 Request::Sotw(Box::new(envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest {
                     node: None,
@@ -120,7 +133,7 @@ fn r07_the_node_is_needed_once() {
 #[test]
 fn r16_sotw_listeners_and_clusters_are_always_the_full_state() {
     for kind in [LDS, CDS] {
-        for mut client in everywhere(&kind).into_iter().filter(|c| c.protocol == Protocol::Sotw) {
+        for mut client in both(Protocol::Sotw, &kind) {
             client.publish(&[(kind.clone(), "a", "1"), (kind.clone(), "b", "1")]);
             let first = only(client.wildcard(&kind));
             client.ack(&first);
@@ -226,33 +239,34 @@ fn r32_every_response_says_who_we_are_and_none_is_larger_than_clients_take() {
         max_response_bytes: 400,
         ..SessionOptions::default()
     };
-    let mut client = Client::with(Protocol::Delta, Scope::Aggregated, options);
-    let items = ["a", "b", "c", "d", "e", "f"].map(|name| (EDS, name, "0123456789"));
-    client.publish(&items);
-    let mut responses = client.subscribe(&EDS, &["a", "b", "c", "d", "e", "f"]);
-    let mut seen = Vec::new();
-    let mut rounds = 0;
-    while let Some(response) = responses.pop() {
-        assert!(responses.is_empty(), "one at a time");
-        assert_eq!(&*response.control_plane, "zonebreak-1");
-        assert!(response.resources.iter().map(|r| r.entry().len()).sum::<usize>() <= 400);
-        seen.extend(names(&response).into_iter().map(str::to_owned));
-        assert!(!client.converged());
-        responses = client.ack(&response);
-        rounds += 1;
+    for scope in [Scope::Aggregated, Scope::Single(EDS)] {
+        let mut client = Client::with(Protocol::Delta, scope, options.clone());
+        let items = ["a", "b", "c", "d", "e", "f"].map(|name| (EDS, name, "0123456789"));
+        client.publish(&items);
+        let mut responses = client.subscribe(&EDS, &["a", "b", "c", "d", "e", "f"]);
+        let mut seen = Vec::new();
+        let mut rounds = 0;
+        while let Some(response) = responses.pop() {
+            assert!(responses.is_empty(), "one at a time");
+            assert_eq!(&*response.control_plane, "zonebreak-1");
+            assert!(response.resources.iter().map(|r| r.entry().len()).sum::<usize>() <= 400);
+            seen.extend(names(&response).into_iter().map(str::to_owned));
+            assert!(!client.converged());
+            responses = client.ack(&response);
+            rounds += 1;
+        }
+        assert!(rounds > 1, "the limit was never reached");
+        assert_eq!(seen, ["a", "b", "c", "d", "e", "f"]);
+        assert!(client.converged());
     }
-    assert!(rounds > 1, "the limit was never reached");
-    assert_eq!(seen, ["a", "b", "c", "d", "e", "f"]);
-    assert!(client.converged());
 }
 
 #[test]
 fn r33_two_servers_give_the_same_versions() {
-    for protocol in PROTOCOLS {
-        let one = [(CDS, "a", "1"), (CDS, "b", "2")];
-        let other = [(CDS, "b", "2"), (CDS, "a", "1")];
-        let responses = [one, other].map(|items| {
-            let mut client = Client::new(protocol);
+    let one = [(CDS, "a", "1"), (CDS, "b", "2")];
+    let other = [(CDS, "b", "2"), (CDS, "a", "1")];
+    for (first, second) in everywhere(&CDS).into_iter().zip(everywhere(&CDS)) {
+        let responses = [(first, one.clone()), (second, other.clone())].map(|(mut client, items)| {
             client.publish(&items);
             only(client.wildcard(&CDS))
         });

@@ -1,6 +1,6 @@
 //! A client of the discovery protocol, as plain as one can be: it says what a test tells it to and keeps what it needs for that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use envoy_types::pb::google::rpc::Status;
 
 use crate::error::ProtocolError;
 use crate::session::{Effect, Event, Nack, Request, Response, Session, SessionOptions};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, SnapshotBuilder};
 use crate::types::{ChangeId, Protocol, Scope, StreamId, TypeUrl};
 use crate::{Resource, Version};
 
@@ -33,12 +33,18 @@ pub(super) struct Client {
     pub protocol: Protocol,
     kinds: BTreeMap<TypeUrl, Kind>,
     identified: bool,
+    scope: Scope,
+    options: SessionOptions,
+    /// `node.client_features` and `node.user_agent_name`.
+    pub features: Vec<&'static str>,
+    pub user_agent: &'static str,
     view: Arc<Snapshot>,
     changes: u64,
     pub nacks: Vec<Nack>,
     pub acks: usize,
     pub expired: Vec<Vec<TypeUrl>>,
     pub error: Option<ProtocolError>,
+    nonces: BTreeSet<Arc<str>>,
 }
 
 /// What the client remembers of one type.
@@ -55,6 +61,11 @@ pub(super) fn everywhere(type_url: &TypeUrl) -> Vec<Client> {
     let scopes = [Scope::Aggregated, Scope::Single(type_url.clone())];
     let all = PROTOCOLS.iter().flat_map(|protocol| scopes.iter().map(|scope| (*protocol, scope.clone())));
     all.map(|(protocol, scope)| Client::with(protocol, scope, SessionOptions::default())).collect()
+}
+
+/// The same for one protocol.
+pub(super) fn both(protocol: Protocol, type_url: &TypeUrl) -> Vec<Client> {
+    everywhere(type_url).into_iter().filter(|client| client.protocol == protocol).collect()
 }
 
 /// The names of a response's resources.
@@ -89,23 +100,29 @@ impl Client {
 
     pub fn with(protocol: Protocol, scope: Scope, options: SessionOptions) -> Self {
         Self {
-            session: Session::new(Arc::new(options), StreamId(1), protocol, scope),
+            session: Session::new(Arc::new(options.clone()), StreamId(1), protocol, scope.clone()),
             now: Instant::now(),
             protocol,
             kinds: BTreeMap::new(),
             identified: false,
+            scope,
+            options,
+            features: Vec::new(),
+            user_agent: "envoy",
             view: Arc::default(),
             changes: 0,
             nacks: Vec::new(),
             acks: 0,
             expired: Vec::new(),
             error: None,
+            nonces: BTreeSet::new(),
         }
     }
 
     /// The same client on a new stream to a server with this view, with what it has.
     pub fn reconnect(self, brings: &[Item], view: &[Item]) -> Self {
-        let mut fresh = Self::new(self.protocol);
+        let mut fresh = Self::with(self.protocol, self.scope, self.options);
+        (fresh.features, fresh.user_agent) = (self.features, self.user_agent);
         for (type_url, mut kind) in self.kinds {
             kind.nonce.clear();
             let brought = brings.iter().filter(|(of, ..)| *of == type_url).map(resource);
@@ -125,6 +142,15 @@ impl Client {
         for item in items {
             builder.put(resource(item)).unwrap();
         }
+        self.view = Arc::new(builder.build());
+        self.step(Event::Snapshot(self.view.clone()))
+    }
+
+    /// The view changes so.
+    pub fn edit(&mut self, change: impl FnOnce(&mut SnapshotBuilder)) -> Vec<Response> {
+        self.changes += 1;
+        let mut builder = self.view.edit(ChangeId(self.changes));
+        change(&mut builder);
         self.view = Arc::new(builder.build());
         self.step(Event::Snapshot(self.view.clone()))
     }
@@ -208,7 +234,12 @@ impl Client {
                 kind.names.push((*name).to_owned());
             }
         }
-        let node = (!self.identified).then(|| Node { id: "test".into(), ..Node::default() });
+        let node = (!self.identified).then(|| Node {
+            id: "test".into(),
+            client_features: self.features.iter().map(ToString::to_string).collect(),
+            user_agent_name: self.user_agent.into(),
+            ..Node::default()
+        });
         let error_detail = error.map(|message| Status { message: message.into(), ..Status::default() });
         let request = match self.protocol {
             Protocol::Sotw => Request::Sotw(Box::new(DiscoveryRequest {
@@ -254,16 +285,19 @@ impl Client {
         }
         for response in &responses {
             // Rules that hold for whatever is sent: R17, and no nonce twice.
-            let mut seen = std::collections::BTreeSet::new();
-            for resource in &response.resources {
+            let mut seen = BTreeSet::new();
+            for resource in response.resources.iter().chain(&response.refreshed) {
                 assert!(seen.insert(resource.name().clone()), "{} is in a response twice", resource.name());
                 assert_eq!(resource.type_url(), &response.type_url);
             }
             assert!(
-                response.removed.iter().all(|name| seen.insert(name.clone())),
+                response.removed.iter().chain(&response.unresolved).all(|name| seen.insert(name.clone())),
                 "removed and sent at once"
             );
-            assert!(self.protocol == Protocol::Delta || response.removed.is_empty());
+            let incremental = [&response.removed, &response.unresolved];
+            assert!(self.protocol == Protocol::Delta || incremental.iter().all(|names| names.is_empty()));
+            assert!(self.protocol == Protocol::Delta || response.refreshed.is_empty());
+            assert!(self.nonces.insert(response.nonce.clone()), "a nonce is used twice");
         }
         responses
     }

@@ -379,3 +379,18 @@ fn r19_a_cluster_that_was_sent_gets_its_endpoints_though_both_are_gone() {
         assert!(client.converged());
     }
 }
+
+#[test]
+fn a_type_asked_for_late_and_never_answered_for_leaves_no_timer_behind() {
+    for protocol in PROTOCOLS {
+        let mut client = envoy(protocol, &OLD[..3]);
+        let late = client.subscribe(&RDS, &["r"]);
+        client.publish(&OLD);
+        client.wait(Duration::from_secs(60));
+        // A deadline that has passed would be woken for without end.
+        assert!(
+            client.session.deadline(client.now).is_none_or(|at| at > client.now),
+            "{protocol:?}: {late:?}"
+        );
+    }
+}

@@ -135,14 +135,15 @@ fn a_client_that_asks_again_gets_what_it_refused() {
 
 #[test]
 fn a_refused_removal_is_not_repeated() {
-    let mut client = Client::new(Protocol::Delta);
-    client.publish(&[(LDS, "a", "1")]);
-    let first = only(client.wildcard(&LDS));
-    client.ack(&first);
-    let gone = only(client.publish(&[]));
-    assert_eq!(removed(&gone), ["a"]);
-    assert!(client.nack(&gone, "keep it").is_empty());
-    assert!(client.publish(&[(EDS, "x", "1")]).is_empty());
+    for mut client in both(Protocol::Delta, &LDS) {
+        client.publish(&[(LDS, "a", "1")]);
+        let first = only(client.wildcard(&LDS));
+        client.ack(&first);
+        let gone = only(client.publish(&[]));
+        assert_eq!(removed(&gone), ["a"]);
+        assert!(client.nack(&gone, "keep it").is_empty());
+        assert!(client.publish(&[(EDS, "x", "1")]).is_empty());
+    }
 }
 
 #[test]

@@ -31,21 +31,22 @@ fn r06_a_client_that_comes_back_in_sync_is_sent_nothing_again() {
 #[test]
 fn r06_sotw_a_version_does_not_stand_for_names_it_was_not_given_for() {
     let view = [(EDS, "a", "1"), (EDS, "b", "1")];
-    let mut client = Client::new(Protocol::Sotw);
-    client.publish(&view);
-    let responses = client.subscribe(&EDS, &["a"]);
-    client.ack_all(responses);
-    let mut back = client.reconnect(&[], &view);
-    assert_eq!(
-        names(&only(back.subscribe(&EDS, &["b"]))),
-        ["a", "b"],
-        "the server cannot know that it has a"
-    );
+    for mut client in both(Protocol::Sotw, &EDS) {
+        client.publish(&view);
+        let responses = client.subscribe(&EDS, &["a"]);
+        client.ack_all(responses);
+        let mut back = client.reconnect(&[], &view);
+        assert_eq!(
+            names(&only(back.subscribe(&EDS, &["b"]))),
+            ["a", "b"],
+            "the server cannot know that it has a"
+        );
+    }
 }
 
 #[test]
 fn r23_initial_versions_are_honoured() {
-    for mut client in everywhere(&EDS).into_iter().filter(|c| c.protocol == Protocol::Delta) {
+    for mut client in both(Protocol::Delta, &EDS) {
         client.publish(&[(EDS, "same", "1"), (EDS, "changed", "2"), (EDS, "new", "1")]);
         let mut request = delta(&EDS, &["same", "changed", "new", "gone"], &[], "");
         for item in [(EDS, "same", "1"), (EDS, "changed", "1"), (EDS, "gone", "1")] {
@@ -63,13 +64,14 @@ fn r23_initial_versions_are_honoured() {
 
 #[test]
 fn r23_initial_versions_count_on_the_first_request_only() {
-    let mut client = Client::new(Protocol::Delta);
-    client.publish(&[(EDS, "a", "1"), (EDS, "b", "1")]);
-    let first = only(client.subscribe(&EDS, &["a"]));
-    client.ack(&first);
-    let mut request = delta(&EDS, &["b"], &[], "");
-    request.initial_resource_versions.insert("b".into(), version(&(EDS, "b", "1")).to_string());
-    assert_eq!(names(&only(client.raw(Request::Delta(Box::new(request))))), ["b"]);
+    for mut client in both(Protocol::Delta, &EDS) {
+        client.publish(&[(EDS, "a", "1"), (EDS, "b", "1")]);
+        let first = only(client.subscribe(&EDS, &["a"]));
+        client.ack(&first);
+        let mut request = delta(&EDS, &["b"], &[], "");
+        request.initial_resource_versions.insert("b".into(), version(&(EDS, "b", "1")).to_string());
+        assert_eq!(names(&only(client.raw(Request::Delta(Box::new(request))))), ["b"]);
+    }
 }
 
 #[test]

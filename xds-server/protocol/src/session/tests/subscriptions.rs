@@ -48,44 +48,47 @@ fn r08_star_means_all_of_any_type() {
 #[test]
 fn r08_sotw_a_list_without_the_star_ends_the_wildcard() {
     // The example of xds_protocol.rst, step by step.
-    let mut client = Client::new(Protocol::Sotw);
-    client.publish(&[(CDS, "a", "1"), (CDS, "b", "1")]);
-    let mut ask = |names: &[&str], nonce: &str| client.raw(Request::Sotw(Box::new(sotw(&CDS, names, nonce))));
-    let first = only(ask(&[], ""));
-    assert_eq!(names(&first), ["a", "b"]);
-    let both = only(ask(&["*", "a"], &first.nonce));
-    assert_eq!(names(&both), ["a", "b"], "still all");
-    assert!(ask(&["a"], &both.nonce).is_empty(), "a was sent, b is no longer wanted");
-    let mut client = client;
-    let change = only(client.publish(&[(CDS, "a", "2"), (CDS, "b", "2")]));
-    assert_eq!(names(&change), ["a"]);
+    for mut client in both(Protocol::Sotw, &CDS) {
+        client.publish(&[(CDS, "a", "1"), (CDS, "b", "1")]);
+        let mut ask =
+            |names: &[&str], nonce: &str| client.raw(Request::Sotw(Box::new(sotw(&CDS, names, nonce))));
+        let first = only(ask(&[], ""));
+        assert_eq!(names(&first), ["a", "b"]);
+        let both = only(ask(&["*", "a"], &first.nonce));
+        assert_eq!(names(&both), ["a", "b"], "still all");
+        assert!(ask(&["a"], &both.nonce).is_empty(), "a was sent, b is no longer wanted");
+        let mut client = client;
+        let change = only(client.publish(&[(CDS, "a", "2"), (CDS, "b", "2")]));
+        assert_eq!(names(&change), ["a"]);
+    }
 }
 
 #[test]
 fn r08_delta_a_name_keeps_the_wildcard_and_an_unsubscribed_star_ends_it() {
-    let mut client = Client::new(Protocol::Delta);
-    client.publish(&[(CDS, "a", "1"), (CDS, "b", "1")]);
-    let first = only(client.wildcard(&CDS));
-    let again = only(client.ack_with(&first, &["a"], &[]));
-    assert_eq!(names(&again), ["a"], "asked for by name: answered again");
-    client.ack(&again);
-    let change = only(client.publish(&[(CDS, "a", "1"), (CDS, "b", "2")]));
-    assert_eq!(names(&change), ["b"], "the wildcard goes on");
-    assert!(client.ack_with(&change, &[], &["*"]).is_empty());
-    let change = only(client.publish(&[(CDS, "a", "3"), (CDS, "b", "3")]));
-    assert_eq!(names(&change), ["a"], "the wildcard ended");
-    client.ack(&change);
-    client.unsubscribe(&CDS, &["a"]);
-    assert!(
-        client.publish(&[(CDS, "a", "4"), (CDS, "b", "4")]).is_empty(),
-        "an empty list is not a wildcard again"
-    );
+    for mut client in both(Protocol::Delta, &CDS) {
+        client.publish(&[(CDS, "a", "1"), (CDS, "b", "1")]);
+        let first = only(client.wildcard(&CDS));
+        let again = only(client.ack_with(&first, &["a"], &[]));
+        assert_eq!(names(&again), ["a"], "asked for by name: answered again");
+        client.ack(&again);
+        let change = only(client.publish(&[(CDS, "a", "1"), (CDS, "b", "2")]));
+        assert_eq!(names(&change), ["b"], "the wildcard goes on");
+        assert!(client.ack_with(&change, &[], &["*"]).is_empty());
+        let change = only(client.publish(&[(CDS, "a", "3"), (CDS, "b", "3")]));
+        assert_eq!(names(&change), ["a"], "the wildcard ended");
+        client.ack(&change);
+        client.unsubscribe(&CDS, &["a"]);
+        assert!(
+            client.publish(&[(CDS, "a", "4"), (CDS, "b", "4")]).is_empty(),
+            "an empty list is not a wildcard again"
+        );
+    }
 }
 
 #[test]
 fn r09_an_empty_list_after_a_name_unsubscribes_from_all() {
     for kind in [CDS, LDS, EDS] {
-        for mut client in everywhere(&kind).into_iter().filter(|c| c.protocol == Protocol::Sotw) {
+        for mut client in both(Protocol::Sotw, &kind) {
             client.publish(&[(kind.clone(), "a", "1")]);
             let first = only(client.subscribe(&kind, &["a"]));
             assert!(client.ack_with(&first, &[], &["a"]).is_empty());
@@ -129,7 +132,7 @@ fn r10_only_what_is_new_goes_out_where_a_response_may_be_partial() {
 
 #[test]
 fn r11_a_name_subscribed_again_is_answered_again() {
-    for mut client in everywhere(&EDS).into_iter().filter(|c| c.protocol == Protocol::Delta) {
+    for mut client in both(Protocol::Delta, &EDS) {
         client.publish(&[A]);
         let first = only(client.subscribe(&EDS, &["a"]));
         client.ack(&first);
@@ -142,23 +145,24 @@ fn r11_a_name_subscribed_again_is_answered_again() {
 
 #[test]
 fn r12_unsubscribing_from_a_name_under_a_wildcard_is_answered() {
-    let mut client = Client::new(Protocol::Delta);
-    client.publish(&[(CDS, "in", "1")]);
-    let first = only(client.wildcard(&CDS));
-    let both = only(client.ack_with(&first, &["in", "out"], &[]));
-    assert_eq!((names(&both), removed(&both)), (vec!["in"], vec!["out"]));
-    let answer = only(client.ack_with(&both, &[], &["in", "out"]));
-    assert_eq!(
-        (names(&answer), removed(&answer)),
-        (vec!["in"], vec!["out"]),
-        "the one stays, the other goes"
-    );
-    assert!(client.ack(&answer).is_empty());
+    for mut client in both(Protocol::Delta, &CDS) {
+        client.publish(&[(CDS, "in", "1")]);
+        let first = only(client.wildcard(&CDS));
+        let both = only(client.ack_with(&first, &["in", "out"], &[]));
+        assert_eq!((names(&both), removed(&both)), (vec!["in"], vec!["out"]));
+        let answer = only(client.ack_with(&both, &[], &["in", "out"]));
+        assert_eq!(
+            (names(&answer), removed(&answer)),
+            (vec!["in"], vec!["out"]),
+            "the one stays, the other goes"
+        );
+        assert!(client.ack(&answer).is_empty());
+    }
 }
 
 #[test]
 fn r13_phantom_and_plain_unsubscriptions_get_no_answer() {
-    for mut client in everywhere(&EDS).into_iter().filter(|c| c.protocol == Protocol::Delta) {
+    for mut client in both(Protocol::Delta, &EDS) {
         client.publish(&[A]);
         let first = only(client.subscribe(&EDS, &["a"]));
         client.ack(&first);
@@ -171,7 +175,7 @@ fn r13_phantom_and_plain_unsubscriptions_get_no_answer() {
 
 #[test]
 fn r14_an_absent_name_is_announced_at_once_and_stays_watched() {
-    for mut client in everywhere(&EDS).into_iter().filter(|c| c.protocol == Protocol::Delta) {
+    for mut client in both(Protocol::Delta, &EDS) {
         client.publish(&[A]);
         let first = only(client.subscribe(&EDS, &["a", "later"]));
         assert_eq!((names(&first), removed(&first)), (vec!["a"], vec!["later"]));
@@ -183,7 +187,7 @@ fn r14_an_absent_name_is_announced_at_once_and_stays_watched() {
 
 #[test]
 fn r15_an_absent_name_is_remembered_and_sent_when_it_comes_to_be() {
-    for mut client in everywhere(&EDS).into_iter().filter(|c| c.protocol == Protocol::Sotw) {
+    for mut client in both(Protocol::Sotw, &EDS) {
         client.publish(&[A]);
         assert!(client.subscribe(&EDS, &["later"]).is_empty(), "there is no word for it in this protocol");
         let born = only(client.publish(&[A, (EDS, "later", "1")]));
@@ -193,7 +197,7 @@ fn r15_an_absent_name_is_remembered_and_sent_when_it_comes_to_be() {
 
 #[test]
 fn r15_a_named_listener_that_is_absent_shows_in_the_full_state() {
-    for mut client in everywhere(&LDS).into_iter().filter(|c| c.protocol == Protocol::Sotw) {
+    for mut client in both(Protocol::Sotw, &LDS) {
         client.publish(&[(LDS, "other", "1")]);
         let empty = only(client.subscribe(&LDS, &["mine"]));
         assert!(empty.resources.is_empty(), "a listener client reads absence from the full state");

@@ -4,14 +4,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::beat::Beat;
 use super::send::same;
 use super::state::{InFlight, Rejected, Watch};
+use crate::name;
 use crate::session::attribution;
 use crate::session::event::{Nack, Request};
 use crate::session::held::Holds;
 use crate::session::subscription::Change;
 use crate::type_set::TypeSet;
-use crate::types::{Protocol, Version};
+use crate::types::{Protocol, TypeUrl, Version};
 
 /// The most bytes of a client's message that are read and kept. Envoy's are shorter; others' may be of any length.
 const MESSAGE: usize = 4096;
@@ -25,7 +27,7 @@ pub(crate) enum Answer {
     /// Nothing: a first request, or one that only changes the subscription.
     None,
     /// The client took the response of this serial number.
-    Ack { latency: Duration, serial: u64, names: Vec<Arc<str>> },
+    Ack { latency: Duration, serial: u64, names: Vec<Arc<str>>, heartbeat: bool },
     /// The client refused it.
     Nack { nack: Nack, serial: u64, names: Vec<Arc<str>> },
     /// A state-of-the-world request that belongs to an older response: to be ignored.
@@ -56,6 +58,7 @@ impl Watch {
     }
 
     fn accept(&mut self, now: Instant, in_flight: InFlight) -> Answer {
+        self.told.extend(in_flight.errors);
         for (name, resource) in &in_flight.content {
             self.rejected.remove(name);
             if self.subscription.covers(name) {
@@ -69,11 +72,17 @@ impl Watch {
             latency: now.saturating_duration_since(in_flight.at),
             serial: in_flight.serial,
             names: in_flight.content.into_keys().collect(),
+            heartbeat: in_flight.heartbeat,
         }
     }
 
     fn refuse(&mut self, now: Instant, in_flight: InFlight, message: &str) -> Answer {
         let message = shortened(message);
+        // There is nothing else to do about an error than to say it.
+        self.told.extend(in_flight.errors);
+        if in_flight.heartbeat {
+            self.beat = Beat::Refused;
+        }
         let count = in_flight.content.len();
         let mut blamed = attribution::blamed(message, &in_flight.content);
         if count == 1 || blamed.is_empty() {
@@ -126,6 +135,11 @@ impl Watch {
                 known,
             ),
         };
+        if first && self.type_url == TypeUrl::VIRTUAL_HOST && matches!(request, Request::Delta(_)) {
+            // vhds.rst, "Joining/Reconnecting to a management server": a client without a wish yet waits for what is "likely
+            // useful" to it. Nothing is, and that is said.
+            self.owed = true;
+        }
         self.follow(change, first && self.resume.is_some());
         if let Request::Delta(request) = request
             && first
@@ -133,10 +147,17 @@ impl Watch {
             // discovery.proto, initial_resource_versions: "should only be populated in the first message in a stream" of
             // the type; what the client has in that version need not be sent again.
             for (name, version) in &request.initial_resource_versions {
-                if self.subscription.covers(name) {
-                    let name = known.get(name).map_or_else(|| Arc::from(&**name), |r| r.name().clone());
-                    self.due.remove(&name);
-                    self.held.begin(&name, Holds::Unseen(Some(Version::new(version))));
+                let name = name::normal(name);
+                let resource = known.get(&name).filter(|resource| **resource.name() == *name);
+                let aliases = resource.iter().flat_map(|resource| resource.aliases());
+                let mut keys: Vec<Arc<str>> =
+                    aliases.filter(|alias| self.subscription.names_exactly(alias)).cloned().collect();
+                if self.subscription.covers(&name) {
+                    keys.push(resource.map_or_else(|| Arc::from(&*name), |resource| resource.name().clone()));
+                }
+                for key in keys {
+                    self.due.remove(&key);
+                    self.held.begin(&key, Holds::Unseen(Some(Version::new(version))));
                     self.resumed = true;
                 }
             }
@@ -148,13 +169,20 @@ impl Watch {
         if change.wildcard_began {
             // What the wildcard adds is news to the client, whatever the set we last compared with.
             let fresh: BTreeSet<&Arc<str>> = change.new.iter().collect();
-            self.held.narrow(self.subscription.names().iter().filter(|name| !fresh.contains(name)));
+            let kept = self.kept_without_a_wildcard(&fresh);
+            self.held.narrow(&kept);
             self.owed = true;
         }
         if change.wildcard_ended {
             let fresh: BTreeSet<&Arc<str>> = change.asked.iter().collect();
-            self.held.narrow(self.subscription.names().iter().filter(|name| !fresh.contains(name)));
+            let kept = self.kept_without_a_wildcard(&fresh);
+            self.held.narrow(&kept);
             self.owed = false;
+        }
+        self.follow_collections(&change);
+        for name in change.asked.iter().chain(&change.dropped) {
+            // Asked again, answered again.
+            self.told.remove(name);
         }
         for name in &change.new {
             self.held.begin(name, if unseen { Holds::Unseen(None) } else { Holds::Nothing });

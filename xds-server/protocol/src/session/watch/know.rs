@@ -42,7 +42,8 @@ impl Watch {
 
     /// Whether the client has, or is just being given or told to give up, a name that `set` has not.
     pub(crate) fn has_more_than(&self, set: &TypeSet) -> bool {
-        let extra = |name: &Arc<str>| set.get(name).is_none();
+        // What is in error is not on its way out.
+        let extra = |name: &Arc<str>| set.get(name).is_none() && !set.errors().contains_key(name);
         self.in_flight.as_ref().is_some_and(|in_flight| in_flight.content.keys().any(extra))
             || self.held.differing().keys().any(|name| extra(name) && self.has(name))
             || !set.same_content(self.held.base())
@@ -59,15 +60,15 @@ impl Watch {
         let silent = self.protocol == Protocol::Sotw && !self.type_url.is_full_state();
         let differs = |name: &Arc<str>| {
             let wanted = set.get(name);
-            self.subscription.covers(name)
-                && !self.held.of(name).is(wanted)
-                // What cannot be said need not be waited for.
-                && !(silent && wanted.is_none())
+            // What is in error stays as it is, and what cannot be said need not be waited for.
+            let settled = set.errors().contains_key(name) || silent && wanted.is_none();
+            self.subscription.covers(name) && !self.held.of(name).is(wanted) && !settled
         };
         self.in_flight.is_none()
             && self.due.is_empty()
             && !self.owed
             && self.resume.is_none()
+            && (set.errors().is_empty() || self.errors_to_tell(set).is_empty())
             && !self.held.differing().keys().any(differs)
             && !set.changed_since(self.held.base()).iter().any(differs)
     }

@@ -1,5 +1,9 @@
 //! One type on one stream. It begins in `state.rs`.
 
+mod beat;
+mod collections;
+mod compose;
+mod errors;
 mod hear;
 mod know;
 mod send;

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::compose::{Gone, distinct};
+use super::errors::absent;
 use super::state::{InFlight, Watch};
-use crate::resource::Resource;
+use crate::resource::{Resource, ResourceError};
 use crate::session::held::{Held, Holds};
-use crate::type_set::TypeSet;
+use crate::type_set::{Errors, TypeSet};
 use crate::types::{Protocol, TypeUrl, Version};
 
 /// What a type may send at this moment.
@@ -37,6 +39,10 @@ pub(crate) struct Draft {
     pub nonce: Arc<str>,
     pub resources: Vec<Arc<Resource>>,
     pub removed: Vec<Arc<str>>,
+    pub refreshed: Vec<Arc<Resource>>,
+    pub unresolved: Vec<Arc<str>>,
+    pub errors: Vec<(Arc<str>, Arc<ResourceError>)>,
+    pub heartbeat: bool,
     /// What the client will ask for because of what is new to it here.
     pub children: Vec<(TypeUrl, Arc<str>)>,
 }
@@ -77,57 +83,101 @@ impl Watch {
             }
             return None;
         }
-        self.resume_from(past, rules.goal);
+        let goal = rules.goal;
+        self.resume_from(past, goal);
         let subscription = &self.subscription;
-        self.held.rebase(rules.goal, |name| subscription.covers(name));
-        self.prune_refused(rules.goal);
+        self.held.rebase(goal, |name| subscription.covers(name), |name| subscription.names_exactly(name));
+        self.prune_refused(goal);
+        self.clear_errors(goal);
+        self.expand_collections(goal);
 
         let full_state = self.protocol == Protocol::Sotw && self.type_url.is_full_state();
         let Choice { content, held_back, kept } = self.choose(full_state, rules);
         // A client that comes back waits for nothing: its answer may wait for what it will bring.
         let owed = self.owed && !(self.resumed && (held_back || kept));
         // A state-of-the-world client that named an absent listener or cluster learns it from the full state.
-        let asked_absent = full_state && self.due.iter().any(|name| !(rules.coming)(name));
-        if content.is_empty() && !owed && !asked_absent {
+        let absent: Vec<&Arc<str>> = self.due.iter().filter(|name| !(rules.coming)(name)).collect();
+        let asked_absent = full_state && !absent.is_empty();
+        let errors = self.errors(&absent, goal);
+        let news = !content.is_empty() || owed || asked_absent || !errors.is_empty();
+        let alive = self.beat(now, goal);
+        if !news {
             self.drop_answered(rules);
             if !held_back {
                 self.reach(rules.point);
             }
-            return None;
+            if alive.is_empty() {
+                return None;
+            }
         }
 
-        let version = if rules.goal.has_explicit_version() || self.protocol == Protocol::Delta {
-            rules.goal.version().clone()
+        let version = if goal.has_explicit_version() || self.protocol == Protocol::Delta {
+            goal.version().clone()
         } else {
             self.held.sum_with(&content).version()
         };
         let nonce = nonce();
+        let mut resources =
+            if full_state { self.full_state(&content) } else { distinct(content.values().flatten()) };
+        let mut refreshed = alive;
+        if !refreshed.is_empty() {
+            let sent: BTreeSet<&Arc<str>> = resources.iter().map(|resource| resource.name()).collect();
+            refreshed.retain(|alive| !sent.contains(alive.name()));
+        }
+        if self.protocol == Protocol::Sotw {
+            resources.append(&mut refreshed);
+        }
+        self.starts_to_age(now, &resources);
+        let Gone { removed, unresolved } =
+            if full_state { Gone::default() } else { self.gone(&content, goal) };
         let draft = Draft {
             version: version.clone(),
             nonce: nonce.clone(),
             children: content.values().flatten().flat_map(|resource| resource.children()).cloned().collect(),
-            resources: if full_state {
-                self.full_state(&content)
-            } else {
-                content.values().flatten().cloned().collect()
-            },
-            removed: content
-                .iter()
-                .filter(|(_, r)| r.is_none() && !full_state)
-                .map(|(n, _)| n.clone())
-                .collect(),
+            resources,
+            removed,
+            refreshed,
+            unresolved,
+            errors: errors.iter().map(|(name, error)| (name.clone(), error.clone())).collect(),
+            heartbeat: !news,
         };
         content.keys().for_each(|name| {
             self.due.remove(name);
         });
-        self.drop_answered(rules);
-        self.owed = false;
+        if news {
+            self.drop_answered(rules);
+            self.owed = false;
+        }
         self.last_nonce = Some(nonce.clone());
         self.sent = Some(version.clone());
-        let point = (!held_back).then_some(rules.point);
-        let goal = rules.goal.clone();
-        self.in_flight = Some(InFlight { nonce, serial, at: now, version, goal, content, point });
+        let point = (news && !held_back).then_some(rules.point);
+        // That a name is absent needs no clearing up: what is born under it is news.
+        let errors = errors.into_iter().filter(|(name, _)| goal.errors().contains_key(name)).collect();
+        let goal = goal.clone();
+        self.in_flight = Some(InFlight {
+            nonce,
+            serial,
+            at: now,
+            version,
+            goal,
+            content,
+            errors,
+            heartbeat: !news,
+            point,
+        });
         Some(draft)
+    }
+
+    /// What the client is to be told of: the errors that are news to it, and in state of the world that names are absent, if it
+    /// reads that.
+    fn errors(&self, absentees: &[&Arc<str>], goal: &TypeSet) -> Errors {
+        let mut errors = if goal.errors().is_empty() { Errors::new() } else { self.errors_to_tell(goal) };
+        if self.features.errors && self.protocol == Protocol::Sotw {
+            for name in absentees.iter().filter(|name| goal.get(name).is_none()) {
+                errors.entry((*name).clone()).or_insert_with(absent);
+            }
+        }
+        errors
     }
 
     fn choose(&self, full_state: bool, rules: &Rules<'_>) -> Choice {
@@ -155,6 +205,13 @@ impl Watch {
                     }
                     bytes += resource.entry().len();
                     content.insert(name.clone(), Some(resource.clone()));
+                }
+                None if rules.goal.errors().contains_key(name) => {
+                    // The error is the answer; those who may not read it and have nothing are told that there is nothing.
+                    let silent = self.features.errors || self.protocol == Protocol::Sotw;
+                    if due && !silent && self.held.of(name).is_nothing() {
+                        content.insert(name.clone(), None);
+                    }
                 }
                 None if due => {
                     if (rules.coming)(name) {
@@ -190,20 +247,6 @@ impl Watch {
         choice
     }
 
-    /// Everything the client will have once it took `content`.
-    fn full_state(&self, content: &BTreeMap<Arc<str>, Option<Arc<Resource>>>) -> Vec<Arc<Resource>> {
-        let after = |name: &Arc<str>| match content.get(name) {
-            Some(resource) => resource.clone(),
-            None => self.held.of(name).resource().cloned(),
-        };
-        let mut names: BTreeSet<&Arc<str>> = self.subscription.names().iter().collect();
-        if self.subscription.is_wildcard() {
-            names.extend(self.held.base().iter().map(|resource| resource.name()));
-            names.extend(self.held.differing().keys());
-        }
-        names.into_iter().filter_map(after).collect()
-    }
-
     /// Compares what a state-of-the-world client says it has with what we know of: once, as soon as there is a goal.
     fn resume_from(&mut self, past: impl FnOnce(&str) -> Option<Arc<TypeSet>>, goal: &Arc<TypeSet>) {
         let Some(version) = self.resume.take() else { return };
@@ -222,7 +265,10 @@ impl Watch {
         let wanted: BTreeMap<_, _> =
             self.subscription.names().iter().map(|name| (name.clone(), goal.get(name).cloned())).collect();
         let fresh = Held::nothing();
-        if !goal.has_explicit_version() && fresh.sum_with(&wanted).version().as_str() == version {
+        if !goal.has_explicit_version()
+            && !self.subscription.has_globs()
+            && fresh.sum_with(&wanted).version().as_str() == version
+        {
             for (name, resource) in wanted {
                 self.held.begin(&name, Holds::Nothing);
                 self.held.set(&name, resource.map_or(Holds::Nothing, Holds::This));
@@ -272,6 +318,10 @@ impl Watch {
 
     /// Forgets the names that were asked for and do not exist, where the protocol has no word for that.
     fn drop_answered(&mut self, rules: &Rules<'_>) {
+        let errors = rules.goal.errors();
+        if !errors.is_empty() {
+            self.due.retain(|name| !errors.contains_key(name));
+        }
         if self.protocol == Protocol::Sotw && !self.due.is_empty() {
             self.due.retain(|name| {
                 rules.goal.get(name).is_some() || (rules.coming)(name) || (rules.promised)(name).is_some()

@@ -24,11 +24,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::beat::Beat;
 use crate::resource::Resource;
-use crate::session::event::Nack;
+use crate::session::event::{Features, Nack};
 use crate::session::held::Held;
 use crate::session::subscription::Subscription;
-use crate::type_set::TypeSet;
+use crate::type_set::{Errors, TypeSet};
 use crate::types::{Protocol, TypeUrl, Version};
 
 /// One type on one stream.
@@ -36,6 +37,7 @@ use crate::types::{Protocol, TypeUrl, Version};
 pub(crate) struct Watch {
     pub(super) type_url: TypeUrl,
     pub(super) protocol: Protocol,
+    pub(super) features: Features,
     pub(super) subscription: Subscription,
     pub(super) held: Held,
     /// Names the client asked for, or must be given again, that have not been answered.
@@ -51,6 +53,10 @@ pub(crate) struct Watch {
     /// The goal whose response was refused last.
     pub(super) rejected_goal: Option<Arc<TypeSet>>,
     pub(super) nack: Option<Nack>,
+    /// The errors the client was told of and no resource has cleared since.
+    pub(super) told: Errors,
+    /// When times to live last began anew.
+    pub(super) beat: Beat,
     pub(super) last_nonce: Option<Arc<str>>,
     pub(super) sent: Option<Version>,
     pub(super) acked: Option<Version>,
@@ -70,6 +76,10 @@ pub(super) struct InFlight {
     pub(super) goal: Arc<TypeSet>,
     /// What it brings: a resource, or its removal.
     pub(super) content: BTreeMap<Arc<str>, Option<Arc<Resource>>>,
+    /// The errors it tells of.
+    pub(super) errors: Errors,
+    /// Whether it does nothing but keep alive what the client has.
+    pub(super) heartbeat: bool,
     /// The point of the stream's history that it brings the client to; `None` while more must follow.
     pub(super) point: Option<u64>,
 }
@@ -86,10 +96,11 @@ pub(super) struct Rejected {
 // === impl Watch ===
 
 impl Watch {
-    pub(crate) fn new(type_url: TypeUrl, protocol: Protocol) -> Self {
+    pub(crate) fn new(type_url: TypeUrl, protocol: Protocol, features: Features) -> Self {
         Self {
             type_url,
             protocol,
+            features,
             subscription: Subscription::default(),
             held: Held::nothing(),
             due: BTreeSet::new(),
@@ -100,6 +111,8 @@ impl Watch {
             rejected: BTreeMap::new(),
             rejected_goal: None,
             nack: None,
+            told: Errors::new(),
+            beat: Beat::Idle,
             last_nonce: None,
             sent: None,
             acked: None,

@@ -1,0 +1,80 @@
+//! Times to live: when a type's heartbeat is due and what it holds.
+//!
+//! One beat for a type, at half of the shortest time to live, renews them all: a client that misses one has as long again. It is
+//! never an update: no content of an incremental resource, no new version, no point of the stream's history.
+//!
+//! In state of the world a heartbeat without content would do by the letter (xds_protocol.rst, "TTL"), but Envoy's own
+//! multiplexer for it drops such resources before it looks at their time, and takes a response without clusters for an order to
+//! remove them all. So there the resource itself is said again, in the version the client has.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::state::Watch;
+use crate::resource::Resource;
+use crate::session::held::Holds;
+use crate::type_set::TypeSet;
+
+/// How often a type beats at most, whatever the time to live.
+const FASTEST: Duration = Duration::from_millis(10);
+
+/// When a type's times to live last began anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Beat {
+    /// The client was sent nothing on this stream that could run out.
+    Idle,
+    /// Then.
+    At(Instant),
+    /// The client refused a heartbeat: it gets none until it takes something.
+    Refused,
+}
+
+// === impl Watch ===
+
+impl Watch {
+    /// What is to be kept alive at `now`, if a heartbeat is due; it then counts as given.
+    pub(super) fn beat(&mut self, now: Instant, goal: &TypeSet) -> Vec<Arc<Resource>> {
+        let due = match (self.beat, self.interval(goal)) {
+            (_, None) | (Beat::Refused, _) => false,
+            // What an earlier stream brought has been running out since, who knows how long.
+            (Beat::Idle, _) => true,
+            (Beat::At(last), Some(interval)) => now >= last + interval,
+        };
+        if !due {
+            return Vec::new();
+        }
+        let alive = |resource: &&Arc<Resource>| {
+            let holds = |name: &str| self.subscription.covers(name) && self.has_just(name, resource);
+            resource.ttl().is_some()
+                && (holds(resource.name()) || resource.aliases().iter().any(|name| holds(name)))
+        };
+        let alive: Vec<Arc<Resource>> = goal.iter().filter(alive).cloned().collect();
+        self.beat = if alive.is_empty() { Beat::Idle } else { Beat::At(now) };
+        alive
+    }
+
+    /// These were sent: if any of them can run out, it begins to.
+    pub(super) fn starts_to_age(&mut self, now: Instant, sent: &[Arc<Resource>]) {
+        let aging = self.features.ttl && sent.iter().any(|resource| resource.ttl().is_some());
+        if aging && !matches!(self.beat, Beat::At(_)) {
+            self.beat = Beat::At(now);
+        }
+    }
+
+    /// When the next heartbeat is due.
+    pub(crate) fn next_beat(&self) -> Option<Instant> {
+        match self.beat {
+            Beat::At(last) if self.in_flight.is_none() => Some(last + self.interval(self.held.base())?),
+            _ => None,
+        }
+    }
+
+    fn interval(&self, goal: &TypeSet) -> Option<Duration> {
+        let shortest = goal.ttl().filter(|_| self.features.ttl)?;
+        Some((shortest / 2).max(FASTEST))
+    }
+
+    fn has_just(&self, name: &str, resource: &Arc<Resource>) -> bool {
+        !matches!(self.held.of(name), Holds::Doubtful(_)) && self.held.of(name).is(Some(resource))
+    }
+}

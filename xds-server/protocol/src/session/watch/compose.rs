@@ -1,0 +1,78 @@
+//! Which words a response is made of, once it is decided what it says.
+//!
+//! It only reads. Aliases end here: a client asks by them and is answered by resources' own names.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::state::Watch;
+use crate::resource::Resource;
+use crate::type_set::TypeSet;
+use crate::types::TypeUrl;
+
+/// What the client has no use for any more, and what it asked for in vain.
+#[derive(Debug, Default)]
+pub(super) struct Gone {
+    pub(super) removed: Vec<Arc<str>>,
+    pub(super) unresolved: Vec<Arc<str>>,
+}
+
+// === impl Watch ===
+
+impl Watch {
+    /// Everything the client will have once it took `content`.
+    pub(super) fn full_state(
+        &self,
+        content: &BTreeMap<Arc<str>, Option<Arc<Resource>>>,
+    ) -> Vec<Arc<Resource>> {
+        let after = |name: &Arc<str>| match content.get(name) {
+            Some(resource) => resource.clone(),
+            None => self.held.of(name).resource().cloned(),
+        };
+        let mut names: BTreeSet<&Arc<str>> = self.subscription.names().iter().collect();
+        if self.subscription.is_wildcard() || self.subscription.has_globs() {
+            names.extend(self.held.base().iter().map(|resource| resource.name()));
+            names.extend(self.held.differing().keys());
+        }
+        let resources: Vec<_> =
+            names.into_iter().filter(|name| self.subscription.covers(name)).filter_map(after).collect();
+        distinct(&resources)
+    }
+
+    /// How an incremental client is told of what it is to give up, or does not exist.
+    pub(super) fn gone(&self, content: &BTreeMap<Arc<str>, Option<Arc<Resource>>>, goal: &TypeSet) -> Gone {
+        let mut gone = Gone::default();
+        for (key, new) in content {
+            let old = self.held.of(key).resource().cloned();
+            // What the client has under an alias it knows by the resource's own name.
+            let own = old.as_ref().map(|old| old.name()).filter(|own| *own != key);
+            let still = |own: &Arc<str>| self.subscription.covers(own) && goal.get(own).is_some();
+            match (new, own) {
+                (Some(new), Some(own)) if new.name() != own && !still(own) => gone.removed.push(own.clone()),
+                (Some(_), _) => {}
+                (None, Some(own)) if !still(own) => gone.removed.push(own.clone()),
+                // vhds.rst, "Subscribing to Resources": "the resources entry for that virtual host has the name and aliases set
+                // to the requested host entry and the resource unpopulated".
+                (None, None) if old.is_none() && self.type_url == TypeUrl::VIRTUAL_HOST => {
+                    gone.unresolved.push(key.clone());
+                }
+                (None, _) => gone.removed.push(key.clone()),
+            }
+        }
+        gone.removed.sort();
+        gone.removed.dedup();
+        gone
+    }
+}
+
+/// Each resource once, though a client may have asked for it by several names.
+pub(super) fn distinct<'a>(resources: impl IntoIterator<Item = &'a Arc<Resource>>) -> Vec<Arc<Resource>> {
+    let mut distinct: Vec<Arc<Resource>> = Vec::new();
+    let mut aliased = BTreeSet::new();
+    for resource in resources {
+        if resource.aliases().is_empty() || aliased.insert(resource.name()) {
+            distinct.push(resource.clone());
+        }
+    }
+    distinct
+}

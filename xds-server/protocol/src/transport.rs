@@ -1,0 +1,160 @@
+//! How connections are kept honest: signs of life, an end to those that never speak, a bound on what one may open.
+//!
+//! It configures tonic and watches a connection's first bytes; TLS and addresses are set on what it returns. What a single
+//! stream may cost is [`crate::ServerOptions`]' matter.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Sleep, sleep};
+use tonic::transport::server::{Connected, TcpConnectInfo};
+
+/// What a client of HTTP/2 sends before anything else, in bytes (RFC 9113, 3.4).
+const PREFACE: usize = 24;
+
+/// How connections are looked after.
+#[derive(Clone, Debug)]
+pub struct TransportOptions {
+    /// How long a silent connection is trusted before it is asked for a sign of life. 30 s: half of the shortest idle timeout
+    /// that load balancers on the way usually have.
+    pub keepalive: Duration,
+    /// How long that sign may take. 10 s.
+    pub keepalive_timeout: Duration,
+    /// How long a new connection may take to begin HTTP/2. 10 s.
+    pub handshake_timeout: Duration,
+    /// How many streams one connection may have open at once: 1,024. A proxy that uses the per-type services has about ten.
+    pub max_streams: u32,
+    /// After how long a connection is told to open its next stream elsewhere, so that proxies spread over servers that came
+    /// later. Its streams end by themselves: give [`crate::ServerOptions::max_stream_age`] the same. `None`: never.
+    pub max_connection_age: Option<Duration>,
+}
+
+/// A connection that fails unless HTTP/2 begins in time.
+#[derive(Debug)]
+pub struct Punctual {
+    stream: TcpStream,
+    /// What is missing of the preface, and until when.
+    missing: usize,
+    until: Option<Pin<Box<Sleep>>>,
+}
+
+// === impl TransportOptions ===
+
+impl Default for TransportOptions {
+    fn default() -> Self {
+        Self {
+            keepalive: Duration::from_secs(30),
+            keepalive_timeout: Duration::from_secs(10),
+            handshake_timeout: Duration::from_secs(10),
+            max_streams: 1024,
+            max_connection_age: None,
+        }
+    }
+}
+
+impl TransportOptions {
+    /// A tonic server with these settings: add the routes, and TLS if wanted.
+    pub fn server(&self) -> tonic::transport::Server {
+        let server = tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(self.keepalive))
+            .http2_keepalive_timeout(Some(self.keepalive_timeout))
+            .max_concurrent_streams(self.max_streams);
+        match self.max_connection_age {
+            Some(age) => server.max_connection_age(age),
+            None => server,
+        }
+    }
+
+    /// The listener's connections, each of which fails unless it begins in time. Nothing is delayed to fill packets: a small
+    /// change is one small frame. A connection that cannot be accepted is skipped.
+    pub fn incoming(&self, listener: TcpListener) -> impl Stream<Item = io::Result<Punctual>> + use<> {
+        let limit = self.handshake_timeout;
+        let accepted = futures::stream::unfold(listener, |listener| async {
+            loop {
+                match listener.accept().await {
+                    Ok((stream, _)) => return Some((stream, listener)),
+                    // Out of descriptors, or gone before it was accepted: neither is a reason to stop listening.
+                    Err(error) => {
+                        tracing::warn!(%error, "failed to accept a connection");
+                        sleep(Duration::from_millis(100)).await;
+                    }
+                }
+            }
+        });
+        accepted.map(move |stream| {
+            let _ = stream.set_nodelay(true);
+            Ok(Punctual { stream, missing: PREFACE, until: Some(Box::pin(sleep(limit))) })
+        })
+    }
+}
+
+// === impl Punctual ===
+
+impl Connected for Punctual {
+    type ConnectInfo = TcpConnectInfo;
+
+    fn connect_info(&self) -> TcpConnectInfo {
+        self.stream.connect_info()
+    }
+}
+
+impl AsyncRead for Punctual {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if self.missing > 0 {
+            self.missing = self.missing.saturating_sub(buffer.filled().len() - before);
+            if self.missing == 0 {
+                self.until = None;
+            } else if read.is_pending()
+                && let Some(until) = &mut self.until
+                && until.as_mut().poll(context).is_ready()
+            {
+                return Poll::Ready(Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "HTTP/2 did not begin in time",
+                )));
+            }
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Punctual {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
