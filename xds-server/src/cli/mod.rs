@@ -6,6 +6,7 @@ pub mod confirm;
 pub mod connect;
 pub mod explain;
 pub mod failures;
+pub mod held;
 pub mod output;
 pub mod proxies;
 pub mod register;

@@ -5,7 +5,7 @@ use zonebreak_core::units::Percent;
 
 use super::output::columns;
 use crate::model::{
-    Fleet, ProblemRow, Proxy, ServiceRow, ShiftRow, Standing, Status, TypeState, ZoneRow, ZoneState,
+    Fleet, HeldRow, ProblemRow, Proxy, ServiceRow, ShiftRow, Standing, Status, TypeState, ZoneRow, ZoneState,
 };
 
 /// Types in the order of the columns: as Envoy needs them.
@@ -132,8 +132,22 @@ pub fn status(status: &Status, now: Timestamp, wide: bool) -> String {
     if let Some(error) = source.error.as_ref().filter(|_| !source.connected) {
         out += &format!("          failed to {error}\n");
     }
+    if let Some(saved_at) = source.saved_at {
+        let old = age(now.duration_since(saved_at));
+        out += &format!("          served from disk: the state of {old} ago ({saved_at:.0})\n");
+    }
     if let Some(held) = &source.held {
         out += &format!("          HELD: {held}\n");
+    }
+    if let Some(disk) = &status.disk {
+        let saved = disk.saved_at.map_or_else(
+            || "nothing saved yet".to_owned(),
+            |at| format!("saved {} ago", age(now.duration_since(at))),
+        );
+        out += &format!("disk      {} ({saved})\n", disk.file);
+        if let Some(error) = &disk.error {
+            out += &format!("          {error}\n");
+        }
     }
     match &status.filter {
         Some(filter) => {
@@ -145,6 +159,9 @@ pub fn status(status: &Status, now: Timestamp, wide: bool) -> String {
     out += &format!("proxies   {}\n", fleet(&status.proxies));
     out += &format!("\n{}", zones(&status.zones, &status.shifts, now, wide));
     out += &format!("\n{}", services(&status.services, &status.zones));
+    if !status.held.is_empty() {
+        out += &format!("\n{}", held(&status.held, now));
+    }
     if !status.problems.is_empty() {
         out += &format!("\n{}", problems(&status.problems));
     }
@@ -164,6 +181,23 @@ fn services(services: &[ServiceRow], zones: &[ZoneRow]) -> String {
         [service.service.to_string(), mode, text(&by_zone.join(", ")), out]
     };
     columns(["SERVICE", "MODE", "ENDPOINTS", "OUT"], services.iter().map(row))
+}
+
+/// What is held back, and how to let it through.
+fn held(held: &[HeldRow], now: Timestamp) -> String {
+    let row = |row: &HeldRow| {
+        let number = |number: usize| if row.since.is_some() { number.to_string() } else { dash() };
+        [
+            row.id.clone(),
+            number(row.before),
+            number(row.after),
+            number(row.served),
+            row.since.map_or_else(dash, |since| age(now.duration_since(since))),
+            row.reason.clone(),
+        ]
+    };
+    let table = columns(["HELD", "BEFORE", "AFTER", "SERVED", "FOR", "WHY"], held.iter().map(row));
+    format!("{table}  `zonebreak topology confirm ID --reason TEXT` lets one through\n")
 }
 
 /// Refused values, one a line.

@@ -1,4 +1,5 @@
-//! `zonebreak topology apply | diff | get`: the operator's part of the topology between a file and etcd.
+//! `zonebreak topology apply | diff | get`: the operator's part of the topology between a file and etcd. `topology confirm` is
+//! in [`super::held`].
 
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,7 @@ use zonebreak_topology::{
 use super::{
     connect::EtcdArgs,
     failures,
+    held::{self, ConfirmArgs},
     output::{OutputArgs, print},
 };
 use crate::exit::{Exit, Failure, Outcome};
@@ -40,6 +42,18 @@ pub enum TopologyCommand {
     /// with JSON.
     #[command(after_help = "Example:\n  zonebreak topology get --endpoints > topology.yaml")]
     Get(GetArgs),
+    /// Lets a change through that the server holds back because it would take away too much.
+    ///
+    /// A service that loses more than half of its endpoints at once keeps them until the loss is undone or confirmed here;
+    /// `zonebreak status` shows what is held and why. A confirmation counts for the endpoints that are left now and for ten
+    /// minutes: what goes missing beyond that is held again. Written to etcd for every replica to hear; told to the server
+    /// where the topology is a file.
+    #[command(after_help = "Examples:
+  zonebreak topology confirm                                         all that is held
+  zonebreak topology confirm order-svc --reason \"moved to eu-2\"      this alone
+
+Ends with 0 let through, 3 not held, 4 not confirmed by every proxy in time, 7 unreachable.")]
+    Confirm(ConfirmArgs),
 }
 
 /// `topology apply`.
@@ -130,6 +144,7 @@ pub async fn run(command: TopologyCommand) -> Outcome {
             }
             Ok(Exit::Ok)
         }
+        TopologyCommand::Confirm(args) => held::confirm(&args).await,
     }
 }
 

@@ -6,6 +6,9 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use zonebreak_topology::gate::Limits;
+
+use zonebreak_core::units::{Millis, Percent};
 
 use super::values::{Delivery, EtcdEndpoint, LogFilter, LogFormat, Prefix, Sha256Hex, read_ip, read_listen};
 
@@ -17,6 +20,10 @@ pub struct Config {
     pub etcd: EtcdConfig,
     /// A file instead of etcd.
     pub topology: TopologyConfig,
+    /// How much of the topology may go at once.
+    pub guard: GuardConfig,
+    /// What outlives the server.
+    pub state: StateConfig,
     /// Where proxies connect.
     pub xds: XdsConfig,
     /// Where operators look.
@@ -51,6 +58,24 @@ pub struct EtcdConfig {
 pub struct TopologyConfig {
     /// YAML of the schema that etcd holds; read again when it changes.
     pub file: Option<PathBuf>,
+}
+
+/// How much may go before an operator is asked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GuardConfig {
+    /// The largest share of a service's endpoints, in percent, that may go within the window; 100 switches the guard off.
+    pub max_removal_percent: Percent,
+    /// What counts as "at once".
+    pub window: Millis,
+}
+
+/// What outlives the server; nothing when there is no directory.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StateConfig {
+    /// Directory for the last good state, which a start without etcd serves.
+    pub dir: Option<PathBuf>,
 }
 
 /// The xDS listener.
@@ -113,6 +138,22 @@ pub struct LogConfig {
     pub level: LogFilter,
     /// In which form.
     pub format: LogFormat,
+}
+
+// === impl GuardConfig ===
+
+impl GuardConfig {
+    /// The limits of the gate.
+    pub const fn limits(&self) -> Limits {
+        Limits { max_removal: self.max_removal_percent, window: self.window }
+    }
+}
+
+impl Default for GuardConfig {
+    fn default() -> Self {
+        let Limits { max_removal, window } = Limits::default();
+        Self { max_removal_percent: max_removal, window }
+    }
 }
 
 // === impl XdsConfig ===

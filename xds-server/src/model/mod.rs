@@ -6,7 +6,8 @@ mod topology;
 
 pub use proxies::{Convergence, Fleet, Nack, Proxy, Standing, TypeState};
 pub use topology::{
-    ProblemRow, ServiceRow, ShiftRow, SourceRow, ZoneRow, ZoneState, problems, services, shifts, zones,
+    HeldRow, ProblemRow, ServiceRow, ShiftRow, SourceRow, ZoneRow, ZoneState, problems, services, shifts,
+    zones,
 };
 
 use jiff::Timestamp;
@@ -35,6 +36,44 @@ pub struct Status {
     pub proxies: Fleet,
     /// Values that were refused.
     pub problems: Vec<ProblemRow>,
+    /// Changes that are held back.
+    #[serde(default)]
+    pub held: Vec<HeldRow>,
+    /// What is kept on the server's disk, where it keeps anything.
+    #[serde(default)]
+    pub disk: Option<DiskRow>,
+}
+
+/// `POST /held/confirm`: an operator's word on a held change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfirmRequest {
+    /// The held change.
+    pub id: String,
+    /// How many endpoints the operator has seen that it leaves.
+    pub endpoints: usize,
+    /// Why it was meant.
+    pub reason: String,
+    /// Who says so.
+    pub actor: String,
+}
+
+/// The answer to it: what it was said about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirmed {
+    /// The revision of the topology in force then.
+    pub revision: i64,
+}
+
+/// The last good state on the server's disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskRow {
+    /// The file.
+    pub file: String,
+    /// When it was written; absent when nothing was yet.
+    pub saved_at: Option<Timestamp>,
+    /// What went wrong last: with reading it at the start, or with writing it since.
+    pub error: Option<String>,
 }
 
 /// The module that proxies run.

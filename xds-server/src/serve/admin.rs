@@ -1,22 +1,26 @@
-//! The admin port: what the server has loaded and what the proxies have of it, as JSON. Read only; bound to loopback unless
-//! an operator says otherwise.
+//! The admin port: what the server has loaded and what the proxies have of it, as JSON; bound to loopback unless an operator
+//! says otherwise. Read only, with one exception: an operator without an etcd to write to confirms held changes here, from the
+//! server's own machine. With an etcd the word goes there, so that every replica hears it.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
-    Router,
-    extract::{Path, Query, State as Extract},
+    Json, Router,
+    extract::{ConnectInfo, Path, Query, State as Extract, rejection::JsonRejection},
     http::StatusCode,
     response::Response,
-    routing::get,
+    routing::{get, post},
 };
+use jiff::Timestamp;
 use serde::Deserialize;
+use zonebreak_core::names::ServiceName;
+use zonebreak_topology::{HeldId, confirm};
 
 use super::{
     http::{index, pretty, problem},
     state::State,
 };
-use crate::model::Convergence;
+use crate::model::{ConfirmRequest, Confirmed, Convergence};
 
 const PATHS: &[(&str, &str)] = &[
     ("/status", "source, filter, proxies, zones, services, refused values"),
@@ -24,6 +28,11 @@ const PATHS: &[(&str, &str)] = &[
     ("/proxies/{id}", "one of them, by node.id"),
     ("/topology", "zones, services, endpoints and drains as loaded"),
     ("/problems", "values that were refused"),
+    ("/held", "changes that are held back"),
+    (
+        "POST /held/confirm",
+        "with a topology file: {\"id\", \"endpoints\", \"reason\", \"actor\"} lets one through",
+    ),
     ("/convergence?revision=R", "how many proxies have acknowledged revision R or later"),
 ];
 
@@ -37,7 +46,7 @@ struct Asked {
 /// The routes.
 pub fn router(state: Arc<State>) -> Router {
     Router::new()
-        .route("/", get(|| async { index("zonebreak admin (read only)", PATHS) }))
+        .route("/", get(|| async { index("zonebreak admin", PATHS) }))
         .route("/status", get(|Extract(state): Extract<Arc<State>>| async move { pretty(&state.status()) }))
         .route("/proxies", get(|Extract(state): Extract<Arc<State>>| async move { pretty(&state.proxies()) }))
         .route("/proxies/{id}", get(proxy))
@@ -46,6 +55,8 @@ pub fn router(state: Arc<State>) -> Router {
             "/problems",
             get(|Extract(state): Extract<Arc<State>>| async move { pretty(&state.problems()) }),
         )
+        .route("/held", get(|Extract(state): Extract<Arc<State>>| async move { pretty(&state.held()) }))
+        .route("/held/confirm", post(confirm))
         .route("/convergence", get(convergence))
         .fallback(|| async { (StatusCode::NOT_FOUND, index("there is nothing here; there is", PATHS)) })
         .with_state(state)
@@ -65,6 +76,40 @@ async fn topology(Extract(state): Extract<Arc<State>>) -> Response {
     match state.applied() {
         Some(applied) => pretty(&super::state::document(&applied.topology)),
         None => problem(StatusCode::SERVICE_UNAVAILABLE, "no topology was loaded yet; /status says why"),
+    }
+}
+
+async fn confirm(
+    Extract(state): Extract<Arc<State>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    word: Result<Json<ConfirmRequest>, JsonRejection>,
+) -> Response {
+    if !peer.ip().to_canonical().is_loopback() {
+        return problem(
+            StatusCode::FORBIDDEN,
+            "confirm from the server's own machine: this port asks nobody for a password",
+        );
+    }
+    let Json(word) = match word {
+        Ok(word) => word,
+        Err(error) => return problem(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
+    if state.source_kind() == "etcd" {
+        let message = "the topology is in etcd: confirm there, with `zonebreak topology confirm`, for every replica to hear it";
+        return problem(StatusCode::CONFLICT, message);
+    }
+    let Some(row) = state.held().into_iter().find(|row| row.id == word.id) else {
+        return problem(StatusCode::NOT_FOUND, &format!("{:?} is not held; /held lists what is", word.id));
+    };
+    let confirmation = confirm::given(word.endpoints, &word.reason, &word.actor, Timestamp::now());
+    let id = row.id.strip_prefix("endpoints/").and_then(|service| ServiceName::new(service).ok());
+    let id = id.map_or(HeldId::Source, HeldId::Endpoints);
+    if let Err(invalid) = confirmation.validate() {
+        return problem(StatusCode::BAD_REQUEST, &invalid.to_string());
+    }
+    match state.confirm(id, confirmation).await {
+        Ok(()) => pretty(&Confirmed { revision: state.applied().map_or(0, |applied| applied.said.revision) }),
+        Err(error) => problem(StatusCode::SERVICE_UNAVAILABLE, &format!("failed to confirm it: {error}")),
     }
 }
 

@@ -4,7 +4,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
-use zonebreak_topology::{Shift, ShiftTarget, Topology};
+use zonebreak_topology::{
+    Shift, ShiftTarget, Topology,
+    gate::{Held, Release},
+};
 
 use crate::telemetry::audit::{Action, Event, Severity};
 
@@ -26,6 +29,7 @@ pub fn keys(old: &Topology, new: &Topology) -> Vec<String> {
     differing(&old.shifts, &new.shifts, |target| keys.push(shift_key(target)));
     differing(&old.health, &new.health, |(service, id)| keys.push(format!("health/{service}/{id}")));
     differing(&old.forced, &new.forced, |(service, id)| keys.push(format!("forced/{service}/{id}")));
+    differing(&old.confirmed, &new.confirmed, |held| keys.push(format!("confirmed/{held}")));
     differing(&old.problems, &new.problems, |key| keys.push(format!("refused {key}")));
     keys
 }
@@ -63,6 +67,34 @@ pub fn events(old: Option<&Topology>, new: &Topology, now: Timestamp) -> Vec<Eve
         });
     });
     events
+}
+
+/// What an auditor wants to know of what the gate held and let go.
+pub fn gate_events(held: &[Held], released: &[(Held, Release)]) -> Vec<Event> {
+    let about = |severity, action, actor: &str, held: &Held, reason: String| Event {
+        severity,
+        action,
+        actor: actor.to_owned(),
+        zone: None,
+        service: Some(held.service.to_string()),
+        reason,
+    };
+    let began = held.iter().map(|held| {
+        let reason =
+            format!("{}; `zonebreak topology confirm {}` lets it through", held.describe(), held.id());
+        about(Severity::Critical, Action::ChangeHeld, "zonebreak", held, reason)
+    });
+    let ended = released.iter().map(|(held, release)| match release {
+        Release::Undone => {
+            let reason = format!("{} of {} endpoints are there", held.after, held.before);
+            about(Severity::Info, Action::ChangeUndone, "zonebreak", held, reason)
+        }
+        Release::Confirmed(word) => {
+            let reason = format!("{} ({} of {} endpoints)", word.reason, held.after, held.before);
+            about(Severity::Warning, Action::ChangeConfirmed, &word.actor, held, reason)
+        }
+    });
+    began.chain(ended).collect()
 }
 
 /// The drains that ended by their own time after `since`, up to `now`.

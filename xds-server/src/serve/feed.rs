@@ -10,14 +10,19 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use zonebreak_core::names::Zone;
-use zonebreak_topology::{SourceStatus, Topology};
+use zonebreak_topology::{
+    SourceStatus, Topology,
+    gate::{self, Admitted, Gate, Limits},
+    saved::Saved,
+};
 use zonebreak_xds::Hub;
 
 use super::{
     changes,
     nodes::Nodes,
     publisher::{Event, Publication, Publisher},
-    state::{Applied, State},
+    saved,
+    state::{Applied, State, Word},
 };
 use crate::{
     resources::Options,
@@ -40,6 +45,12 @@ pub struct Inputs {
     pub nodes: Arc<Nodes>,
     /// Zones that proxies name.
     pub asked: mpsc::UnboundedReceiver<Zone>,
+    /// How much may go at once.
+    pub limits: watch::Receiver<Limits>,
+    /// What operators confirm to this server alone.
+    pub words: mpsc::UnboundedReceiver<Word>,
+    /// What is to be kept on disk, where anything is; under which prefix.
+    pub keep: Option<(watch::Sender<Option<Saved>>, String)>,
 }
 
 /// Why a publication was made, for the log.
@@ -51,7 +62,7 @@ enum Cause {
     Time,
 }
 
-/// Runs until `stop`.
+/// Runs until `stop`. Everything goes through `gate`, which may remember what was served before.
 ///
 /// # Errors
 /// When the source of the topology ends before that. A server that follows nothing any more must not go on looking well: it
@@ -60,13 +71,15 @@ pub async fn run(
     state: Arc<State>,
     hub: Arc<Hub>,
     mut inputs: Inputs,
+    mut gate: Gate,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut publisher = Publisher::new(inputs.options.borrow_and_update().clone());
-    let mut feed = Feed { state, hub, topology: None, looked_at: Timestamp::now(), lost: false };
+    let mut feed = Feed { state, hub, said: None, topology: None, looked_at: Timestamp::now(), lost: false };
     let mut due: Option<Timestamp> = None;
-    let (mut status_runs, mut options_run) = (true, true);
+    let (mut status_runs, mut options_run, mut limits_run) = (true, true, true);
     loop {
+        let mut taken = None;
         let (event, cause) = tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
@@ -75,10 +88,27 @@ pub async fn run(
                     tracing::error!("the source of the topology ended, which it never should: changes are not followed any more");
                     anyhow::bail!("the source of the topology ended, which it never should; an earlier message may say why");
                 }
-                let Some(topology) = inputs.topology.borrow_and_update().clone() else { continue };
-                inputs.nodes.learn(&topology);
-                let cause = feed.audit(&topology);
-                (Event::Topology(topology), cause)
+                let Some(said) = inputs.topology.borrow_and_update().clone() else { continue };
+                feed.said = Some(said.clone());
+                match feed.admit(&mut gate, gate::Event::Said(said)) {
+                    Some(admitted) => admitted,
+                    None => continue,
+                }
+            }
+            Some(word) = inputs.words.recv() => {
+                taken = Some(word.taken);
+                match feed.admit(&mut gate, gate::Event::Confirmed(word.id, word.confirmation)) {
+                    Some(admitted) => admitted,
+                    None => continue,
+                }
+            }
+            changed = inputs.limits.changed(), if limits_run => {
+                limits_run = changed.is_ok();
+                let limits = *inputs.limits.borrow_and_update();
+                match feed.admit(&mut gate, gate::Event::Limits(limits)) {
+                    Some(admitted) => admitted,
+                    None => continue,
+                }
             }
             Some(zone) = inputs.asked.recv() => (Event::Asked(zone.clone()), Cause::Asked(zone)),
             changed = inputs.options.changed(), if options_run => {
@@ -98,10 +128,18 @@ pub async fn run(
                 (Event::Due, Cause::Time)
             }
         };
+        if let Event::Topology(topology) = &event {
+            inputs.nodes.learn(topology);
+        }
         let started = Instant::now();
         if let Some(publication) = publisher.step(Timestamp::now(), event) {
             due = publication.next_due;
-            feed.publish(publication, &cause, started);
+            feed.publish(publication, &cause, started, &gate);
+            feed.keep(&inputs);
+        }
+        if let Some(taken) = taken {
+            // Who does not wait for it any more has gone away.
+            _ = taken.send(());
         }
     }
 }
@@ -122,6 +160,9 @@ async fn sleep_until(due: Option<Timestamp>) {
 struct Feed {
     state: Arc<State>,
     hub: Arc<Hub>,
+    /// What the source says.
+    said: Option<Arc<Topology>>,
+    /// What of it is served.
     topology: Option<Arc<Topology>>,
     /// When drains were last held against the clock.
     looked_at: Timestamp,
@@ -132,14 +173,16 @@ struct Feed {
 // === impl Feed ===
 
 impl Feed {
-    fn publish(&mut self, publication: Publication, cause: &Cause, started: Instant) {
+    fn publish(&mut self, publication: Publication, cause: &Cause, started: Instant, gate: &Gate) {
         let Publication { change, revision, views, changed, removed, clashes, failed, .. } = publication;
         let number = views.len();
         self.hub.publish(views);
         self.hub.remove(&removed);
         let took = started.elapsed();
         if let Some(topology) = self.topology.clone() {
-            self.state.published(Applied { topology, clashes: clashes.into_iter().collect() });
+            let said = self.said.clone().unwrap_or_else(|| topology.clone());
+            let (held, clashes) = (gate.held(), clashes.into_iter().collect());
+            self.state.published(Applied { topology, said, held, clashes });
         }
         self.state.metrics.changes.inc();
         self.state.metrics.build.observe(took.as_secs_f64());
@@ -152,6 +195,40 @@ impl Feed {
         tracing::info!(change, revision, cause, views = number, changed, took_us, "published");
         for (view, error) in failed {
             tracing::error!(%view, %error, "failed to build the view; it stays as it was");
+        }
+    }
+
+    /// Takes what happened through the gate. `None` when there is nothing to serve yet.
+    fn admit(&mut self, gate: &mut Gate, event: gate::Event) -> Option<(Event, Cause)> {
+        let Admitted { topology, held, released } = gate.step(Timestamp::now(), event)?;
+        for held in &held {
+            tracing::error!(
+                id = %held.id(), revision = held.revision, served = held.served,
+                "held: {}; `zonebreak topology confirm {}` lets it through", held.describe(), held.id()
+            );
+        }
+        for (held, _) in &released {
+            tracing::warn!(id = %held.id(), before = held.before, after = held.after, "no longer held");
+        }
+        changes::gate_events(&held, &released).iter().for_each(audit::Event::record);
+        let cause = self.audit(&topology);
+        Some((Event::Topology(topology), cause))
+    }
+
+    /// Hands what is served to whoever keeps it on disk, unless it is from there.
+    fn keep(&self, inputs: &Inputs) {
+        let Some((news, prefix)) = &inputs.keep else { return };
+        let (cluster, from_disk) = {
+            let status = inputs.status.borrow();
+            (status.cluster, status.saved_at.is_some())
+        };
+        let Some(topology) = self.topology.as_ref().filter(|topology| !from_disk && !topology.is_empty())
+        else {
+            return;
+        };
+        let kept = news.borrow().as_ref().is_some_and(|kept| Arc::ptr_eq(&kept.topology, topology));
+        if !kept {
+            news.send_replace(Some(saved::worth_keeping(topology, prefix, cluster, Timestamp::now())));
         }
     }
 
@@ -221,34 +298,39 @@ mod tests {
         for told in [false, true] {
             let effective = layers.load(Requirement::Source).unwrap();
             let (topology, topologies) = watch::channel(Some(Arc::new(Topology::default())));
-            let status = SourceStatus {
-                connected: true,
-                revision: 1,
-                last_error: None,
-                since: Timestamp::now(),
-                held: None,
-            };
+            let status =
+                SourceStatus { connected: true, revision: 1, ..SourceStatus::unconnected(Timestamp::now()) };
             let (status, statuses) = watch::channel(status);
             let (_options, options) = watch::channel(Arc::new(apply::options(&effective.config, None)));
             let (news, asked) = mpsc::unbounded_channel();
+            let (said, words) = mpsc::unbounded_channel();
             let inputs = Inputs {
                 topology: topologies.clone(),
                 status: statuses.clone(),
                 options,
                 nodes: Arc::new(Nodes::new(news)),
                 asked,
+                limits: watch::channel(Limits::default()).1,
+                words,
+                keep: None,
             };
             let hub = Hub::new();
             let xds = Server::new(hub.clone(), |_: &_| ViewKey::new(""), ServerOptions::default());
             let metrics = Metrics::new(&xds, false).unwrap();
             let running = Running { effective, module: None, read_at: Timestamp::now() };
             let source = Source { topology: topologies, status: statuses };
-            let (state, stop) = (State::new(source, xds, metrics, running), CancellationToken::new());
+            let (state, stop) =
+                (State::new(source, xds, metrics, running, None, said), CancellationToken::new());
             if told {
                 stop.cancel();
             }
             drop((topology, status));
-            let ended = tokio::time::timeout(LONGEST_SLEEP, run(state, hub, inputs, stop)).await.unwrap();
+            let ended = tokio::time::timeout(
+                LONGEST_SLEEP,
+                run(state, hub, inputs, Gate::new(Limits::default()), stop),
+            )
+            .await
+            .unwrap();
             assert_eq!(ended.is_ok(), told, "{ended:?}");
         }
     }

@@ -19,6 +19,7 @@ pub mod nodes;
 pub mod publisher;
 pub mod reload;
 mod run;
+pub mod saved;
 pub mod state;
 
 pub use run::run;

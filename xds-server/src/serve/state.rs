@@ -9,18 +9,19 @@ use std::sync::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use jiff::Timestamp;
 use serde::Serialize;
-use tokio::sync::Notify;
-use zonebreak_topology::{Source, Topology};
+use tokio::sync::{Notify, mpsc, oneshot};
+use zonebreak_topology::{Confirmation, HeldId, Source, Topology, gate::Held};
 use zonebreak_xds::Server;
 
 use super::{
     checks::{Check, Condition, Verdict},
     ledger,
     module::Module,
+    saved::Disk,
 };
 use crate::{
     config::{Config, Effective},
-    model::{self, Convergence, FilterRow, Fleet, ProblemRow, Proxy, SourceRow, Status},
+    model::{self, Convergence, DiskRow, FilterRow, Fleet, HeldRow, ProblemRow, Proxy, SourceRow, Status},
     resources::{self, Clash},
     telemetry::metrics::Metrics,
 };
@@ -38,6 +39,19 @@ pub struct State {
     applied: ArcSwapOption<Applied>,
     first: Notify,
     listening: AtomicBool,
+    disk: Option<Arc<Disk>>,
+    words: mpsc::UnboundedSender<Word>,
+}
+
+/// An operator's word to this server alone, for want of an etcd; answered once it has been taken.
+#[derive(Debug)]
+pub struct Word {
+    /// What is confirmed.
+    pub id: HeldId,
+    /// How far.
+    pub confirmation: Confirmation,
+    /// Told once it is in force.
+    pub taken: oneshot::Sender<()>,
 }
 
 /// The configuration in force.
@@ -56,6 +70,10 @@ pub struct Running {
 pub struct Applied {
     /// The topology.
     pub topology: Arc<Topology>,
+    /// What the source says; another one than the topology while something is held.
+    pub said: Arc<Topology>,
+    /// What is held.
+    pub held: Vec<Held>,
     /// Host names that two of its services claim.
     pub clashes: Vec<Clash>,
 }
@@ -91,7 +109,14 @@ pub struct Part {
 
 impl State {
     /// A server that has loaded nothing yet.
-    pub fn new(source: Source, xds: Server, metrics: Metrics, running: Running) -> Arc<Self> {
+    pub fn new(
+        source: Source,
+        xds: Server,
+        metrics: Metrics,
+        running: Running,
+        disk: Option<Arc<Disk>>,
+        words: mpsc::UnboundedSender<Word>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             started_at: running.read_at,
             source,
@@ -101,6 +126,8 @@ impl State {
             applied: ArcSwapOption::empty(),
             first: Notify::new(),
             listening: AtomicBool::new(false),
+            disk,
+            words,
         })
     }
 
@@ -153,13 +180,9 @@ impl State {
         let applied = self.applied()?;
         // Read before the topology: the source publishes a topology before it says that it has seen its revision.
         let seen = self.source.status.borrow().revision;
-        let latest = self
-            .source
-            .topology
-            .borrow()
-            .as_ref()
-            .is_some_and(|latest| Arc::ptr_eq(latest, &applied.topology));
-        Some(if latest { seen.max(applied.topology.revision) } else { applied.topology.revision })
+        let latest =
+            self.source.topology.borrow().as_ref().is_some_and(|latest| Arc::ptr_eq(latest, &applied.said));
+        Some(if latest { seen.max(applied.said.revision) } else { applied.said.revision })
     }
 
     /// Values that were refused, and host names that two services claim.
@@ -196,7 +219,35 @@ impl State {
             services: model::services(&topology, now),
             proxies: Fleet::of(&self.proxies()),
             problems: self.problems(),
+            held: self.held(),
+            disk: self.disk.as_ref().map(|disk| disk.row()),
         }
+    }
+
+    /// What is held back: the source's loss of its data, and each loss of endpoints.
+    pub fn held(&self) -> Vec<HeldRow> {
+        let status = self.source.status.borrow().clone();
+        let source = status.held.map(|why| HeldRow::of_source(&why, status.revision));
+        let applied = self.applied();
+        let losses = applied.iter().flat_map(|applied| applied.held.iter().map(HeldRow::of));
+        source.into_iter().chain(losses).collect()
+    }
+
+    /// Where the topology comes from: `etcd` or `file`.
+    pub fn source_kind(&self) -> &'static str {
+        if self.running().effective.config.topology.file.is_some() { "file" } else { "etcd" }
+    }
+
+    /// Gives an operator's word to the gate, and waits until it is in force.
+    ///
+    /// # Errors
+    /// When the server is on its way out.
+    pub async fn confirm(&self, id: HeldId, confirmation: Confirmation) -> anyhow::Result<()> {
+        let (taken, done) = oneshot::channel();
+        self.words
+            .send(Word { id, confirmation, taken })
+            .map_err(|_| anyhow::anyhow!("the server is stopping"))?;
+        Ok(done.await?)
     }
 
     fn source_row(&self, config: &Config) -> SourceRow {
@@ -218,6 +269,7 @@ impl State {
             applied_revision: self.applied_revision(),
             error: status.last_error,
             held: status.held,
+            saved_at: status.saved_at,
         }
     }
 
@@ -231,7 +283,9 @@ impl State {
             (_, Some(held)) => Condition::Degraded(held),
             (false, None) => {
                 let error = source.error.unwrap_or_else(|| "no answer yet".to_owned());
-                Condition::Degraded(format!("no answer since {}: failed to {error}", source.since))
+                let from = source.saved_at.map(|at| format!("; served is the state on disk, saved at {at}"));
+                let from = from.unwrap_or_default();
+                Condition::Degraded(format!("no answer since {}: failed to {error}{from}", source.since))
             }
         };
         let loaded = match self.applied() {
@@ -250,19 +304,34 @@ impl State {
         } else {
             Condition::Degraded(format!("{} refused: {}", problems.len(), problems.join("; ")))
         };
+        let held: Vec<String> = self.held().iter().map(|row| format!("{}: {}", row.id, row.reason)).collect();
+        let guard = if held.is_empty() {
+            Condition::Ok
+        } else {
+            let (number, all) = (held.len(), held.join("; "));
+            Condition::Degraded(format!(
+                "{number} held: {all}; `zonebreak topology confirm` lets them through"
+            ))
+        };
+        let disk = self.disk.as_ref().map(|disk| match disk.row() {
+            DiskRow { file, error: Some(error), .. } => Condition::Degraded(format!("{file}: {error}")),
+            _ => Condition::Ok,
+        });
         let filter = match running.module {
             Some(_) => Condition::Ok,
             None => Condition::Degraded(
                 "no filter.file is configured: proxies get zones and retries, no breaker".to_owned(),
             ),
         };
-        vec![
+        let checks = [
             Check::new(name, answers),
             Check::new("topology", loaded),
             Check::new("xds", listening),
             Check::new("values", values),
+            Check::new("guard", guard),
             Check::new("filter", filter),
-        ]
+        ];
+        checks.into_iter().chain(disk.map(|disk| Check::new("state", disk))).collect()
     }
 
     /// `GET /health`.

@@ -36,6 +36,12 @@ pub enum Action {
     ValueRefused,
     /// A key that was refused is right, or gone.
     ValueAccepted,
+    /// A change that would take away too much is held back.
+    ChangeHeld,
+    /// A held change was undone, and is over.
+    ChangeUndone,
+    /// A held change was confirmed, and is in force.
+    ChangeConfirmed,
     /// The source of the topology does not answer; the last good state is served.
     SourceLost,
     /// The source answers again.
@@ -89,6 +95,9 @@ impl fmt::Display for Action {
             Self::DrainExpired => "drain_expired",
             Self::ValueRefused => "value_refused",
             Self::ValueAccepted => "value_accepted",
+            Self::ChangeHeld => "change_held",
+            Self::ChangeUndone => "change_undone",
+            Self::ChangeConfirmed => "change_confirmed",
             Self::SourceLost => "source_lost",
             Self::SourceRestored => "source_restored",
             Self::ConfigReloaded => "config_reloaded",

@@ -21,6 +21,8 @@ pub struct Metrics {
     reloads: IntCounterVec,
     revision: IntGauge,
     problems: IntGauge,
+    held: IntGauge,
+    saved_at: Gauge,
     proxies: IntGaugeVec,
     shift: GaugeVec,
     endpoints: IntGaugeVec,
@@ -73,6 +75,14 @@ impl Metrics {
                 "Revision that the published views were built from.",
             )?,
             problems: IntGauge::new("zonebreak_topology_problems", "Values that are refused at the moment.")?,
+            held: IntGauge::new(
+                "zonebreak_topology_held",
+                "Changes that are held back because they would take away too much.",
+            )?,
+            saved_at: Gauge::new(
+                "zonebreak_state_saved_timestamp_seconds",
+                "When the last good state on disk was written, in seconds since 1970; 0 while there is none.",
+            )?,
             proxies: IntGaugeVec::new(
                 Opts::new(
                     "zonebreak_proxies",
@@ -117,6 +127,8 @@ impl Metrics {
         registry.register(Box::new(metrics.reloads.clone()))?;
         registry.register(Box::new(metrics.revision.clone()))?;
         registry.register(Box::new(metrics.problems.clone()))?;
+        registry.register(Box::new(metrics.held.clone()))?;
+        registry.register(Box::new(metrics.saved_at.clone()))?;
         registry.register(Box::new(metrics.proxies.clone()))?;
         registry.register(Box::new(metrics.shift.clone()))?;
         registry.register(Box::new(metrics.endpoints.clone()))?;
@@ -144,6 +156,9 @@ impl Metrics {
     fn observe(&self, status: &Status) {
         self.revision.set(status.source.applied_revision.unwrap_or(0));
         self.problems.set(count(status.problems.len()));
+        self.held.set(count(status.held.len()));
+        let saved_at = status.disk.as_ref().and_then(|disk| disk.saved_at);
+        self.saved_at.set(saved_at.map_or(0.0, seconds));
         let Fleet { synced, stale, nacked, .. } = status.proxies;
         for (state, number) in [("synced", synced), ("stale", stale), ("nacked", nacked)] {
             self.proxies.with_label_values(&[state]).set(count(number));
@@ -166,9 +181,13 @@ impl Metrics {
         if let Some(connected) = &self.etcd_connected {
             connected.set(i64::from(status.source.connected));
         }
-        // Milliseconds since 1970 are exact in a double for 285,000 years.
-        self.reloaded_at.set(status.config_reload_ts.as_millisecond() as f64 / 1000.0);
+        self.reloaded_at.set(seconds(status.config_reload_ts));
     }
+}
+
+/// Milliseconds since 1970 are exact in a double for 285,000 years.
+fn seconds(at: jiff::Timestamp) -> f64 {
+    at.as_millisecond() as f64 / 1000.0
 }
 
 fn count(number: usize) -> i64 {

@@ -2,6 +2,7 @@
 
 mod etcd;
 mod file;
+mod guard;
 mod proxy;
 mod reload;
 

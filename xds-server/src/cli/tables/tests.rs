@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{FilterRow, Nack, SourceRow};
+use crate::model::{DiskRow, FilterRow, HeldRow, Nack, SourceRow};
 
 use super::*;
 
@@ -84,6 +84,7 @@ fn sample() -> Status {
             applied_revision: Some(42),
             error: Some("reach etcd at http://10.0.0.1:2379: connection refused".to_owned()),
             held: None,
+            saved_at: Some(later(-600)),
         },
         filter: Some(FilterRow {
             file: "/opt/filter.wasm".to_owned(),
@@ -111,6 +112,21 @@ fn sample() -> Status {
             message: "unknown variant `fast`, expected one of strong, eventual".to_owned(),
             kept: true,
         }],
+        held: vec![HeldRow {
+            id: "endpoints/order-svc".to_owned(),
+            reason: "order-svc would go from 10 endpoints to 2 within 10s; at most 50 % may go at once"
+                .to_owned(),
+            before: 10,
+            after: 2,
+            served: 10,
+            since: Some(later(-30)),
+            revision: 41,
+        }],
+        disk: Some(DiskRow {
+            file: "/var/lib/zonebreak/topology.state".to_owned(),
+            saved_at: Some(later(-600)),
+            error: None,
+        }),
     }
 }
 
