@@ -85,6 +85,18 @@ impl AdminClient {
         self.answer(path, self.http.get(format!("{}{path}", self.base))).await
     }
 
+    /// GETs `path` with these parameters and reads the JSON.
+    ///
+    /// # Errors
+    /// When nobody answers, or not what was asked for.
+    pub async fn get_with<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        parameters: &[(&str, &str)],
+    ) -> Result<T, AdminError> {
+        self.answer(path, self.http.get(format!("{}{path}", self.base)).query(parameters)).await
+    }
+
     /// POSTs `data` as JSON to `path` and reads the JSON that comes back.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 //! One row a stream: a proxy that uses the per-type services has several. A row goes when its stream does. The ledger reads
 //! sessions and never moves them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
@@ -12,8 +12,9 @@ use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
 
 use crate::hub::Hub;
-use crate::session::{Session, TypeStatus};
-use crate::types::{ChangeId, Protocol, Scope, StreamId, ViewKey};
+use crate::journal::{Journal, Reached, Refusal};
+use crate::session::{Nack, Session, TypeStatus};
+use crate::types::{ChangeId, Protocol, Scope, StreamId, TypeUrl, ViewKey};
 
 /// One client's stream.
 #[derive(Clone, Debug)]
@@ -84,6 +85,19 @@ pub(crate) struct Entry {
     scope: Scope,
     identity: OnceLock<(Identity, ViewKey)>,
     session: Mutex<Session>,
+    /// How far the stream has come in the journal, once it is identified.
+    reached: Mutex<Option<Reached>>,
+}
+
+/// What a stream did with the newest snapshot it was given.
+#[derive(Debug)]
+pub(crate) enum Progress<'a> {
+    /// It was sent something.
+    Sent,
+    /// It may hold all of it by now.
+    Answered(Instant),
+    /// It refused something.
+    Refused(&'a TypeUrl, &'a Nack),
 }
 
 /// What of a node is worth keeping.
@@ -107,6 +121,7 @@ impl Ledger {
             scope: session.scope().clone(),
             identity: OnceLock::new(),
             session: Mutex::new(session),
+            reached: Mutex::new(None),
         });
         self.streams().insert(id, entry.clone());
         entry
@@ -114,6 +129,11 @@ impl Ledger {
 
     pub(crate) fn close(&self, id: StreamId) {
         self.streams().remove(&id);
+    }
+
+    /// How many streams follow one of these views.
+    pub(crate) fn following(&self, views: &BTreeSet<ViewKey>) -> usize {
+        self.streams().values().filter(|entry| entry.view().is_some_and(|view| views.contains(view))).count()
     }
 
     pub(crate) fn proxies(&self, hub: &Hub) -> Vec<ProxyStatus> {
@@ -162,9 +182,42 @@ impl Entry {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn identify(&self, node: &Node, view: ViewKey) {
-        // A stream is identified once; a second time changes nothing.
-        let _ = self.identity.set((Identity::of(node), view));
+    pub(crate) fn identify(&self, node: &Node, view: ViewKey, journal: &Journal) {
+        let reached = journal.join(|| {
+            // A stream is identified once; a second time changes nothing.
+            let _ = self.identity.set((Identity::of(node), view));
+        });
+        *self.reached() = Some(reached);
+    }
+
+    /// Tells the journal how far the stream has come with what it was just given, sent or told.
+    pub(crate) fn report(&self, journal: &Journal, progress: Progress<'_>) {
+        let (Some(view), mut reached) = (self.view(), self.reached()) else { return };
+        let Some(reached) = reached.as_mut() else { return };
+        let session = self.session();
+        let Some(snapshot) = session.snapshot() else { return };
+        let change = snapshot.change();
+        match progress {
+            Progress::Sent => journal.sent(view, reached, change),
+            Progress::Answered(now) if session.converged(snapshot) => {
+                journal.acked(view, reached, change, now)
+            }
+            Progress::Answered(_) => {}
+            Progress::Refused(type_url, nack) => {
+                journal.refused(view, reached, change, || Refusal::of(self.node_id(), type_url, nack));
+            }
+        }
+    }
+
+    /// Tells the journal that the stream is gone.
+    pub(crate) fn leave(&self, journal: &Journal) {
+        if let (Some(view), Some(reached)) = (self.view(), self.reached().take()) {
+            journal.left(view, reached);
+        }
+    }
+
+    fn reached(&self) -> MutexGuard<'_, Option<Reached>> {
+        self.reached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn node_id(&self) -> &str {

@@ -2,6 +2,7 @@
 //!
 //! It owns no socket; [`Server::routes`] goes into a tonic server, where keepalive, TLS and addresses are set.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,12 +14,13 @@ use tonic::{Status, Streaming};
 
 use crate::Node;
 use crate::hub::Hub;
+use crate::journal::{ChangeStatus, Journal};
 use crate::ledger::{Convergence, Entry, Ledger, ProxyStatus};
 use crate::metrics::Metrics;
 use crate::service;
 use crate::session::{Request, Response, Session, SessionOptions};
 use crate::stream;
-use crate::types::{Protocol, Scope, StreamId, ViewKey};
+use crate::types::{ChangeId, Protocol, Scope, StreamId, ViewKey};
 
 /// The server's settings.
 #[derive(Clone, Debug)]
@@ -43,6 +45,7 @@ pub(crate) struct Shared {
     session: Arc<SessionOptions>,
     max_request_bytes: usize,
     ledger: Ledger,
+    journal: Journal,
     metrics: Metrics,
     draining: watch::Sender<bool>,
     streams: AtomicU64,
@@ -63,6 +66,7 @@ impl Server {
             session: Arc::new(options.session),
             max_request_bytes: options.max_request_bytes,
             ledger: Ledger::default(),
+            journal: Journal::default(),
             metrics: Metrics::default(),
             draining: watch::channel(false).0,
             streams: AtomicU64::new(0),
@@ -73,6 +77,10 @@ impl Server {
     /// The discovery services: aggregated, and one for each known type, both protocols.
     pub fn routes(&self) -> tonic::service::Routes {
         service::routes(&self.shared)
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// The hub whose views are served.
@@ -88,6 +96,20 @@ impl Server {
     /// How many streams there are and how many of them hold what they should.
     pub fn convergence(&self) -> Convergence {
         self.shared.ledger.convergence(&self.shared.hub)
+    }
+
+    /// Says that `change` is about to be published and makes these views others than they were, so that it can be told what
+    /// becomes of it; for the publisher to call just before [`Hub::publish`], with changes in order. Without it nothing is
+    /// counted and all else is the same.
+    pub fn announce(&self, change: ChangeId, views: impl IntoIterator<Item = ViewKey>) {
+        let views: BTreeSet<ViewKey> = views.into_iter().collect();
+        let (journal, ledger) = (&self.shared.journal, &self.shared.ledger);
+        journal.announce(change, views.clone(), || ledger.following(&views));
+    }
+
+    /// What became of the last changes that were announced, the newest first.
+    pub fn changes(&self) -> Vec<ChangeStatus> {
+        self.shared.journal.changes()
     }
 
     /// The server's counters.
@@ -130,6 +152,7 @@ impl Shared {
 
     pub(crate) fn closed(&self, entry: &Entry) {
         self.ledger.close(entry.id());
+        entry.leave(&self.journal);
         self.metrics.stream_closed(entry.protocol(), entry.scope());
     }
 
@@ -139,6 +162,10 @@ impl Shared {
 
     pub(crate) fn view_of(&self, node: &Node) -> ViewKey {
         (self.view_of)(node)
+    }
+
+    pub(crate) fn journal(&self) -> &Journal {
+        &self.journal
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {

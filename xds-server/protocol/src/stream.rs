@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tonic::{Status, Streaming};
 
 use crate::hub::Subscription;
-use crate::ledger::Entry;
+use crate::ledger::{Entry, Progress};
 use crate::server::Shared;
 use crate::session::{Effect, Event, Request, Response};
 use crate::types::TypeUrl;
@@ -126,9 +126,15 @@ impl Served {
         if let Event::Request(request) = &event {
             self.shared.metrics().request(&TypeUrl::new(request.type_url()));
         }
-        let effects = self.entry.session().step(Instant::now(), event);
+        let given = matches!(event, Event::Snapshot(_));
+        let now = Instant::now();
+        let effects = self.entry.session().step(now, event);
+        let answered = given || effects.iter().any(|effect| matches!(effect, Effect::Acked { .. }));
         for effect in effects {
             self.take(effect);
+        }
+        if answered {
+            self.entry.report(self.shared.journal(), Progress::Answered(now));
         }
     }
 
@@ -139,7 +145,7 @@ impl Served {
             Effect::Identified(node) => {
                 let view = self.shared.view_of(&node);
                 tracing::debug!(stream, node = node.id, %view, protocol = %self.entry.protocol(), "stream opened");
-                self.entry.identify(&node, view.clone());
+                self.entry.identify(&node, view.clone(), self.shared.journal());
                 self.view = Some(self.shared.hub().subscribe(view));
             }
             Effect::Send(response) => {
@@ -148,11 +154,13 @@ impl Served {
                     stream, node, kind = response.type_url.short(), version = %response.version,
                     resources = response.resources.len(), removed = response.removed.len(), "response"
                 );
+                self.entry.report(self.shared.journal(), Progress::Sent);
                 self.outbox.push_back(response);
             }
             Effect::Acked { type_url, latency } => metrics.acked(&type_url, latency),
             Effect::Nacked { type_url, nack } => {
                 metrics.nacked(&type_url);
+                self.entry.report(self.shared.journal(), Progress::Refused(&type_url, &nack));
                 tracing::warn!(
                     stream, node, kind = type_url.short(), version = %nack.version, message = &*nack.message,
                     resources = ?nack.resources, "client refused a response; it keeps what it had until this changes"

@@ -15,4 +15,5 @@ pub mod serve;
 pub mod status;
 pub mod tables;
 pub mod topology;
+mod why;
 pub mod zone;

@@ -16,6 +16,7 @@ use super::{
     failures,
     held::{self, ConfirmArgs},
     output::{OutputArgs, print},
+    why::{self, WhyArgs},
 };
 use crate::exit::{Exit, Failure, Outcome};
 
@@ -54,6 +55,14 @@ pub enum TopologyCommand {
 
 Ends with 0 let through, 3 not held, 4 not confirmed by every proxy in time, 7 unreachable.")]
     Confirm(ConfirmArgs),
+    /// Explains each weight and priority of a service as a proxy has them.
+    ///
+    /// For each zone its priority, weight and share, with what made them: the proxy's own zone, the policy's weights, capacity,
+    /// drains, health; then what takes no requests and who says so, what is held or refused, and whether the proxy has it.
+    #[command(after_help = "Examples:
+  zonebreak topology why order-svc --proxy sidecar-7f9c
+  zonebreak topology why order-svc --zone az-b -o json")]
+    Why(WhyArgs),
 }
 
 /// `topology apply`.
@@ -145,6 +154,7 @@ pub async fn run(command: TopologyCommand) -> Outcome {
             Ok(Exit::Ok)
         }
         TopologyCommand::Confirm(args) => held::confirm(&args).await,
+        TopologyCommand::Why(args) => why::run(&args).await,
     }
 }
 

@@ -97,6 +97,12 @@ pub const KEYS: &[Key] = &[
         set: |c, text| listen(text).map(|address| c.xds.listen = address),
     },
     Key {
+        path: "load_reports.interval",
+        doc: "how often proxies report requests and errors by zone (LRS); 0s: not at all",
+        reload: Restart,
+        set: |c, text| put(&mut c.load_reports.interval, text),
+    },
+    Key {
         path: "admin.listen",
         doc: "where operators look (JSON, no password: keep it on loopback)",
         reload: Restart,
@@ -243,6 +249,7 @@ mod tests {
             ("guard.window", "1m"),
             ("state.dir", "/var/lib/zonebreak"),
             ("xds.listen", "127.0.0.1:1"),
+            ("load_reports.interval", "1s"),
             ("admin.listen", "127.0.0.1:2"),
             ("health.listen", "127.0.0.1:3"),
             ("filter.file", "filter.wasm"),

@@ -26,6 +26,8 @@ pub struct Config {
     pub state: StateConfig,
     /// Where proxies connect.
     pub xds: XdsConfig,
+    /// What proxies are asked to report.
+    pub load_reports: LoadReportsConfig,
     /// Where operators look.
     pub admin: AdminConfig,
     /// Where orchestrators and Prometheus look.
@@ -85,6 +87,14 @@ pub struct XdsConfig {
     /// Address and port.
     #[serde(deserialize_with = "read_listen")]
     pub listen: SocketAddr,
+}
+
+/// The load reports that proxies send when their bootstrap has a `load_stats_config`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoadReportsConfig {
+    /// How often a proxy reports; 0s switches the service off.
+    pub interval: Millis,
 }
 
 /// The admin listener.
@@ -161,6 +171,15 @@ impl Default for GuardConfig {
 impl Default for XdsConfig {
     fn default() -> Self {
         Self { listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 18000)) }
+    }
+}
+
+// === impl LoadReportsConfig ===
+
+impl Default for LoadReportsConfig {
+    /// A tenth of the matrix' window and more, at the cost of a small message.
+    fn default() -> Self {
+        Self { interval: Millis::secs(5) }
     }
 }
 

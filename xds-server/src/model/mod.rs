@@ -1,14 +1,21 @@
 //! What the admin port answers and the command line prints: the JSON shapes, shared by both ends so that they cannot drift
 //! apart. Field names are stable; new ones may be added.
 
+mod changes;
+mod load;
 mod proxies;
 mod topology;
+mod why;
 
+pub use changes::{ChangeRow, RefusalRow};
+pub use load::LoadRow;
 pub use proxies::{Convergence, Fleet, Nack, Proxy, Standing, TypeState};
 pub use topology::{
     HeldRow, ProblemRow, ServiceRow, ShiftRow, SourceRow, ZoneRow, ZoneState, problems, services, shifts,
     zones,
 };
+
+pub use why::{Why, WhyEndpoint, WhyProxy, WhyZone, why};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -39,6 +46,12 @@ pub struct Status {
     /// Changes that are held back.
     #[serde(default)]
     pub held: Vec<HeldRow>,
+    /// How requests fare from zone to zone: the surest failures; `/load` has all.
+    #[serde(default)]
+    pub load: Vec<LoadRow>,
+    /// The last changes, the newest first.
+    #[serde(default)]
+    pub changes: Vec<ChangeRow>,
     /// What is kept on the server's disk, where it keeps anything.
     #[serde(default)]
     pub disk: Option<DiskRow>,

@@ -13,14 +13,14 @@ use axum::{
 };
 use jiff::Timestamp;
 use serde::Deserialize;
-use zonebreak_core::names::ServiceName;
+use zonebreak_core::names::{ServiceName, Zone};
 use zonebreak_topology::{HeldId, confirm};
 
 use super::{
     http::{index, pretty, problem},
     state::State,
 };
-use crate::model::{ConfirmRequest, Confirmed, Convergence};
+use crate::model::{self, ConfirmRequest, Confirmed, Convergence, Proxy, Standing, Why, WhyProxy};
 
 const PATHS: &[(&str, &str)] = &[
     ("/status", "source, filter, proxies, zones, services, refused values"),
@@ -28,6 +28,9 @@ const PATHS: &[(&str, &str)] = &[
     ("/proxies/{id}", "one of them, by node.id"),
     ("/topology", "zones, services, endpoints and drains as loaded"),
     ("/problems", "values that were refused"),
+    ("/load", "requests and errors of the last minute, from zone to zone, as the proxies report them"),
+    ("/changes", "the last changes, their causes, and what became of them with the proxies"),
+    ("/why?service=S&proxy=ID", "what made each weight and priority that the proxy has (or &zone=Z)"),
     ("/held", "changes that are held back"),
     (
         "POST /held/confirm",
@@ -43,6 +46,15 @@ struct Asked {
     revision: i64,
 }
 
+/// `?service=S&proxy=ID` or `?service=S&zone=Z`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WhyAsked {
+    service: ServiceName,
+    proxy: Option<String>,
+    zone: Option<Zone>,
+}
+
 /// The routes.
 pub fn router(state: Arc<State>) -> Router {
     Router::new()
@@ -55,6 +67,15 @@ pub fn router(state: Arc<State>) -> Router {
             "/problems",
             get(|Extract(state): Extract<Arc<State>>| async move { pretty(&state.problems()) }),
         )
+        .route(
+            "/changes",
+            get(|Extract(state): Extract<Arc<State>>| async move { pretty(&state.changes(usize::MAX)) }),
+        )
+        .route(
+            "/load",
+            get(|Extract(state): Extract<Arc<State>>| async move { pretty(&state.load(usize::MAX)) }),
+        )
+        .route("/why", get(why))
         .route("/held", get(|Extract(state): Extract<Arc<State>>| async move { pretty(&state.held()) }))
         .route("/held/confirm", post(confirm))
         .route("/convergence", get(convergence))
@@ -76,6 +97,53 @@ async fn topology(Extract(state): Extract<Arc<State>>) -> Response {
     match state.applied() {
         Some(applied) => pretty(&super::state::document(&applied.topology)),
         None => problem(StatusCode::SERVICE_UNAVAILABLE, "no topology was loaded yet; /status says why"),
+    }
+}
+
+async fn why(
+    Extract(state): Extract<Arc<State>>,
+    asked: Result<Query<WhyAsked>, axum::extract::rejection::QueryRejection>,
+) -> Response {
+    let asked = match asked {
+        Ok(Query(asked)) => asked,
+        Err(error) => {
+            let message = format!("ask as /why?service=order-svc&proxy=sidecar-1, or &zone=az-a: {error}");
+            return problem(StatusCode::BAD_REQUEST, &message);
+        }
+    };
+    let Some(applied) = state.applied() else {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "no topology was loaded yet; /status says why");
+    };
+    let proxy = match &asked.proxy {
+        None => None,
+        Some(id) => match state.proxies().into_iter().find(|proxy| proxy.id == *id) {
+            Some(proxy) => Some(proxy),
+            None => {
+                let message = format!("no proxy with node.id {id:?} is connected; /proxies lists them");
+                return problem(StatusCode::NOT_FOUND, &message);
+            }
+        },
+    };
+    // What the proxy calls its zone may be none; it is served as nobody's then.
+    let named = proxy.as_ref().map_or(asked.zone, |proxy| Zone::new(&proxy.view).ok());
+    let found =
+        model::why(&applied.topology, &applied.held, &asked.service, named.as_ref(), Timestamp::now());
+    match found {
+        Some(why) => pretty(&Why { proxy: proxy.as_ref().map(has), ..why }),
+        None => {
+            let message = format!("there is no service {:?}; /status lists them", asked.service.as_str());
+            problem(StatusCode::NOT_FOUND, &message)
+        }
+    }
+}
+
+fn has(proxy: &Proxy) -> WhyProxy {
+    let endpoints = proxy.types.get("EDS");
+    WhyProxy {
+        id: proxy.id.clone(),
+        in_sync: endpoints.is_some_and(|state| state.state == Standing::Synced),
+        sent: endpoints.and_then(|state| state.sent.clone()),
+        acked: endpoints.and_then(|state| state.acked.clone()),
     }
 }
 

@@ -9,6 +9,7 @@ use zonebreak_topology::{
     gate::{Held, Release},
 };
 
+use super::lanes::Lane;
 use crate::telemetry::audit::{Action, Event, Severity};
 
 /// Keys that a log line names before it counts the rest.
@@ -32,6 +33,18 @@ pub fn keys(old: &Topology, new: &Topology) -> Vec<String> {
     differing(&old.confirmed, &new.confirmed, |held| keys.push(format!("confirmed/{held}")));
     differing(&old.problems, &new.problems, |key| keys.push(format!("refused {key}")));
     keys
+}
+
+/// How urgent the change from one to the other is: endpoints that come and go can wait for each other, all else cannot.
+pub fn lane(old: &Topology, new: &Topology) -> Lane {
+    let same = Arc::ptr_eq(&old.zones, &new.zones)
+        && Arc::ptr_eq(&old.shifts, &new.shifts)
+        && Arc::ptr_eq(&old.health, &new.health)
+        && Arc::ptr_eq(&old.forced, &new.forced)
+        && Arc::ptr_eq(&old.confirmed, &new.confirmed)
+        && old.services.len() == new.services.len()
+        && old.services.iter().zip(&new.services).all(|((a, old), (b, new))| a == b && Arc::ptr_eq(old, new));
+    if same { Lane::Bulk } else { Lane::Urgent }
 }
 
 /// The keys in one line, at most a few by name.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -15,10 +15,12 @@ use zonebreak_topology::{
     gate::{self, Admitted, Gate, Limits},
     saved::Saved,
 };
-use zonebreak_xds::Hub;
+use zonebreak_xds::{ChangeId, Hub, ViewKey};
 
 use super::{
     changes,
+    history::Caused,
+    lanes::{Lane, Lanes},
     nodes::Nodes,
     publisher::{Event, Publication, Publisher},
     saved,
@@ -53,10 +55,21 @@ pub struct Inputs {
     pub keep: Option<(watch::Sender<Option<Saved>>, String)>,
 }
 
+/// A topology that is served.
+#[derive(Debug, Clone)]
+struct Served {
+    topology: Arc<Topology>,
+    /// What the source said then.
+    said: Arc<Topology>,
+    /// When the first part of it was seen.
+    seen_at: Timestamp,
+}
+
 /// Why a publication was made, for the log.
 enum Cause {
     First,
     Keys(Vec<String>),
+    /// The configuration.
     Options,
     Asked(Zone),
     Time,
@@ -71,18 +84,22 @@ pub async fn run(
     state: Arc<State>,
     hub: Arc<Hub>,
     mut inputs: Inputs,
-    mut gate: Gate,
+    gate: Gate,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut publisher = Publisher::new(inputs.options.borrow_and_update().clone());
-    let mut feed = Feed { state, hub, said: None, topology: None, looked_at: Timestamp::now(), lost: false };
+    let mut feed = Feed::new(state, hub, gate);
     let mut due: Option<Timestamp> = None;
     let (mut status_runs, mut options_run, mut limits_run) = (true, true, true);
     loop {
-        let mut taken = None;
         let (event, cause) = tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
+            // Before whatever could make it wait longer.
+            () = at(feed.lanes.due()) => match feed.flush() {
+                Some(flushed) => flushed,
+                None => continue,
+            },
             changed = inputs.topology.changed() => {
                 if changed.is_err() {
                     tracing::error!("the source of the topology ended, which it never should: changes are not followed any more");
@@ -90,25 +107,18 @@ pub async fn run(
                 }
                 let Some(said) = inputs.topology.borrow_and_update().clone() else { continue };
                 feed.said = Some(said.clone());
-                match feed.admit(&mut gate, gate::Event::Said(said)) {
-                    Some(admitted) => admitted,
-                    None => continue,
-                }
+                feed.admit(gate::Event::Said(said), None);
+                continue;
             }
             Some(word) = inputs.words.recv() => {
-                taken = Some(word.taken);
-                match feed.admit(&mut gate, gate::Event::Confirmed(word.id, word.confirmation)) {
-                    Some(admitted) => admitted,
-                    None => continue,
-                }
+                feed.admit(gate::Event::Confirmed(word.id, word.confirmation), Some(word.taken));
+                continue;
             }
             changed = inputs.limits.changed(), if limits_run => {
                 limits_run = changed.is_ok();
                 let limits = *inputs.limits.borrow_and_update();
-                match feed.admit(&mut gate, gate::Event::Limits(limits)) {
-                    Some(admitted) => admitted,
-                    None => continue,
-                }
+                feed.admit(gate::Event::Limits(limits), None);
+                continue;
             }
             Some(zone) = inputs.asked.recv() => (Event::Asked(zone.clone()), Cause::Asked(zone)),
             changed = inputs.options.changed(), if options_run => {
@@ -134,13 +144,21 @@ pub async fn run(
         let started = Instant::now();
         if let Some(publication) = publisher.step(Timestamp::now(), event) {
             due = publication.next_due;
-            feed.publish(publication, &cause, started, &gate);
+            feed.publish(publication, &cause, started);
             feed.keep(&inputs);
         }
-        if let Some(taken) = taken {
+        for taken in feed.told.drain(..) {
             // Who does not wait for it any more has gone away.
             _ = taken.send(());
         }
+    }
+}
+
+/// Until `due`; for ever without one.
+async fn at(due: Option<std::time::Instant>) {
+    match due {
+        None => std::future::pending().await,
+        Some(due) => tokio::time::sleep_until(due.into()).await,
     }
 }
 
@@ -160,10 +178,18 @@ async fn sleep_until(due: Option<Timestamp>) {
 struct Feed {
     state: Arc<State>,
     hub: Arc<Hub>,
+    gate: Gate,
+    lanes: Lanes,
     /// What the source says.
     said: Option<Arc<Topology>>,
-    /// What of it is served.
+    /// What of it is believed: served, or about to be.
     topology: Option<Arc<Topology>>,
+    /// When the first of what is about to be served was seen.
+    waiting: Option<Timestamp>,
+    /// What is served.
+    served: Option<Served>,
+    /// Operators who wait for their word to be in force.
+    told: Vec<oneshot::Sender<()>>,
     /// When drains were last held against the clock.
     looked_at: Timestamp,
     /// Whether auditors were told that the source does not answer.
@@ -173,23 +199,55 @@ struct Feed {
 // === impl Feed ===
 
 impl Feed {
-    fn publish(&mut self, publication: Publication, cause: &Cause, started: Instant, gate: &Gate) {
+    fn new(state: Arc<State>, hub: Arc<Hub>, gate: Gate) -> Self {
+        Self {
+            state,
+            hub,
+            gate,
+            lanes: Lanes::default(),
+            said: None,
+            topology: None,
+            waiting: None,
+            served: None,
+            told: Vec::new(),
+            looked_at: Timestamp::now(),
+            lost: false,
+        }
+    }
+
+    fn publish(&mut self, publication: Publication, cause: &Cause, started: Instant) {
+        let seen_at = self.served.as_ref().map_or_else(Timestamp::now, |served| served.seen_at);
         let Publication { change, revision, views, changed, removed, clashes, failed, .. } = publication;
         let number = views.len();
+        // The joining of a proxy in a zone that nobody asked for before is no change to anybody.
+        let told = if matches!(cause, Cause::Asked(_)) { Vec::new() } else { changed.clone() };
+        if !told.is_empty() {
+            self.state.history.note(Caused {
+                change,
+                revision,
+                cause: cause.to_string(),
+                views: told.iter().map(|view| named(view).to_owned()).collect(),
+                seen_at: if matches!(cause, Cause::First | Cause::Keys(_)) {
+                    seen_at
+                } else {
+                    Timestamp::now()
+                },
+            });
+        }
+        self.state.xds.announce(ChangeId(change), told);
         self.hub.publish(views);
         self.hub.remove(&removed);
         let took = started.elapsed();
-        if let Some(topology) = self.topology.clone() {
-            let said = self.said.clone().unwrap_or_else(|| topology.clone());
-            let (held, clashes) = (gate.held(), clashes.into_iter().collect());
+        if let Some(Served { topology, said, .. }) = self.served.clone() {
+            let (held, clashes) = (self.gate.held(), clashes.into_iter().collect());
             self.state.published(Applied { topology, said, held, clashes });
         }
+        let streams = self.state.xds.metrics().streams().iter().map(|count| count.open).sum::<u64>();
+        self.lanes.published(std::time::Instant::now(), took, usize::try_from(streams).unwrap_or(usize::MAX));
+        self.state.metrics.window.set(self.lanes.window().as_secs_f64());
         self.state.metrics.changes.inc();
         self.state.metrics.build.observe(took.as_secs_f64());
-        let changed: Vec<&str> = changed
-            .iter()
-            .map(|view| if view.as_str().is_empty() { "(no zone)" } else { view.as_str() })
-            .collect();
+        let changed: Vec<&str> = changed.iter().map(named).collect();
         let (cause, changed) = (cause.to_string(), changed.join(","));
         let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         tracing::info!(change, revision, cause, views = number, changed, took_us, "published");
@@ -198,9 +256,13 @@ impl Feed {
         }
     }
 
-    /// Takes what happened through the gate. `None` when there is nothing to serve yet.
-    fn admit(&mut self, gate: &mut Gate, event: gate::Event) -> Option<(Event, Cause)> {
-        let Admitted { topology, held, released } = gate.step(Timestamp::now(), event)?;
+    /// Takes what happened through the gate, and what comes of it to its lane. `told` hears of it once it is served.
+    fn admit(&mut self, event: gate::Event, told: Option<oneshot::Sender<()>>) {
+        let word = told.is_some();
+        self.told.extend(told);
+        let Some(Admitted { topology, held, released }) = self.gate.step(Timestamp::now(), event) else {
+            return;
+        };
         for held in &held {
             tracing::error!(
                 id = %held.id(), revision = held.revision, served = held.served,
@@ -211,7 +273,22 @@ impl Feed {
             tracing::warn!(id = %held.id(), before = held.before, after = held.after, "no longer held");
         }
         changes::gate_events(&held, &released).iter().for_each(audit::Event::record);
-        let cause = self.audit(&topology);
+        self.audit(&topology);
+        let old = self.served.as_ref().map(|served| &served.topology);
+        let urgent = word || old.is_none_or(|old| changes::lane(old, &topology) == Lane::Urgent);
+        if self.waiting.is_some() {
+            self.state.metrics.merged.inc();
+        }
+        self.waiting.get_or_insert_with(Timestamp::now);
+        self.lanes.arrived(std::time::Instant::now(), if urgent { Lane::Urgent } else { Lane::Bulk });
+    }
+
+    /// What waited is served now: what it is, and what made it another.
+    fn flush(&mut self) -> Option<(Event, Cause)> {
+        let (seen_at, topology) = (self.waiting.take()?, self.topology.clone()?);
+        let said = self.said.clone().unwrap_or_else(|| topology.clone());
+        let old = self.served.replace(Served { topology: topology.clone(), said, seen_at });
+        let cause = old.map_or(Cause::First, |old| Cause::Keys(changes::keys(&old.topology, &topology)));
         Some((Event::Topology(topology), cause))
     }
 
@@ -222,8 +299,8 @@ impl Feed {
             let status = inputs.status.borrow();
             (status.cluster, status.saved_at.is_some())
         };
-        let Some(topology) = self.topology.as_ref().filter(|topology| !from_disk && !topology.is_empty())
-        else {
+        let served = self.served.as_ref().map(|served| &served.topology);
+        let Some(topology) = served.filter(|topology| !from_disk && !topology.is_empty()) else {
             return;
         };
         let kept = news.borrow().as_ref().is_some_and(|kept| Arc::ptr_eq(&kept.topology, topology));
@@ -232,12 +309,11 @@ impl Feed {
         }
     }
 
-    /// Records what auditors want to know of a new topology, and says what made it another.
-    fn audit(&mut self, new: &Arc<Topology>) -> Cause {
+    /// Records what auditors want to know of a new topology.
+    fn audit(&mut self, new: &Arc<Topology>) {
         self.expire();
         let old = self.topology.replace(new.clone());
         changes::events(old.as_deref(), new, self.looked_at).iter().for_each(audit::Event::record);
-        old.map_or(Cause::First, |old| Cause::Keys(changes::keys(&old, new)))
     }
 
     /// Records the drains that ended by their own time since the last look.
@@ -263,6 +339,11 @@ impl Feed {
     }
 }
 
+/// A view as operators know it.
+fn named(view: &ViewKey) -> &str {
+    if view.as_str().is_empty() { "(no zone)" } else { view.as_str() }
+}
+
 // === impl Cause ===
 
 impl std::fmt::Display for Cause {
@@ -280,7 +361,7 @@ impl std::fmt::Display for Cause {
 #[cfg(test)]
 mod tests {
     use zonebreak_topology::Source;
-    use zonebreak_xds::{Server, ServerOptions, ViewKey};
+    use zonebreak_xds::{Server, ServerOptions};
 
     use super::*;
     use crate::{

@@ -28,6 +28,7 @@ const SERVICES: &[&str] = &[
     "envoy.service.extension.v3.ExtensionConfigDiscoveryService",
     "envoy.service.runtime.v3.RuntimeDiscoveryService",
     "envoy.service.secret.v3.SecretDiscoveryService",
+    "envoy.service.load_stats.v3.LoadReportingService",
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",

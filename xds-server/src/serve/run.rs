@@ -10,8 +10,9 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use zonebreak_topology::{Source, gate::Gate, saved::Saved, watch_etcd, watch_file};
-use zonebreak_xds::{Hub, Node, Server, ServerOptions, SessionOptions};
+use zonebreak_xds::{Hub, LoadReporting, Node, Server, ServerOptions, SessionOptions};
 
 use super::{
     admin,
@@ -79,7 +80,7 @@ pub async fn run(layers: Layers) -> Outcome {
         keep: disk.is_some().then_some((keep, prefix)),
     };
     let state = State::new(source, xds, metrics, running, disk.clone(), said);
-    let (routes, readiness) = grpc::routes(state.xds.routes()).await?;
+    let (routes, readiness) = grpc::routes(with_reports(&state, state.xds.routes())).await?;
 
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
     tasks.spawn(http::serve(health_port, health::router(state.clone()), stop.clone()));
@@ -115,6 +116,23 @@ pub async fn run(layers: Layers) -> Outcome {
     state.xds.drain();
     wind_down(tasks, &stop).await;
     ended.map(|()| Exit::Ok)
+}
+
+/// The routes of xDS, with the one that takes load reports where they are wanted.
+fn with_reports(state: &Arc<State>, routes: Routes) -> Routes {
+    let interval = Duration::from_millis(state.running().effective.config.load_reports.interval.0);
+    if interval.is_zero() {
+        return routes;
+    }
+    // The routes live in the server, which the state holds: a strong reference would keep both for ever.
+    let to = Arc::downgrade(state);
+    let reporting = LoadReporting::new(&state.xds, interval, move |node, report| {
+        if let Some(state) = to.upgrade() {
+            state.report(node, &report);
+        }
+    });
+    state.metrics.count_reports(reporting.metrics());
+    routes.add_service(reporting.into_service())
 }
 
 /// Where the last good state is kept, if anywhere. A topology file is its own.

@@ -1,9 +1,12 @@
 //! What the running server holds, and the views of it that operators and probes get. Written by the feed and by reloads, read by
 //! everybody; never waits for a lock.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -11,20 +14,31 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::sync::{Notify, mpsc, oneshot};
 use zonebreak_topology::{Confirmation, HeldId, Source, Topology, gate::Held};
-use zonebreak_xds::Server;
+use zonebreak_xds::{LoadReport, Node, Server};
 
 use super::{
     checks::{Check, Condition, Verdict},
+    history::History,
     ledger,
+    matrix::Matrix,
     module::Module,
     saved::Disk,
 };
 use crate::{
     config::{Config, Effective},
-    model::{self, Convergence, DiskRow, FilterRow, Fleet, HeldRow, ProblemRow, Proxy, SourceRow, Status},
+    model::{
+        self, ChangeRow, Convergence, DiskRow, FilterRow, Fleet, HeldRow, LoadRow, ProblemRow, Proxy,
+        SourceRow, Status,
+    },
     resources::{self, Clash},
     telemetry::metrics::Metrics,
 };
+
+/// Changes on the one screen of status; `/changes` has them all.
+const SHOWN: usize = 20;
+
+/// Rows of the matrix there; `/load` has them all.
+const WORST: usize = 50;
 
 /// Everything that the admin and health ports show.
 #[derive(Debug)]
@@ -35,6 +49,9 @@ pub struct State {
     pub xds: Server,
     /// Counters and gauges.
     pub metrics: Metrics,
+    /// The last changes.
+    pub history: History,
+    matrix: Mutex<Matrix>,
     running: ArcSwap<Running>,
     applied: ArcSwapOption<Applied>,
     first: Notify,
@@ -122,6 +139,8 @@ impl State {
             source,
             xds,
             metrics,
+            history: History::default(),
+            matrix: Mutex::default(),
             running: ArcSwap::from_pointee(running),
             applied: ArcSwapOption::empty(),
             first: Notify::new(),
@@ -220,8 +239,39 @@ impl State {
             proxies: Fleet::of(&self.proxies()),
             problems: self.problems(),
             held: self.held(),
+            load: self.load(WORST),
+            changes: self.changes(SHOWN),
             disk: self.disk.as_ref().map(|disk| disk.row()),
         }
+    }
+
+    /// Takes what a proxy reports of its requests.
+    pub fn report(&self, node: &Node, report: &LoadReport) {
+        let Some(applied) = self.applied() else { return };
+        let zone = node.locality.as_ref().map_or("", |locality| locality.zone.as_str());
+        let counted = self.matrix().add(Instant::now(), &applied.topology, zone, report);
+        for counted in counted {
+            self.metrics.requests(&counted);
+        }
+    }
+
+    /// How requests fare from zone to zone, at most `number` rows, the surest failures first.
+    pub fn load(&self, number: usize) -> Vec<LoadRow> {
+        let mut rows = self.matrix().rows(Instant::now());
+        rows.truncate(number);
+        rows
+    }
+
+    fn matrix(&self) -> MutexGuard<'_, Matrix> {
+        // Nothing in here can panic half-way, so a poisoned lock still guards a whole matrix.
+        self.matrix.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last changes that reached a view, at most `number`, the newest first.
+    pub fn changes(&self, number: usize) -> Vec<ChangeRow> {
+        let mut rows = self.history.rows(&self.xds);
+        rows.truncate(number);
+        rows
     }
 
     /// What is held back: the source's loss of its data, and each loss of endpoints.

@@ -5,10 +5,16 @@ use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
 };
-use zonebreak_xds::Server;
+use std::sync::{Arc, OnceLock};
+
+use zonebreak_core::names::Zone;
+use zonebreak_xds::{LoadMetrics, Server};
 
 use super::xds::XdsCollector;
-use crate::model::{Fleet, Status, ZoneState};
+use crate::{
+    model::{Fleet, Status, ZoneState},
+    serve::matrix::Counted,
+};
 
 /// All metrics of the server.
 #[derive(Debug, Clone)]
@@ -18,10 +24,17 @@ pub struct Metrics {
     pub changes: IntCounter,
     /// `zonebreak_view_build_seconds`: from a change to its publication.
     pub build: Histogram,
+    /// `zonebreak_bulk_window_seconds`: the pause between two publications of endpoints.
+    pub window: Gauge,
+    /// `zonebreak_topology_changes_merged_total`: changes that were published together with an earlier one.
+    pub merged: IntCounter,
     reloads: IntCounterVec,
     revision: IntGauge,
     problems: IntGauge,
     held: IntGauge,
+    requests: IntCounterVec,
+    reporting: IntGauge,
+    reports: Arc<OnceLock<Arc<LoadMetrics>>>,
     saved_at: Gauge,
     proxies: IntGaugeVec,
     shift: GaugeVec,
@@ -63,6 +76,14 @@ impl Metrics {
                 )
                 .buckets(prometheus::exponential_buckets(0.000_1, 4.0, 9)?),
             )?,
+            window: Gauge::new(
+                "zonebreak_bulk_window_seconds",
+                "Pause between two publications of endpoints that come and go, as the load has it.",
+            )?,
+            merged: IntCounter::new(
+                "zonebreak_topology_changes_merged_total",
+                "Changes that were published together with an earlier one.",
+            )?,
             reloads: IntCounterVec::new(
                 Opts::new(
                     "zonebreak_config_reloads_total",
@@ -75,6 +96,15 @@ impl Metrics {
                 "Revision that the published views were built from.",
             )?,
             problems: IntGauge::new("zonebreak_topology_problems", "Values that are refused at the moment.")?,
+            requests: IntCounterVec::new(
+                Opts::new(
+                    "zonebreak_zone_requests_total",
+                    "Requests that proxies reported (LRS), by zone of the proxy, zone of the endpoint and outcome (ok, error).",
+                ),
+                &["client_zone", "target_zone", "outcome"],
+            )?,
+            reporting: IntGauge::new("zonebreak_load_report_streams", "Proxies that report their load.")?,
+            reports: Arc::default(),
             held: IntGauge::new(
                 "zonebreak_topology_held",
                 "Changes that are held back because they would take away too much.",
@@ -127,7 +157,11 @@ impl Metrics {
         registry.register(Box::new(metrics.reloads.clone()))?;
         registry.register(Box::new(metrics.revision.clone()))?;
         registry.register(Box::new(metrics.problems.clone()))?;
+        registry.register(Box::new(metrics.window.clone()))?;
+        registry.register(Box::new(metrics.merged.clone()))?;
         registry.register(Box::new(metrics.held.clone()))?;
+        registry.register(Box::new(metrics.requests.clone()))?;
+        registry.register(Box::new(metrics.reporting.clone()))?;
         registry.register(Box::new(metrics.saved_at.clone()))?;
         registry.register(Box::new(metrics.proxies.clone()))?;
         registry.register(Box::new(metrics.shift.clone()))?;
@@ -144,6 +178,19 @@ impl Metrics {
         self.reloads.with_label_values(&[if taken { "taken" } else { "refused" }]).inc();
     }
 
+    /// Counts what a proxy reported.
+    pub fn requests(&self, counted: &Counted) {
+        let client = counted.client.as_ref().map_or("", Zone::as_str);
+        let of = |outcome| self.requests.with_label_values(&[client, counted.target.as_str(), outcome]);
+        of("ok").inc_by(counted.successes);
+        of("error").inc_by(counted.errors);
+    }
+
+    /// Shows how many proxies report their load; the first call counts.
+    pub fn count_reports(&self, reports: Arc<LoadMetrics>) {
+        _ = self.reports.set(reports);
+    }
+
     /// Everything in the Prometheus text format, with the gauges set from `status`.
     ///
     /// # Errors
@@ -156,6 +203,8 @@ impl Metrics {
     fn observe(&self, status: &Status) {
         self.revision.set(status.source.applied_revision.unwrap_or(0));
         self.problems.set(count(status.problems.len()));
+        self.reporting
+            .set(self.reports.get().map_or(0, |reports| i64::try_from(reports.open()).unwrap_or(i64::MAX)));
         self.held.set(count(status.held.len()));
         let saved_at = status.disk.as_ref().and_then(|disk| disk.saved_at);
         self.saved_at.set(saved_at.map_or(0.0, seconds));

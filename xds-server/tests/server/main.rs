@@ -3,6 +3,7 @@
 mod etcd;
 mod file;
 mod guard;
+mod ledger;
 mod proxy;
 mod reload;
 

@@ -8,6 +8,7 @@ mod control_plane;
 mod drain;
 mod explain;
 mod failure;
+mod feedback;
 mod nack;
 mod policy;
 mod proxies;
