@@ -69,6 +69,15 @@ pub struct Convergence {
     pub refusing: usize,
 }
 
+/// How a trial stands.
+#[derive(Clone, Debug, Default)]
+pub struct TrialStatus {
+    /// Streams that have not answered.
+    pub waiting: usize,
+    /// What was refused.
+    pub refusals: Vec<Refusal>,
+}
+
 /// All streams of one server.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
@@ -131,6 +140,33 @@ impl Ledger {
         self.streams().remove(&id);
     }
 
+    /// The streams that follow one of these views, the oldest first.
+    pub(crate) fn followers(&self, views: &BTreeSet<ViewKey>) -> Vec<(StreamId, ViewKey)> {
+        let streams = self.streams();
+        let of =
+            |entry: &Arc<Entry>| Some((entry.id, entry.view().filter(|view| views.contains(*view))?.clone()));
+        streams.values().filter_map(of).collect()
+    }
+
+    /// How these streams stand with what they were given on trial since `since`. Streams that went away are done with it.
+    pub(crate) fn trial(&self, hub: &Hub, streams: &BTreeSet<StreamId>, since: Instant) -> TrialStatus {
+        let mut status = TrialStatus::default();
+        let entries = self.streams();
+        let entries: Vec<Arc<Entry>> = streams.iter().filter_map(|id| entries.get(id).cloned()).collect();
+        for entry in entries {
+            let session = entry.session();
+            let refused = session.refusals().filter(|(_, nack)| nack.at >= since);
+            let before = status.refusals.len();
+            status
+                .refusals
+                .extend(refused.map(|(type_url, nack)| Refusal::of(entry.node_id(), type_url, nack)));
+            let view = entry.view().and_then(|view| hub.snapshot_for(entry.id, view));
+            let has = view.is_some_and(|view| session.converged(&view));
+            status.waiting += usize::from(!has && status.refusals.len() == before);
+        }
+        status
+    }
+
     /// How many streams follow one of these views.
     pub(crate) fn following(&self, views: &BTreeSet<ViewKey>) -> usize {
         self.streams().values().filter(|entry| entry.view().is_some_and(|view| views.contains(view))).count()
@@ -145,7 +181,7 @@ impl Ledger {
         let mut total = Convergence::default();
         for entry in self.entries() {
             let session = entry.session();
-            let view = entry.view().and_then(|view| hub.snapshot(view));
+            let view = entry.view().and_then(|view| hub.snapshot_for(entry.id, view));
             total.streams += 1;
             total.converged += usize::from(view.is_some_and(|view| session.converged(&view)));
             total.refusing += usize::from(session.refuses());
@@ -209,6 +245,12 @@ impl Entry {
         }
     }
 
+    /// Whether the stream has acknowledged all that it was given.
+    pub(crate) fn has_all(&self) -> bool {
+        let session = self.session();
+        session.snapshot().is_some_and(|snapshot| session.converged(snapshot))
+    }
+
     /// Tells the journal that the stream is gone.
     pub(crate) fn leave(&self, journal: &Journal) {
         if let (Some(view), Some(reached)) = (self.view(), self.reached().take()) {
@@ -230,7 +272,7 @@ impl Entry {
 
     fn status(&self, now: Instant, hub: &Hub) -> ProxyStatus {
         let session = self.session();
-        let current = self.view().and_then(|view| hub.snapshot(view));
+        let current = self.view().and_then(|view| hub.snapshot_for(self.id, view));
         let identity = self.identity.get().map(|(identity, _)| identity);
         let text = |field: fn(&Identity) -> &String| identity.map(|id| field(id).clone()).unwrap_or_default();
         ProxyStatus {

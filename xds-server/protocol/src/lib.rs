@@ -27,6 +27,7 @@
 //! Rules are cited where they are followed, as `xds_protocol.rst, "<section>"` (Envoy's description of the protocol) or by the
 //! name of the proto file whose comment states them.
 
+mod admission;
 mod canonical;
 mod codec;
 mod error;
@@ -51,7 +52,7 @@ pub use envoy_types::pb::envoy::config::core::v3::Node;
 pub use error::{ProtocolError, SnapshotError};
 pub use hub::Hub;
 pub use journal::{ChangeStatus, Refusal};
-pub use ledger::{Convergence, Locality, ProxyStatus};
+pub use ledger::{Convergence, Locality, ProxyStatus, TrialStatus};
 pub use lrs::{LoadMetrics, LoadReport, LoadReporting, LocalityLoad};
 pub use metrics::{AckLatency, Metrics, StreamCount, TypeMetrics};
 pub use resource::Resource;

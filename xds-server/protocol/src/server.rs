@@ -7,15 +7,17 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use futures::Stream;
 use tokio::sync::watch;
 use tonic::{Status, Streaming};
 
 use crate::Node;
+use crate::admission::Admission;
 use crate::hub::Hub;
 use crate::journal::{ChangeStatus, Journal};
-use crate::ledger::{Convergence, Entry, Ledger, ProxyStatus};
+use crate::ledger::{Convergence, Entry, Ledger, ProxyStatus, TrialStatus};
 use crate::metrics::Metrics;
 use crate::service;
 use crate::session::{Request, Response, Session, SessionOptions};
@@ -30,6 +32,9 @@ pub struct ServerOptions {
     /// The largest request that is read, in bytes; a larger one ends its stream. 4 MiB, gRPC's own default, holds the
     /// `initial_resource_versions` of 50,000 resources.
     pub max_request_bytes: usize,
+    /// How many streams are brought up at once; the rest wait, in the order of their coming. 128: a start on two cores is
+    /// bound by the processor well below that, and a proxy far away needs several round trips.
+    pub max_initial_syncs: usize,
 }
 
 /// A discovery server. Clones are the same server.
@@ -44,6 +49,7 @@ pub(crate) struct Shared {
     view_of: Box<dyn Fn(&Node) -> ViewKey + Send + Sync>,
     session: Arc<SessionOptions>,
     max_request_bytes: usize,
+    admission: Admission,
     ledger: Ledger,
     journal: Journal,
     metrics: Metrics,
@@ -65,6 +71,7 @@ impl Server {
             view_of: Box::new(view_of),
             session: Arc::new(options.session),
             max_request_bytes: options.max_request_bytes,
+            admission: Admission::new(options.max_initial_syncs),
             ledger: Ledger::default(),
             journal: Journal::default(),
             metrics: Metrics::default(),
@@ -107,6 +114,21 @@ impl Server {
         journal.announce(change, views.clone(), || ledger.following(&views));
     }
 
+    /// The streams that follow one of these views, and which, the oldest first: from whom to choose for [`Hub::try_out`].
+    pub fn followers(&self, views: impl IntoIterator<Item = ViewKey>) -> Vec<(StreamId, ViewKey)> {
+        self.shared.ledger.followers(&views.into_iter().collect())
+    }
+
+    /// How the streams of a trial stand with what they were given since `since`.
+    pub fn trial(&self, streams: &BTreeSet<StreamId>, since: Instant) -> TrialStatus {
+        self.shared.ledger.trial(&self.shared.hub, streams, since)
+    }
+
+    /// How many streams are being brought up, and how many wait for that.
+    pub fn initial_syncs(&self) -> (u64, u64) {
+        (self.shared.admission.inside(), self.shared.admission.waiting())
+    }
+
     /// What became of the last changes that were announced, the newest first.
     pub fn changes(&self) -> Vec<ChangeStatus> {
         self.shared.journal.changes()
@@ -128,7 +150,7 @@ impl Server {
 
 impl Default for ServerOptions {
     fn default() -> Self {
-        Self { session: SessionOptions::default(), max_request_bytes: 4 << 20 }
+        Self { session: SessionOptions::default(), max_request_bytes: 4 << 20, max_initial_syncs: 128 }
     }
 }
 
@@ -162,6 +184,10 @@ impl Shared {
 
     pub(crate) fn view_of(&self, node: &Node) -> ViewKey {
         (self.view_of)(node)
+    }
+
+    pub(crate) fn admission(&self) -> &Admission {
+        &self.admission
     }
 
     pub(crate) fn journal(&self) -> &Journal {

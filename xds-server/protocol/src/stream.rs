@@ -11,6 +11,7 @@ use futures::Stream;
 use tokio::sync::watch;
 use tonic::{Status, Streaming};
 
+use crate::admission::Entrance;
 use crate::hub::Subscription;
 use crate::ledger::{Entry, Progress};
 use crate::server::Shared;
@@ -23,6 +24,7 @@ struct Served {
     entry: Arc<Entry>,
     requests: Streaming<Request>,
     view: Option<Subscription>,
+    entrance: Entrance,
     draining: watch::Receiver<bool>,
     outbox: VecDeque<Response>,
     end: Option<Status>,
@@ -50,6 +52,7 @@ pub(crate) fn serve(
         entry,
         requests,
         view: None,
+        entrance: Entrance::Open,
         draining,
         outbox: VecDeque::new(),
         end: None,
@@ -94,7 +97,8 @@ impl Served {
 
     async fn wake(&mut self) -> Wake {
         let now = Instant::now();
-        let deadline = self.entry.session().deadline(now);
+        let deadline =
+            [self.entry.session().deadline(now), self.entrance.until()].into_iter().flatten().min();
         let timer = async {
             match deadline {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -103,7 +107,10 @@ impl Served {
         };
         let snapshot = async {
             match &mut self.view {
-                Some(view) => view.next().await,
+                Some(view) => {
+                    self.entrance.admitted().await;
+                    view.next().await
+                }
                 None => std::future::pending().await,
             }
         };
@@ -136,6 +143,8 @@ impl Served {
         if answered {
             self.entry.report(self.shared.journal(), Progress::Answered(now));
         }
+        let (entry, entrance) = (&self.entry, &mut self.entrance);
+        entrance.leave_if(now, || answered && entry.has_all());
     }
 
     fn take(&mut self, effect: Effect) {
@@ -146,7 +155,8 @@ impl Served {
                 let view = self.shared.view_of(&node);
                 tracing::debug!(stream, node = node.id, %view, protocol = %self.entry.protocol(), "stream opened");
                 self.entry.identify(&node, view.clone(), self.shared.journal());
-                self.view = Some(self.shared.hub().subscribe(view));
+                self.entrance = self.shared.admission().enter();
+                self.view = Some(self.shared.hub().subscribe(self.entry.id(), view));
             }
             Effect::Send(response) => {
                 metrics.response(&response.type_url, response.resources.len(), response.encoded_len());

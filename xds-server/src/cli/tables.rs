@@ -5,8 +5,8 @@ use zonebreak_core::units::Percent;
 
 use super::output::columns;
 use crate::model::{
-    ChangeRow, Fleet, HeldRow, LoadRow, ProblemRow, Proxy, ServiceRow, ShiftRow, Standing, Status, TypeState,
-    Why, WhyEndpoint, WhyZone, ZoneRow, ZoneState,
+    ChangeRow, Fleet, HeldRow, LoadRow, ProblemRow, Proxy, QuarantineRow, ServiceRow, ShiftRow, Standing,
+    Status, TypeState, Why, WhyEndpoint, WhyZone, ZoneRow, ZoneState,
 };
 
 /// Changes on a screen without much room.
@@ -169,6 +169,7 @@ pub fn status(status: &Status, now: Timestamp, wide: bool) -> String {
     if !status.changes.is_empty() {
         out += &format!("\n{}", changes(&status.changes, now, wide));
     }
+    out += &quarantine(&status.quarantine, now);
     if !status.held.is_empty() {
         out += &format!("\n{}", held(&status.held, now));
     }
@@ -279,6 +280,19 @@ fn changes(changes: &[ChangeRow], now: Timestamp, wide: bool) -> String {
         out += &format!("  {}: {} refused {}{blamed}: {}\n", change.id, nack.node, nack.kind, nack.message);
     }
     out
+}
+
+/// What nobody gets until it changes; nothing when there is none.
+pub fn quarantine(quarantine: &[QuarantineRow], now: Timestamp) -> String {
+    if quarantine.is_empty() {
+        return String::new();
+    }
+    let row = |row: &QuarantineRow| {
+        let (since, change) = (age(now.duration_since(row.since)), row.change.to_string());
+        [row.name.clone(), row.kind.clone(), since, change, row.node.clone(), row.message.clone()]
+    };
+    let header = ["QUARANTINE", "TYPE", "FOR", "CHANGE", "REFUSED BY", "BECAUSE"];
+    format!("\n{}", columns(header, quarantine.iter().map(row)))
 }
 
 /// What is held back, and how to let it through.

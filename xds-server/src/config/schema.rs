@@ -3,12 +3,15 @@
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 use zonebreak_topology::gate::Limits;
 
 use zonebreak_core::units::{Millis, Percent};
+
+use crate::serve::waves::Sizes;
 
 use super::values::{Delivery, EtcdEndpoint, LogFilter, LogFormat, Prefix, Sha256Hex, read_ip, read_listen};
 
@@ -22,6 +25,8 @@ pub struct Config {
     pub topology: TopologyConfig,
     /// How much of the topology may go at once.
     pub guard: GuardConfig,
+    /// To whom a change of policies goes first.
+    pub waves: WavesConfig,
     /// What outlives the server.
     pub state: StateConfig,
     /// Where proxies connect.
@@ -70,6 +75,18 @@ pub struct GuardConfig {
     pub max_removal_percent: Percent,
     /// What counts as "at once".
     pub window: Millis,
+}
+
+/// A change of policies, zones or the configuration goes to a few proxies first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WavesConfig {
+    /// Proxies that get it first; 0: all at once.
+    pub first: usize,
+    /// Share of the proxies that get it next, in percent.
+    pub second_percent: Percent,
+    /// How long a wave may take to acknowledge it before the next one gets it.
+    pub timeout: Millis,
 }
 
 /// What outlives the server; nothing when there is no directory.
@@ -163,6 +180,27 @@ impl Default for GuardConfig {
     fn default() -> Self {
         let Limits { max_removal, window } = Limits::default();
         Self { max_removal_percent: max_removal, window }
+    }
+}
+
+// === impl WavesConfig ===
+
+impl WavesConfig {
+    /// How waves are made.
+    pub const fn sizes(&self) -> Sizes {
+        let Self { first, second_percent: second, timeout } = self;
+        Sizes { first: *first, second: *second, timeout: Duration::from_millis(timeout.0) }
+    }
+}
+
+impl Default for WavesConfig {
+    /// One, then 5 %. A proxy answers within milliseconds, one that compiles a new module within half a second.
+    fn default() -> Self {
+        Self {
+            first: 1,
+            second_percent: Percent::new(5.0).unwrap_or(Percent::FULL),
+            timeout: Millis::secs(1),
+        }
     }
 }
 

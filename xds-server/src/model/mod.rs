@@ -46,6 +46,9 @@ pub struct Status {
     /// Changes that are held back.
     #[serde(default)]
     pub held: Vec<HeldRow>,
+    /// Resources that a proxy refused and nobody gets until they change.
+    #[serde(default)]
+    pub quarantine: Vec<QuarantineRow>,
     /// How requests fare from zone to zone: the surest failures; `/load` has all.
     #[serde(default)]
     pub load: Vec<LoadRow>,
@@ -76,6 +79,24 @@ pub struct ConfirmRequest {
 pub struct Confirmed {
     /// The revision of the topology in force then.
     pub revision: i64,
+}
+
+/// A resource that a proxy refused: everybody keeps its last good version until its content changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuarantineRow {
+    /// Short name of the type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// Since when it is withheld.
+    pub since: Timestamp,
+    /// The change that brought it.
+    pub change: u64,
+    /// Who refused it.
+    pub node: String,
+    /// What that proxy said.
+    pub message: String,
 }
 
 /// The last good state on the server's disk.

@@ -31,6 +31,7 @@ const PATHS: &[(&str, &str)] = &[
     ("/load", "requests and errors of the last minute, from zone to zone, as the proxies report them"),
     ("/changes", "the last changes, their causes, and what became of them with the proxies"),
     ("/why?service=S&proxy=ID", "what made each weight and priority that the proxy has (or &zone=Z)"),
+    ("/quarantine", "resources that a proxy refused and nobody gets until they change"),
     ("/held", "changes that are held back"),
     (
         "POST /held/confirm",
@@ -74,6 +75,10 @@ pub fn router(state: Arc<State>) -> Router {
         .route(
             "/load",
             get(|Extract(state): Extract<Arc<State>>| async move { pretty(&state.load(usize::MAX)) }),
+        )
+        .route(
+            "/quarantine",
+            get(|Extract(state): Extract<Arc<State>>| async move { pretty(&*state.quarantine()) }),
         )
         .route("/why", get(why))
         .route("/held", get(|Extract(state): Extract<Arc<State>>| async move { pretty(&state.held()) }))

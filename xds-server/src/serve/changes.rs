@@ -47,6 +47,15 @@ pub fn lane(old: &Topology, new: &Topology) -> Lane {
     if same { Lane::Bulk } else { Lane::Urgent }
 }
 
+/// Whether the change is one of policies or zones alone, which makes what a proxy can refuse and for which nobody is in a hurry.
+pub fn careful(old: &Topology, new: &Topology) -> bool {
+    let moved = !Arc::ptr_eq(&old.shifts, &new.shifts)
+        || !Arc::ptr_eq(&old.health, &new.health)
+        || !Arc::ptr_eq(&old.forced, &new.forced)
+        || !Arc::ptr_eq(&old.confirmed, &new.confirmed);
+    !moved && lane(old, new) == Lane::Urgent
+}
+
 /// The keys in one line, at most a few by name.
 pub fn cause(keys: &[String]) -> String {
     match keys.len().checked_sub(NAMED_KEYS) {

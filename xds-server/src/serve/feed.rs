@@ -15,14 +15,14 @@ use zonebreak_topology::{
     gate::{self, Admitted, Gate, Limits},
     saved::Saved,
 };
-use zonebreak_xds::{ChangeId, Hub, ViewKey};
+use zonebreak_xds::Hub;
 
 use super::{
     changes,
-    history::Caused,
     lanes::{Lane, Lanes},
     nodes::Nodes,
     publisher::{Event, Publication, Publisher},
+    rollout::{Change, Rollout, named},
     saved,
     state::{Applied, State, Word},
 };
@@ -65,10 +65,23 @@ struct Served {
     seen_at: Timestamp,
 }
 
+/// Changes that wait to be served.
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    /// When the first of them was seen.
+    since: Timestamp,
+    /// Whether one of them is urgent.
+    urgent: bool,
+}
+
 /// Why a publication was made, for the log.
 enum Cause {
     First,
-    Keys(Vec<String>),
+    Keys {
+        keys: Vec<String>,
+        /// Whether it goes to a few first.
+        careful: bool,
+    },
     /// The configuration.
     Options,
     Asked(Zone),
@@ -95,8 +108,12 @@ pub async fn run(
         let (event, cause) = tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
+            () = at(feed.rollout.due()) => {
+                feed.look();
+                continue;
+            }
             // Before whatever could make it wait longer.
-            () = at(feed.lanes.due()) => match feed.flush() {
+            () = at(feed.flush_due()) => match feed.flush() {
                 Some(flushed) => flushed,
                 None => continue,
             },
@@ -144,7 +161,7 @@ pub async fn run(
         let started = Instant::now();
         if let Some(publication) = publisher.step(Timestamp::now(), event) {
             due = publication.next_due;
-            feed.publish(publication, &cause, started);
+            feed.roll_out(publication, cause, started);
             feed.keep(&inputs);
         }
         for taken in feed.told.drain(..) {
@@ -184,8 +201,9 @@ struct Feed {
     said: Option<Arc<Topology>>,
     /// What of it is believed: served, or about to be.
     topology: Option<Arc<Topology>>,
-    /// When the first of what is about to be served was seen.
-    waiting: Option<Timestamp>,
+    /// What is about to be served.
+    waiting: Option<Waiting>,
+    rollout: Rollout,
     /// What is served.
     served: Option<Served>,
     /// Operators who wait for their word to be in force.
@@ -208,6 +226,7 @@ impl Feed {
             said: None,
             topology: None,
             waiting: None,
+            rollout: Rollout::default(),
             served: None,
             told: Vec::new(),
             looked_at: Timestamp::now(),
@@ -215,28 +234,40 @@ impl Feed {
         }
     }
 
-    fn publish(&mut self, publication: Publication, cause: &Cause, started: Instant) {
-        let seen_at = self.served.as_ref().map_or_else(Timestamp::now, |served| served.seen_at);
-        let Publication { change, revision, views, changed, removed, clashes, failed, .. } = publication;
-        let number = views.len();
-        // The joining of a proxy in a zone that nobody asked for before is no change to anybody.
-        let told = if matches!(cause, Cause::Asked(_)) { Vec::new() } else { changed.clone() };
-        if !told.is_empty() {
-            self.state.history.note(Caused {
-                change,
-                revision,
-                cause: cause.to_string(),
-                views: told.iter().map(|view| named(view).to_owned()).collect(),
-                seen_at: if matches!(cause, Cause::First | Cause::Keys(_)) {
-                    seen_at
-                } else {
-                    Timestamp::now()
-                },
-            });
+    /// Gives a publication to all, or to a few first.
+    fn roll_out(&mut self, publication: Publication, cause: Cause, started: Instant) {
+        let seen_at = match (&cause, &self.served) {
+            (Cause::First | Cause::Keys { .. }, Some(served)) => served.seen_at,
+            _ => Timestamp::now(),
+        };
+        let careful = matches!(cause, Cause::Options | Cause::Keys { careful: true, .. });
+        let (cause, told) = (cause.to_string(), !matches!(cause, Cause::Asked(_)));
+        let change = Change { publication, cause, seen_at, told, careful };
+        let published = self.rollout.begin(&self.state, &self.hub, change);
+        if let Some(change) = published {
+            self.published(change, started);
         }
-        self.state.xds.announce(ChangeId(change), told);
-        self.hub.publish(views);
-        self.hub.remove(&removed);
+    }
+
+    /// Looks after a change that is on its way through the waves.
+    fn look(&mut self) {
+        let started = Instant::now();
+        if let Some(change) = self.rollout.look(&self.state, &self.hub) {
+            self.published(change, started);
+        }
+    }
+
+    /// When to serve what waits: at its time, but endpoints not into the middle of a change on its way, unless that takes long.
+    fn flush_due(&self) -> Option<std::time::Instant> {
+        let due = self.lanes.due()?;
+        let urgent = self.waiting.is_some_and(|waiting| waiting.urgent);
+        Some(if urgent { due } else { self.rollout.room(due) })
+    }
+
+    /// Notes that a change is with the hub.
+    fn published(&mut self, change: Change, started: Instant) {
+        let Change { publication, cause, .. } = change;
+        let Publication { change, revision, views, changed, clashes, failed, .. } = publication;
         let took = started.elapsed();
         if let Some(Served { topology, said, .. }) = self.served.clone() {
             let (held, clashes) = (self.gate.held(), clashes.into_iter().collect());
@@ -247,8 +278,7 @@ impl Feed {
         self.state.metrics.window.set(self.lanes.window().as_secs_f64());
         self.state.metrics.changes.inc();
         self.state.metrics.build.observe(took.as_secs_f64());
-        let changed: Vec<&str> = changed.iter().map(named).collect();
-        let (cause, changed) = (cause.to_string(), changed.join(","));
+        let (number, changed) = (views.len(), changed.iter().map(named).collect::<Vec<_>>().join(","));
         let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         tracing::info!(change, revision, cause, views = number, changed, took_us, "published");
         for (view, error) in failed {
@@ -279,16 +309,20 @@ impl Feed {
         if self.waiting.is_some() {
             self.state.metrics.merged.inc();
         }
-        self.waiting.get_or_insert_with(Timestamp::now);
+        let waiting = self.waiting.get_or_insert(Waiting { since: Timestamp::now(), urgent });
+        waiting.urgent |= urgent;
         self.lanes.arrived(std::time::Instant::now(), if urgent { Lane::Urgent } else { Lane::Bulk });
     }
 
     /// What waited is served now: what it is, and what made it another.
     fn flush(&mut self) -> Option<(Event, Cause)> {
-        let (seen_at, topology) = (self.waiting.take()?, self.topology.clone()?);
+        let (seen_at, topology) = (self.waiting.take()?.since, self.topology.clone()?);
         let said = self.said.clone().unwrap_or_else(|| topology.clone());
         let old = self.served.replace(Served { topology: topology.clone(), said, seen_at });
-        let cause = old.map_or(Cause::First, |old| Cause::Keys(changes::keys(&old.topology, &topology)));
+        let cause = old.map_or(Cause::First, |old| Cause::Keys {
+            keys: changes::keys(&old.topology, &topology),
+            careful: changes::careful(&old.topology, &topology),
+        });
         Some((Event::Topology(topology), cause))
     }
 
@@ -339,18 +373,13 @@ impl Feed {
     }
 }
 
-/// A view as operators know it.
-fn named(view: &ViewKey) -> &str {
-    if view.as_str().is_empty() { "(no zone)" } else { view.as_str() }
-}
-
 // === impl Cause ===
 
 impl std::fmt::Display for Cause {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::First => f.write_str("first topology"),
-            Self::Keys(keys) => f.write_str(&changes::cause(keys)),
+            Self::Keys { keys, .. } => f.write_str(&changes::cause(keys)),
             Self::Options => f.write_str("configuration"),
             Self::Asked(zone) => write!(f, "a proxy names zone {zone}"),
             Self::Time => f.write_str("a drain or a forced state ended by its own time"),
@@ -361,7 +390,7 @@ impl std::fmt::Display for Cause {
 #[cfg(test)]
 mod tests {
     use zonebreak_topology::Source;
-    use zonebreak_xds::{Server, ServerOptions};
+    use zonebreak_xds::{Server, ServerOptions, ViewKey};
 
     use super::*;
     use crate::{

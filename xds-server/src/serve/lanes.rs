@@ -53,7 +53,7 @@ impl Lanes {
     /// A change arrived at `now`; [`Lanes::due`] says when to publish.
     pub fn arrived(&mut self, now: Instant, lane: Lane) {
         if lane == Lane::Urgent {
-            self.due = Some(now);
+            self.due = Some(self.due.map_or(now, |due| due.min(now)));
         } else if self.due.is_none() {
             let quiet = self.published.map_or(now, |at| at + self.window());
             self.due = Some(quiet.max(now + MIN).min(now + MAX));

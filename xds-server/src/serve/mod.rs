@@ -20,9 +20,12 @@ pub mod matrix;
 pub mod module;
 pub mod nodes;
 pub mod publisher;
+pub mod quarantine;
 pub mod reload;
+pub mod rollout;
 mod run;
 pub mod saved;
 pub mod state;
+pub mod waves;
 
 pub use run::run;

@@ -72,6 +72,7 @@ fn keep(running: &Config, next: &mut Config) {
         etcd,
         topology,
         guard: _,
+        waves: _,
         state,
         xds,
         load_reports,

@@ -28,7 +28,7 @@ use crate::{
     config::{Config, Effective},
     model::{
         self, ChangeRow, Convergence, DiskRow, FilterRow, Fleet, HeldRow, LoadRow, ProblemRow, Proxy,
-        SourceRow, Status,
+        QuarantineRow, SourceRow, Status,
     },
     resources::{self, Clash},
     telemetry::metrics::Metrics,
@@ -52,6 +52,7 @@ pub struct State {
     /// The last changes.
     pub history: History,
     matrix: Mutex<Matrix>,
+    quarantine: ArcSwap<Vec<QuarantineRow>>,
     running: ArcSwap<Running>,
     applied: ArcSwapOption<Applied>,
     first: Notify,
@@ -141,6 +142,7 @@ impl State {
             metrics,
             history: History::default(),
             matrix: Mutex::default(),
+            quarantine: ArcSwap::default(),
             running: ArcSwap::from_pointee(running),
             applied: ArcSwapOption::empty(),
             first: Notify::new(),
@@ -239,10 +241,22 @@ impl State {
             proxies: Fleet::of(&self.proxies()),
             problems: self.problems(),
             held: self.held(),
+            quarantine: self.quarantine().to_vec(),
             load: self.load(WORST),
             changes: self.changes(SHOWN),
             disk: self.disk.as_ref().map(|disk| disk.row()),
         }
+    }
+
+    /// Resources that nobody gets until they change.
+    pub fn quarantine(&self) -> Arc<Vec<QuarantineRow>> {
+        self.quarantine.load_full()
+    }
+
+    /// Notes which those are.
+    pub fn quarantined(&self, rows: Vec<QuarantineRow>) {
+        self.metrics.quarantined.set(i64::try_from(rows.len()).unwrap_or(i64::MAX));
+        self.quarantine.store(Arc::new(rows));
     }
 
     /// Takes what a proxy reports of its requests.
@@ -363,6 +377,20 @@ impl State {
                 "{number} held: {all}; `zonebreak topology confirm` lets them through"
             ))
         };
+        let withheld: Vec<String> = self
+            .quarantine()
+            .iter()
+            .map(|row| format!("{} {} was refused by {}: {}", row.kind, row.name, row.node, row.message))
+            .collect();
+        let rollout = if withheld.is_empty() {
+            Condition::Ok
+        } else {
+            Condition::Degraded(format!(
+                "{} in quarantine until they change: {}",
+                withheld.len(),
+                withheld.join("; ")
+            ))
+        };
         let disk = self.disk.as_ref().map(|disk| match disk.row() {
             DiskRow { file, error: Some(error), .. } => Condition::Degraded(format!("{file}: {error}")),
             _ => Condition::Ok,
@@ -379,6 +407,7 @@ impl State {
             Check::new("xds", listening),
             Check::new("values", values),
             Check::new("guard", guard),
+            Check::new("rollout", rollout),
             Check::new("filter", filter),
         ];
         checks.into_iter().chain(disk.map(|disk| Check::new("state", disk))).collect()

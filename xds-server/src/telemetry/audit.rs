@@ -42,6 +42,10 @@ pub enum Action {
     ChangeUndone,
     /// A held change was confirmed, and is in force.
     ChangeConfirmed,
+    /// A proxy of the first waves refused a resource, which nobody gets until it changes.
+    ResourceQuarantined,
+    /// It changed, and is tried anew.
+    ResourceReleased,
     /// The source of the topology does not answer; the last good state is served.
     SourceLost,
     /// The source answers again.
@@ -98,6 +102,8 @@ impl fmt::Display for Action {
             Self::ChangeHeld => "change_held",
             Self::ChangeUndone => "change_undone",
             Self::ChangeConfirmed => "change_confirmed",
+            Self::ResourceQuarantined => "resource_quarantined",
+            Self::ResourceReleased => "resource_released",
             Self::SourceLost => "source_lost",
             Self::SourceRestored => "source_restored",
             Self::ConfigReloaded => "config_reloaded",

@@ -28,6 +28,9 @@ pub struct Metrics {
     pub window: Gauge,
     /// `zonebreak_topology_changes_merged_total`: changes that were published together with an earlier one.
     pub merged: IntCounter,
+    /// `zonebreak_quarantined_resources`: resources that nobody gets until they change.
+    pub quarantined: IntGauge,
+    waves: IntCounterVec,
     reloads: IntCounterVec,
     revision: IntGauge,
     problems: IntGauge,
@@ -83,6 +86,17 @@ impl Metrics {
             merged: IntCounter::new(
                 "zonebreak_topology_changes_merged_total",
                 "Changes that were published together with an earlier one.",
+            )?,
+            quarantined: IntGauge::new(
+                "zonebreak_quarantined_resources",
+                "Resources that a proxy refused and nobody gets until they change.",
+            )?,
+            waves: IntCounterVec::new(
+                Opts::new(
+                    "zonebreak_waves_total",
+                    "Changes that went to a few proxies first, by outcome (passed, late, halted, overtaken).",
+                ),
+                &["outcome"],
             )?,
             reloads: IntCounterVec::new(
                 Opts::new(
@@ -148,6 +162,9 @@ impl Metrics {
             )?,
             registry,
         };
+        for outcome in ["passed", "late", "halted", "overtaken"] {
+            metrics.waves.with_label_values(&[outcome]).inc_by(0);
+        }
         for outcome in ["taken", "refused"] {
             metrics.reloads.with_label_values(&[outcome]).inc_by(0);
         }
@@ -159,6 +176,8 @@ impl Metrics {
         registry.register(Box::new(metrics.problems.clone()))?;
         registry.register(Box::new(metrics.window.clone()))?;
         registry.register(Box::new(metrics.merged.clone()))?;
+        registry.register(Box::new(metrics.quarantined.clone()))?;
+        registry.register(Box::new(metrics.waves.clone()))?;
         registry.register(Box::new(metrics.held.clone()))?;
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.reporting.clone()))?;
@@ -176,6 +195,11 @@ impl Metrics {
     /// Counts a reload of the configuration.
     pub fn reloaded(&self, taken: bool) {
         self.reloads.with_label_values(&[if taken { "taken" } else { "refused" }]).inc();
+    }
+
+    /// Counts a change that went in waves.
+    pub fn wave(&self, outcome: &str) {
+        self.waves.with_label_values(&[outcome]).inc();
     }
 
     /// Counts what a proxy reported.

@@ -69,6 +69,11 @@ impl Session {
         self.watches().all(|watch| watch.converged(view.set(watch.type_url())))
     }
 
+    /// Every refusal that still stands, by type.
+    pub(crate) fn refusals(&self) -> impl Iterator<Item = (&TypeUrl, &Nack)> {
+        self.watches().filter_map(|watch| Some((watch.type_url(), watch.nack()?)))
+    }
+
     /// Whether some refusal still stands.
     pub fn refuses(&self) -> bool {
         self.watches().any(|watch| watch.nack().is_some())

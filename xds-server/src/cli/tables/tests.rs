@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{ChangeRow, DiskRow, FilterRow, HeldRow, LoadRow, Nack, RefusalRow, SourceRow, WhyProxy};
+use crate::model::{
+    ChangeRow, DiskRow, FilterRow, HeldRow, LoadRow, Nack, QuarantineRow, RefusalRow, SourceRow, WhyProxy,
+};
 
 use super::*;
 
@@ -141,6 +143,14 @@ fn sample() -> Status {
             served: 10,
             since: Some(later(-30)),
             revision: 41,
+        }],
+        quarantine: vec![QuarantineRow {
+            kind: "CDS".to_owned(),
+            name: "pay-svc".to_owned(),
+            since: later(-45),
+            change: 9,
+            node: "one".to_owned(),
+            message: "pay-svc: unknown cluster type".to_owned(),
         }],
         load: vec![LoadRow {
             service: "order-svc".parse().unwrap(),
