@@ -13,7 +13,7 @@ use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
 
 use crate::hub::Hub;
 use crate::journal::{Journal, Reached, Refusal};
-use crate::session::{Nack, Session, TypeStatus};
+use crate::session::{Nack, ResourceStatus, Session, TypeStatus};
 use crate::types::{ChangeId, Protocol, Scope, StreamId, TypeUrl, ViewKey};
 
 /// One client's stream.
@@ -165,6 +165,21 @@ impl Ledger {
             status.waiting += usize::from(!has && status.refusals.len() == before);
         }
         status
+    }
+
+    /// The streams of the clients that are `wanted` by their id, and what they have; made one at a time.
+    pub(crate) fn clients(
+        &self,
+        hub: &Hub,
+        wanted: impl Fn(&str) -> bool,
+    ) -> impl Iterator<Item = (ProxyStatus, Vec<ResourceStatus>)> {
+        let now = Instant::now();
+        let entries = self.entries().into_iter().filter(move |entry| wanted(entry.node_id()));
+        entries.map(move |entry| {
+            let view = entry.view().and_then(|view| hub.snapshot_for(entry.id, view)).unwrap_or_default();
+            let resources = entry.session().resources(&view);
+            (entry.status(now, hub), resources)
+        })
     }
 
     /// How many streams follow one of these views.

@@ -30,6 +30,7 @@
 mod admission;
 mod canonical;
 mod codec;
+mod csds;
 mod error;
 mod hub;
 mod journal;
@@ -48,6 +49,7 @@ mod types;
 mod wire;
 
 pub use codec::XdsCodec;
+pub use csds::ClientStatus;
 pub use envoy_types::pb::envoy::config::core::v3::Node;
 pub use error::{ProtocolError, SnapshotError};
 pub use hub::Hub;

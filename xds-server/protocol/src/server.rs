@@ -20,7 +20,7 @@ use crate::journal::{ChangeStatus, Journal};
 use crate::ledger::{Convergence, Entry, Ledger, ProxyStatus, TrialStatus};
 use crate::metrics::Metrics;
 use crate::service;
-use crate::session::{Request, Response, Session, SessionOptions};
+use crate::session::{Request, ResourceStatus, Response, Session, SessionOptions};
 use crate::stream;
 use crate::types::{ChangeId, Protocol, Scope, StreamId, ViewKey};
 
@@ -176,6 +176,14 @@ impl Shared {
         self.ledger.close(entry.id());
         entry.leave(&self.journal);
         self.metrics.stream_closed(entry.protocol(), entry.scope());
+    }
+
+    /// The streams of the clients that are `wanted` by their id, and what they have.
+    pub(crate) fn clients(
+        &self,
+        wanted: impl Fn(&str) -> bool,
+    ) -> impl Iterator<Item = (ProxyStatus, Vec<ResourceStatus>)> {
+        self.ledger.clients(&self.hub, wanted)
     }
 
     pub(crate) fn hub(&self) -> &Arc<Hub> {

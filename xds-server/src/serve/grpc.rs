@@ -29,6 +29,7 @@ const SERVICES: &[&str] = &[
     "envoy.service.runtime.v3.RuntimeDiscoveryService",
     "envoy.service.secret.v3.SecretDiscoveryService",
     "envoy.service.load_stats.v3.LoadReportingService",
+    "envoy.service.status.v3.ClientStatusDiscoveryService",
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",

@@ -12,7 +12,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use zonebreak_topology::{Source, gate::Gate, saved::Saved, watch_etcd, watch_file};
-use zonebreak_xds::{Hub, LoadReporting, Node, Server, ServerOptions, SessionOptions};
+use zonebreak_xds::{ClientStatus, Hub, LoadReporting, Node, Server, ServerOptions, SessionOptions};
 
 use super::{
     admin,
@@ -118,8 +118,9 @@ pub async fn run(layers: Layers) -> Outcome {
     ended.map(|()| Exit::Ok)
 }
 
-/// The routes of xDS, with the one that takes load reports where they are wanted.
+/// The routes of xDS, with client status and, where they are wanted, load reports.
 fn with_reports(state: &Arc<State>, routes: Routes) -> Routes {
+    let routes = routes.add_service(ClientStatus::new(&state.xds).into_service());
     let interval = Duration::from_millis(state.running().effective.config.load_reports.interval.0);
     if interval.is_zero() {
         return routes;

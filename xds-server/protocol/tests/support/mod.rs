@@ -10,7 +10,7 @@ use envoy_types::pb::envoy::config::core::v3::Node;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio_stream::wrappers::TcpListenerStream;
-use zonebreak_xds::{ChangeId, Hub, Resource, Server, ServerOptions, Snapshot, ViewKey};
+use zonebreak_xds::{ChangeId, ClientStatus, Hub, Resource, Server, ServerOptions, Snapshot, ViewKey};
 
 pub mod envoy;
 pub mod resources;
@@ -40,7 +40,7 @@ pub async fn start(options: ServerOptions) -> Running {
 pub async fn start_at(address: SocketAddr, options: ServerOptions) -> Running {
     let hub = Hub::new();
     let server = Server::new(hub.clone(), |node| ViewKey::new(&node.cluster), options);
-    let routes = server.routes();
+    let routes = server.routes().add_service(ClientStatus::new(&server).into_service());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let listener = runtime.spawn(bind(address)).await.unwrap();
     let address = listener.local_addr().unwrap();
