@@ -20,7 +20,9 @@ use super::{
     http::{index, pretty, problem},
     state::State,
 };
-use crate::model::{self, ConfirmRequest, Confirmed, Convergence, Proxy, Standing, Why, WhyProxy};
+use crate::model::{
+    self, ConfirmRequest, Confirmed, Convergence, Proxy, QuarantineRow, Standing, Why, WhyProxy,
+};
 
 const PATHS: &[(&str, &str)] = &[
     ("/status", "source, filter, proxies, zones, services, refused values"),
@@ -134,7 +136,16 @@ async fn why(
     let found =
         model::why(&applied.topology, &applied.held, &asked.service, named.as_ref(), Timestamp::now());
     match found {
-        Some(why) => pretty(&Why { proxy: proxy.as_ref().map(has), ..why }),
+        Some(mut why) => {
+            // Clusters and endpoints are named like their service.
+            let quarantine = state.quarantine();
+            let withheld = quarantine.iter().filter(|row| row.name == why.service.as_str());
+            why.notes.extend(withheld.map(|row| {
+                let QuarantineRow { kind, node, message, change, .. } = row;
+                format!("in quarantine: {kind} of change {change} was refused by {node}, so the last good one is served: {message}")
+            }));
+            pretty(&Why { proxy: proxy.as_ref().map(has), ..why })
+        }
         None => {
             let message = format!("there is no service {:?}; /status lists them", asked.service.as_str());
             problem(StatusCode::NOT_FOUND, &message)

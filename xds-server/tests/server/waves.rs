@@ -68,6 +68,8 @@ async fn what_the_first_proxy_refuses_nobody_else_gets_and_the_rest_of_the_chang
     assert_eq!(status["services"][1]["endpoints"], json!({"az-a": 2}), "the rest is served");
     let (_, out, _) = told(&plane.cli(&["proxies"]).await.unwrap());
     assert!(out.contains("QUARANTINE") && out.contains("not to my taste"), "{out}");
+    let (_, out, _) = told(&plane.cli(&["topology", "why", "order-svc", "--proxy", "second"]).await.unwrap());
+    assert!(out.contains("in quarantine: CDS") && out.contains("refused by first"), "{out}");
     let (_, body) = health(&plane).get("/readyz?verbose").await.unwrap();
     assert!(body.contains("[~]rollout degraded: 1 in quarantine") && body.contains("order-svc"), "{body}");
 
