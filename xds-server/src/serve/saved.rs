@@ -3,9 +3,10 @@
 //!
 //! A file is replaced whole: written beside, forced to the disk, renamed over, the directory forced as well. So a crash at any
 //! moment leaves the old one or the new one. A damaged one is said to be, kept beside for whoever wants to look, and not used.
+//! The directory is locked while the server runs: two that wrote there would undo each other's work.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io::{self, Write as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -32,6 +33,8 @@ const SPARE: u32 = 50;
 #[derive(Debug)]
 pub struct Disk {
     directory: PathBuf,
+    /// Locked until it is closed, which the system does however the process ends.
+    _lock: File,
     row: Mutex<DiskRow>,
 }
 
@@ -52,9 +55,14 @@ impl Disk {
         };
         fs::create_dir_all(directory).map_err(say)?;
         tempfile_in(directory).and_then(fs::remove_file).map_err(say)?;
+        let lock = File::create(directory.join(format!("{NAME}.lock"))).map_err(say)?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => say(io::Error::other("another server keeps its state there")),
+            TryLockError::Error(error) => say(error),
+        })?;
         let file = directory.join(NAME).display().to_string();
         let row = DiskRow { file, saved_at: None, error: None };
-        Ok(Arc::new(Self { directory: directory.to_owned(), row: Mutex::new(row) }))
+        Ok(Arc::new(Self { directory: directory.to_owned(), _lock: lock, row: Mutex::new(row) }))
     }
 
     /// What an earlier run left for this `prefix`. A file that is there and cannot be used is put aside and said to be.
@@ -208,7 +216,7 @@ mod tests {
         disk.write(&saved(1));
         disk.write(&saved(2));
         assert_eq!(disk.read("/p/"), Some(saved(2)));
-        assert_eq!(fs::read_dir(&disk.directory).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(&disk.directory).unwrap().count(), 2, "itself and the lock");
         assert_eq!(disk.read("/other/"), None);
         assert!(disk.row().error.unwrap().contains("etcd.prefix \"/p/\""));
     }
@@ -253,5 +261,10 @@ mod tests {
         fs::write(&file, "").unwrap();
         let error = Disk::open(&file).unwrap_err().to_string();
         assert!(error.contains("state.dir") && error.contains("file"), "{error}");
+        let first = Disk::open(dir.path()).unwrap();
+        let error = Disk::open(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("another server keeps its state there"), "{error}");
+        drop(first);
+        Disk::open(dir.path()).unwrap();
     }
 }
