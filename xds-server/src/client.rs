@@ -1,8 +1,9 @@
-//! Asks a running server's admin port. Reads only.
+//! Asks a running server's admin port. Reads, but for the one thing that can be told it: see [`AdminClient::post`].
 
 use std::time::Duration;
 
-use serde::de::DeserializeOwned;
+use reqwest::RequestBuilder;
+use serde::{Serialize, de::DeserializeOwned};
 
 use crate::exit::{Exit, Failure};
 
@@ -81,8 +82,40 @@ impl AdminClient {
     /// # Errors
     /// When nobody answers, or not what was asked for.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, AdminError> {
+        self.answer(path, self.http.get(format!("{}{path}", self.base))).await
+    }
+
+    /// GETs `path` with these parameters and reads the JSON.
+    ///
+    /// # Errors
+    /// When nobody answers, or not what was asked for.
+    pub async fn get_with<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        parameters: &[(&str, &str)],
+    ) -> Result<T, AdminError> {
+        self.answer(path, self.http.get(format!("{}{path}", self.base)).query(parameters)).await
+    }
+
+    /// POSTs `data` as JSON to `path` and reads the JSON that comes back.
+    ///
+    /// # Errors
+    /// When nobody answers, or not what was asked for.
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        data: &impl Serialize,
+    ) -> Result<T, AdminError> {
+        self.answer(path, self.http.post(format!("{}{path}", self.base)).json(data)).await
+    }
+
+    async fn answer<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        request: RequestBuilder,
+    ) -> Result<T, AdminError> {
         let base = self.base.clone();
-        let answer = self.http.get(format!("{base}{path}")).send().await;
+        let answer = request.send().await;
         let answer = answer
             .map_err(|error| AdminError::Unreachable { base: base.clone(), why: root_cause(&error) })?;
         let status = answer.status();

@@ -3,7 +3,7 @@
 //! One row a stream: a proxy that uses the per-type services has several. A row goes when its stream does. The ledger reads
 //! sessions and never moves them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
@@ -12,8 +12,9 @@ use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
 
 use crate::hub::Hub;
-use crate::session::{Session, TypeStatus};
-use crate::types::{ChangeId, Protocol, Scope, StreamId, ViewKey};
+use crate::journal::{Journal, Reached, Refusal};
+use crate::session::{Nack, ResourceStatus, Session, TypeStatus};
+use crate::types::{ChangeId, Protocol, Scope, StreamId, TypeUrl, ViewKey};
 
 /// One client's stream.
 #[derive(Clone, Debug)]
@@ -68,6 +69,15 @@ pub struct Convergence {
     pub refusing: usize,
 }
 
+/// How a trial stands.
+#[derive(Clone, Debug, Default)]
+pub struct TrialStatus {
+    /// Streams that have not answered.
+    pub waiting: usize,
+    /// What was refused.
+    pub refusals: Vec<Refusal>,
+}
+
 /// All streams of one server.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
@@ -84,6 +94,19 @@ pub(crate) struct Entry {
     scope: Scope,
     identity: OnceLock<(Identity, ViewKey)>,
     session: Mutex<Session>,
+    /// How far the stream has come in the journal, once it is identified.
+    reached: Mutex<Option<Reached>>,
+}
+
+/// What a stream did with the newest snapshot it was given.
+#[derive(Debug)]
+pub(crate) enum Progress<'a> {
+    /// It was sent something.
+    Sent,
+    /// It may hold all of it by now.
+    Answered(Instant),
+    /// It refused something.
+    Refused(&'a TypeUrl, &'a Nack),
 }
 
 /// What of a node is worth keeping.
@@ -107,6 +130,7 @@ impl Ledger {
             scope: session.scope().clone(),
             identity: OnceLock::new(),
             session: Mutex::new(session),
+            reached: Mutex::new(None),
         });
         self.streams().insert(id, entry.clone());
         entry
@@ -114,6 +138,53 @@ impl Ledger {
 
     pub(crate) fn close(&self, id: StreamId) {
         self.streams().remove(&id);
+    }
+
+    /// The streams that follow one of these views, the oldest first.
+    pub(crate) fn followers(&self, views: &BTreeSet<ViewKey>) -> Vec<(StreamId, ViewKey)> {
+        let streams = self.streams();
+        let of =
+            |entry: &Arc<Entry>| Some((entry.id, entry.view().filter(|view| views.contains(*view))?.clone()));
+        streams.values().filter_map(of).collect()
+    }
+
+    /// How these streams stand with what they were given on trial since `since`. Streams that went away are done with it.
+    pub(crate) fn trial(&self, hub: &Hub, streams: &BTreeSet<StreamId>, since: Instant) -> TrialStatus {
+        let mut status = TrialStatus::default();
+        let entries = self.streams();
+        let entries: Vec<Arc<Entry>> = streams.iter().filter_map(|id| entries.get(id).cloned()).collect();
+        for entry in entries {
+            let session = entry.session();
+            let refused = session.refusals().filter(|(_, nack)| nack.at >= since);
+            let before = status.refusals.len();
+            status
+                .refusals
+                .extend(refused.map(|(type_url, nack)| Refusal::of(entry.node_id(), type_url, nack)));
+            let view = entry.view().and_then(|view| hub.snapshot_for(entry.id, view));
+            let has = view.is_some_and(|view| session.converged(&view));
+            status.waiting += usize::from(!has && status.refusals.len() == before);
+        }
+        status
+    }
+
+    /// The streams of the clients that are `wanted` by their id, and what they have; made one at a time.
+    pub(crate) fn clients(
+        &self,
+        hub: &Hub,
+        wanted: impl Fn(&str) -> bool,
+    ) -> impl Iterator<Item = (ProxyStatus, Vec<ResourceStatus>)> {
+        let now = Instant::now();
+        let entries = self.entries().into_iter().filter(move |entry| wanted(entry.node_id()));
+        entries.map(move |entry| {
+            let view = entry.view().and_then(|view| hub.snapshot_for(entry.id, view)).unwrap_or_default();
+            let resources = entry.session().resources(&view);
+            (entry.status(now, hub), resources)
+        })
+    }
+
+    /// How many streams follow one of these views.
+    pub(crate) fn following(&self, views: &BTreeSet<ViewKey>) -> usize {
+        self.streams().values().filter(|entry| entry.view().is_some_and(|view| views.contains(view))).count()
     }
 
     pub(crate) fn proxies(&self, hub: &Hub) -> Vec<ProxyStatus> {
@@ -125,7 +196,7 @@ impl Ledger {
         let mut total = Convergence::default();
         for entry in self.entries() {
             let session = entry.session();
-            let view = entry.view().and_then(|view| hub.snapshot(view));
+            let view = entry.view().and_then(|view| hub.snapshot_for(entry.id, view));
             total.streams += 1;
             total.converged += usize::from(view.is_some_and(|view| session.converged(&view)));
             total.refusing += usize::from(session.refuses());
@@ -162,9 +233,48 @@ impl Entry {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn identify(&self, node: &Node, view: ViewKey) {
-        // A stream is identified once; a second time changes nothing.
-        let _ = self.identity.set((Identity::of(node), view));
+    pub(crate) fn identify(&self, node: &Node, view: ViewKey, journal: &Journal) {
+        let reached = journal.join(|| {
+            // A stream is identified once; a second time changes nothing.
+            let _ = self.identity.set((Identity::of(node), view));
+        });
+        *self.reached() = Some(reached);
+    }
+
+    /// Tells the journal how far the stream has come with what it was just given, sent or told.
+    pub(crate) fn report(&self, journal: &Journal, progress: Progress<'_>) {
+        let (Some(view), mut reached) = (self.view(), self.reached()) else { return };
+        let Some(reached) = reached.as_mut() else { return };
+        let session = self.session();
+        let Some(snapshot) = session.snapshot() else { return };
+        let change = snapshot.change();
+        match progress {
+            Progress::Sent => journal.sent(view, reached, change),
+            Progress::Answered(now) if session.converged(snapshot) => {
+                journal.acked(view, reached, change, now)
+            }
+            Progress::Answered(_) => {}
+            Progress::Refused(type_url, nack) => {
+                journal.refused(view, reached, change, || Refusal::of(self.node_id(), type_url, nack));
+            }
+        }
+    }
+
+    /// Whether the stream has acknowledged all that it was given.
+    pub(crate) fn has_all(&self) -> bool {
+        let session = self.session();
+        session.snapshot().is_some_and(|snapshot| session.converged(snapshot))
+    }
+
+    /// Tells the journal that the stream is gone.
+    pub(crate) fn leave(&self, journal: &Journal) {
+        if let (Some(view), Some(reached)) = (self.view(), self.reached().take()) {
+            journal.left(view, reached);
+        }
+    }
+
+    fn reached(&self) -> MutexGuard<'_, Option<Reached>> {
+        self.reached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn node_id(&self) -> &str {
@@ -177,7 +287,7 @@ impl Entry {
 
     fn status(&self, now: Instant, hub: &Hub) -> ProxyStatus {
         let session = self.session();
-        let current = self.view().and_then(|view| hub.snapshot(view));
+        let current = self.view().and_then(|view| hub.snapshot_for(self.id, view));
         let identity = self.identity.get().map(|(identity, _)| identity);
         let text = |field: fn(&Identity) -> &String| identity.map(|id| field(id).clone()).unwrap_or_default();
         ProxyStatus {

@@ -27,12 +27,17 @@
 //! Rules are cited where they are followed, as `xds_protocol.rst, "<section>"` (Envoy's description of the protocol) or by the
 //! name of the proto file whose comment states them.
 
+mod admission;
 mod canonical;
+mod clock;
 mod codec;
+mod csds;
 mod error;
 mod hub;
+mod journal;
 mod ledger;
 mod links;
+mod lrs;
 mod metrics;
 mod name;
 mod resource;
@@ -47,10 +52,13 @@ mod types;
 mod wire;
 
 pub use codec::XdsCodec;
+pub use csds::ClientStatus;
 pub use envoy_types::pb::envoy::config::core::v3::Node;
 pub use error::{ProtocolError, SnapshotError};
 pub use hub::Hub;
-pub use ledger::{Convergence, Locality, ProxyStatus};
+pub use journal::{ChangeStatus, Refusal};
+pub use ledger::{Convergence, Locality, ProxyStatus, TrialStatus};
+pub use lrs::{LoadMetrics, LoadReport, LoadReporting, LocalityLoad};
 pub use metrics::{AckLatency, Metrics, StreamCount, TypeMetrics};
 pub use resource::{Resource, ResourceError};
 pub use server::{Server, ServerOptions};

@@ -2,11 +2,12 @@
 //!
 //! It owns no socket; [`Server::routes`] goes into a tonic server, where keepalive, TLS and addresses are set.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::Stream;
 use tokio::sync::watch;
@@ -14,13 +15,15 @@ use tonic::{Status, Streaming};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::Node;
+use crate::admission::Admission;
 use crate::hub::Hub;
-use crate::ledger::{Convergence, Entry, Ledger, ProxyStatus};
+use crate::journal::{ChangeStatus, Journal};
+use crate::ledger::{Convergence, Entry, Ledger, ProxyStatus, TrialStatus};
 use crate::metrics::Metrics;
 use crate::service;
-use crate::session::{Request, Response, Session, SessionOptions};
+use crate::session::{Request, ResourceStatus, Response, Session, SessionOptions};
 use crate::stream;
-use crate::types::{Protocol, Scope, StreamId, ViewKey};
+use crate::types::{ChangeId, Protocol, Scope, StreamId, ViewKey};
 
 /// The server's settings.
 #[derive(Clone, Debug)]
@@ -33,6 +36,9 @@ pub struct ServerOptions {
     /// After how long a stream is ended, a tenth more or less so that not all go at once, and at a moment when no answer is
     /// under way. Its client comes back with what it has and is sent nothing again. `None`: never.
     pub max_stream_age: Option<Duration>,
+    /// How many streams are brought up at once; the rest wait, in the order of their coming. 128: a start on two cores is
+    /// bound by the processor well below that, and a proxy far away needs several round trips.
+    pub max_initial_syncs: usize,
 }
 
 /// A discovery server. Clones are the same server.
@@ -48,7 +54,9 @@ pub(crate) struct Shared {
     session: Arc<SessionOptions>,
     max_request_bytes: usize,
     max_stream_age: Option<Duration>,
+    admission: Admission,
     ledger: Ledger,
+    journal: Journal,
     metrics: Metrics,
     draining: watch::Sender<bool>,
     streams: AtomicU64,
@@ -69,7 +77,9 @@ impl Server {
             session: Arc::new(options.session),
             max_request_bytes: options.max_request_bytes,
             max_stream_age: options.max_stream_age,
+            admission: Admission::new(options.max_initial_syncs),
             ledger: Ledger::default(),
+            journal: Journal::default(),
             metrics: Metrics::default(),
             draining: watch::channel(false).0,
             streams: AtomicU64::new(0),
@@ -80,6 +90,10 @@ impl Server {
     /// The discovery services: aggregated, and one for each known type, both protocols.
     pub fn routes(&self) -> tonic::service::Routes {
         service::routes(&self.shared)
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// The hub whose views are served.
@@ -95,6 +109,35 @@ impl Server {
     /// How many streams there are and how many of them hold what they should.
     pub fn convergence(&self) -> Convergence {
         self.shared.ledger.convergence(&self.shared.hub)
+    }
+
+    /// Says that `change` is about to be published and makes these views others than they were, so that it can be told what
+    /// becomes of it; for the publisher to call just before [`Hub::publish`], with changes in order. Without it nothing is
+    /// counted and all else is the same.
+    pub fn announce(&self, change: ChangeId, views: impl IntoIterator<Item = ViewKey>) {
+        let views: BTreeSet<ViewKey> = views.into_iter().collect();
+        let (journal, ledger) = (&self.shared.journal, &self.shared.ledger);
+        journal.announce(change, views.clone(), || ledger.following(&views));
+    }
+
+    /// The streams that follow one of these views, and which, the oldest first: from whom to choose for [`Hub::try_out`].
+    pub fn followers(&self, views: impl IntoIterator<Item = ViewKey>) -> Vec<(StreamId, ViewKey)> {
+        self.shared.ledger.followers(&views.into_iter().collect())
+    }
+
+    /// How the streams of a trial stand with what they were given since `since`.
+    pub fn trial(&self, streams: &BTreeSet<StreamId>, since: Instant) -> TrialStatus {
+        self.shared.ledger.trial(&self.shared.hub, streams, since)
+    }
+
+    /// How many streams are being brought up, and how many wait for that.
+    pub fn initial_syncs(&self) -> (u64, u64) {
+        (self.shared.admission.inside(), self.shared.admission.waiting())
+    }
+
+    /// What became of the last changes that were announced, the newest first.
+    pub fn changes(&self) -> Vec<ChangeStatus> {
+        self.shared.journal.changes()
     }
 
     /// The server's counters.
@@ -113,7 +156,12 @@ impl Server {
 
 impl Default for ServerOptions {
     fn default() -> Self {
-        Self { session: SessionOptions::default(), max_request_bytes: 4 << 20, max_stream_age: None }
+        Self {
+            session: SessionOptions::default(),
+            max_request_bytes: 4 << 20,
+            max_stream_age: None,
+            max_initial_syncs: 128,
+        }
     }
 }
 
@@ -137,7 +185,16 @@ impl Shared {
 
     pub(crate) fn closed(&self, entry: &Entry) {
         self.ledger.close(entry.id());
+        entry.leave(&self.journal);
         self.metrics.stream_closed(entry.protocol(), entry.scope());
+    }
+
+    /// The streams of the clients that are `wanted` by their id, and what they have.
+    pub(crate) fn clients(
+        &self,
+        wanted: impl Fn(&str) -> bool,
+    ) -> impl Iterator<Item = (ProxyStatus, Vec<ResourceStatus>)> {
+        self.ledger.clients(&self.hub, wanted)
     }
 
     pub(crate) fn hub(&self) -> &Arc<Hub> {
@@ -146,6 +203,14 @@ impl Shared {
 
     pub(crate) fn view_of(&self, node: &Node) -> ViewKey {
         (self.view_of)(node)
+    }
+
+    pub(crate) fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
+    pub(crate) fn journal(&self) -> &Journal {
+        &self.journal
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {

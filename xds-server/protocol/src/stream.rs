@@ -11,8 +11,10 @@ use futures::Stream;
 use tokio::sync::watch;
 use tonic::{Status, Streaming};
 
+use crate::admission::Entrance;
+use crate::clock::now;
 use crate::hub::Subscription;
-use crate::ledger::Entry;
+use crate::ledger::{Entry, Progress};
 use crate::server::Shared;
 use crate::session::{Effect, Event, Request, Response};
 use crate::types::TypeUrl;
@@ -21,17 +23,13 @@ use crate::types::TypeUrl;
 const AGE_GRACE: Duration = Duration::from_secs(5);
 const AGE_LOOK: Duration = Duration::from_millis(50);
 
-/// The runtime's clock, which is the machine's, or a simulation's.
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
-}
-
 /// A stream that is being served.
 struct Served {
     shared: Arc<Shared>,
     entry: Arc<Entry>,
     requests: Streaming<Request>,
     view: Option<Subscription>,
+    entrance: Entrance,
     draining: watch::Receiver<bool>,
     /// When the stream has had its time, and when it has had all its grace.
     aged: Option<(Instant, Instant)>,
@@ -63,6 +61,7 @@ pub(crate) fn serve(
         entry,
         requests,
         view: None,
+        entrance: Entrance::Open,
         draining,
         aged,
         outbox: VecDeque::new(),
@@ -109,7 +108,8 @@ impl Served {
 
     async fn wake(&mut self) -> Wake {
         let now = now();
-        let deadline = self.entry.session().deadline(now);
+        let deadline =
+            [self.entry.session().deadline(now), self.entrance.until()].into_iter().flatten().min();
         let timer = async {
             match deadline {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -125,7 +125,10 @@ impl Served {
         };
         let snapshot = async {
             match &mut self.view {
-                Some(view) => view.next().await,
+                Some(view) => {
+                    self.entrance.admitted().await;
+                    view.next().await
+                }
                 None => std::future::pending().await,
             }
         };
@@ -162,10 +165,18 @@ impl Served {
         if let Event::Request(request) = &event {
             self.shared.metrics().request(&TypeUrl::new(request.type_url()));
         }
-        let effects = self.entry.session().step(now(), event);
+        let given = matches!(event, Event::Snapshot(_));
+        let now = now();
+        let effects = self.entry.session().step(now, event);
+        let answered = given || effects.iter().any(|effect| matches!(effect, Effect::Acked { .. }));
         for effect in effects {
             self.take(effect);
         }
+        if answered {
+            self.entry.report(self.shared.journal(), Progress::Answered(now));
+        }
+        let (entry, entrance) = (&self.entry, &mut self.entrance);
+        entrance.leave_if(now, || answered && entry.has_all());
     }
 
     fn take(&mut self, effect: Effect) {
@@ -175,8 +186,9 @@ impl Served {
             Effect::Identified(node) => {
                 let view = self.shared.view_of(&node);
                 tracing::debug!(stream, node = node.id, %view, protocol = %self.entry.protocol(), "stream opened");
-                self.entry.identify(&node, view.clone());
-                self.view = Some(self.shared.hub().subscribe(view));
+                self.entry.identify(&node, view.clone(), self.shared.journal());
+                self.entrance = self.shared.admission().enter();
+                self.view = Some(self.shared.hub().subscribe(self.entry.id(), view));
             }
             Effect::Send(response) if response.heartbeat => {
                 metrics.heartbeat(&response.type_url);
@@ -188,11 +200,13 @@ impl Served {
                     stream, node, kind = response.type_url.short(), version = %response.version,
                     resources = response.resources.len(), removed = response.removed.len(), "response"
                 );
+                self.entry.report(self.shared.journal(), Progress::Sent);
                 self.outbox.push_back(response);
             }
             Effect::Acked { type_url, latency } => metrics.acked(&type_url, latency),
             Effect::Nacked { type_url, nack } => {
                 metrics.nacked(&type_url);
+                self.entry.report(self.shared.journal(), Progress::Refused(&type_url, &nack));
                 tracing::warn!(
                     stream, node, kind = type_url.short(), version = %nack.version, message = &*nack.message,
                     resources = ?nack.resources, "client refused a response; it keeps what it had until this changes"

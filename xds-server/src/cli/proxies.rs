@@ -6,12 +6,13 @@ use super::{connect::ServerArgs, output::OutputArgs, tables};
 use crate::{
     client::AdminClient,
     exit::{Exit, Failure, Outcome},
-    model::Proxy,
+    model::{Proxy, QuarantineRow},
 };
 
 /// Lists the connected proxies and whether they have what they should have.
 ///
 /// SYNCED: acknowledged. STALE: sent, or about to be, and not acknowledged. NACKED: refused; `zonebreak proxies NODE` says why.
+/// Below them stand resources in quarantine: refused by the first proxies that got them, and given to nobody until they change.
 #[derive(Debug, Clone, clap::Args)]
 #[command(
     after_help = "Examples:\n  zonebreak proxies\n  zonebreak proxies sidecar-7f9c\n  zonebreak proxies -o json"
@@ -30,9 +31,12 @@ pub struct ProxiesArgs {
 pub async fn run(args: ProxiesArgs) -> Outcome {
     let client = AdminClient::new(&args.server.server)?;
     let proxies: Vec<Proxy> = client.get("/proxies").await?;
+    let quarantine: Vec<QuarantineRow> = client.get("/quarantine").await?;
     let now = Timestamp::now();
     let Some(id) = args.id else {
-        args.output.print(&proxies, |wide| tables::proxies(&proxies, now, wide))?;
+        args.output.print(&proxies, |wide| {
+            tables::proxies(&proxies, now, wide) + &tables::quarantine(&quarantine, now)
+        })?;
         return Ok(Exit::Ok);
     };
     let found: Vec<&Proxy> = proxies.iter().filter(|proxy| proxy.id == id).collect();
@@ -44,7 +48,8 @@ pub async fn run(args: ProxiesArgs) -> Outcome {
         .hint("`zonebreak proxies` lists those that are"));
     }
     args.output.print(&found, |_| {
-        found.iter().map(|proxy| tables::proxy(proxy, now)).collect::<Vec<_>>().join("\n")
+        let each = found.iter().map(|proxy| tables::proxy(proxy, now)).collect::<Vec<_>>().join("\n");
+        each + &tables::quarantine(&quarantine, now)
     })?;
     Ok(Exit::Ok)
 }

@@ -38,6 +38,9 @@ pub struct ServeArgs {
     /// Health checks and metrics [default: 0.0.0.0:19001].
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub health: Option<String>,
+    /// Directory for the last good state, which a start without etcd serves; not kept when absent.
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
     /// The wasm module that proxies run; no filter when absent.
     #[arg(long, value_name = "FILE.wasm")]
     pub filter: Option<PathBuf>,
@@ -70,6 +73,7 @@ impl ServeArgs {
             ("--listen", "xds.listen", self.listen.clone()),
             ("--admin", "admin.listen", self.admin.clone()),
             ("--health", "health.listen", self.health.clone()),
+            ("--state-dir", "state.dir", path(&self.state_dir)),
             ("--filter", "filter.file", path(&self.filter)),
             ("--log-level", "log.level", self.log_level.as_ref().map(ToString::to_string)),
             ("--log-format", "log.format", format),

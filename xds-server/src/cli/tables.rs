@@ -5,8 +5,12 @@ use zonebreak_core::units::Percent;
 
 use super::output::columns;
 use crate::model::{
-    Fleet, ProblemRow, Proxy, ServiceRow, ShiftRow, Standing, Status, TypeState, ZoneRow, ZoneState,
+    ChangeRow, Fleet, HeldRow, LoadRow, ProblemRow, Proxy, QuarantineRow, ServiceRow, ShiftRow, Standing,
+    Status, TypeState, Why, WhyEndpoint, WhyZone, ZoneRow, ZoneState,
 };
+
+/// Changes on a screen without much room.
+const LAST_CHANGES: usize = 5;
 
 /// Types in the order of the columns: as Envoy needs them.
 const TYPES: [&str; 5] = ["CDS", "EDS", "LDS", "RDS", "ECDS"];
@@ -132,8 +136,22 @@ pub fn status(status: &Status, now: Timestamp, wide: bool) -> String {
     if let Some(error) = source.error.as_ref().filter(|_| !source.connected) {
         out += &format!("          failed to {error}\n");
     }
+    if let Some(saved_at) = source.saved_at {
+        let old = age(now.duration_since(saved_at));
+        out += &format!("          served from disk: the state of {old} ago ({saved_at:.0})\n");
+    }
     if let Some(held) = &source.held {
         out += &format!("          HELD: {held}\n");
+    }
+    if let Some(disk) = &status.disk {
+        let saved = disk.saved_at.map_or_else(
+            || "nothing saved yet".to_owned(),
+            |at| format!("saved {} ago", age(now.duration_since(at))),
+        );
+        out += &format!("disk      {} ({saved})\n", disk.file);
+        if let Some(error) = &disk.error {
+            out += &format!("          {error}\n");
+        }
     }
     match &status.filter {
         Some(filter) => {
@@ -145,6 +163,16 @@ pub fn status(status: &Status, now: Timestamp, wide: bool) -> String {
     out += &format!("proxies   {}\n", fleet(&status.proxies));
     out += &format!("\n{}", zones(&status.zones, &status.shifts, now, wide));
     out += &format!("\n{}", services(&status.services, &status.zones));
+    if wide && !status.load.is_empty() {
+        out += &format!("\n{}", load(&status.load));
+    }
+    if !status.changes.is_empty() {
+        out += &format!("\n{}", changes(&status.changes, now, wide));
+    }
+    out += &quarantine(&status.quarantine, now);
+    if !status.held.is_empty() {
+        out += &format!("\n{}", held(&status.held, now));
+    }
     if !status.problems.is_empty() {
         out += &format!("\n{}", problems(&status.problems));
     }
@@ -164,6 +192,124 @@ fn services(services: &[ServiceRow], zones: &[ZoneRow]) -> String {
         [service.service.to_string(), mode, text(&by_zone.join(", ")), out]
     };
     columns(["SERVICE", "MODE", "ENDPOINTS", "OUT"], services.iter().map(row))
+}
+
+/// `topology why`.
+pub fn why(why: &Why) -> String {
+    let zone = why.zone.as_ref().map_or_else(|| "none that is known".to_owned(), ToString::to_string);
+    let mut out = format!("service   {}\nclient    in zone {zone}\n", why.service);
+    if let Some(proxy) = &why.proxy {
+        let has =
+            if proxy.in_sync { "has acknowledged what follows" } else { "has NOT acknowledged what follows" };
+        let version = |version: &Option<String>| version.clone().unwrap_or_else(dash);
+        let (sent, acked) = (version(&proxy.sent), version(&proxy.acked));
+        out += &format!("proxy     {} {has} (EDS sent {sent}, acked {acked})\n", proxy.id);
+    }
+    let mode = format!("{:?}", why.mode).to_lowercase();
+    let weights: Vec<String> = why.weights.iter().map(|(zone, weight)| format!("{zone} {weight}")).collect();
+    let weights = if weights.is_empty() { "by endpoints".to_owned() } else { weights.join(", ") };
+    out += &format!("policy    mode {mode}, weights {weights}\n\n");
+    let row = |zone: &WhyZone| {
+        [
+            zone.zone.to_string(),
+            zone.priority.to_string(),
+            zone.weight.to_string(),
+            format!("{}%", zone.share_percent),
+            format!("{}/{}", zone.serving, zone.endpoints),
+            format!("{}; weight: {}", zone.priority_because, zone.weight_because),
+        ]
+    };
+    out +=
+        &columns(["ZONE", "PRIORITY", "WEIGHT", "SHARE", "ENDPOINTS", "BECAUSE"], why.zones.iter().map(row));
+    if !why.out.is_empty() {
+        let row = |endpoint: &WhyEndpoint| {
+            let state = format!("{:?}", endpoint.state).to_lowercase();
+            [endpoint.instance.to_string(), endpoint.zone.to_string(), state, endpoint.because.clone()]
+        };
+        out += &format!("\n{}", columns(["OUT", "ZONE", "STATE", "BECAUSE"], why.out.iter().map(row)));
+    }
+    for note in &why.notes {
+        out += &format!("\n{note}");
+    }
+    out
+}
+
+/// Requests and errors from zone to zone.
+fn load(load: &[LoadRow]) -> String {
+    let percent = |share: f64| format!("{:.2}%", share * 100.0);
+    let row = |row: &LoadRow| {
+        [
+            row.service.to_string(),
+            row.client_zone.as_ref().map_or_else(dash, ToString::to_string),
+            row.target_zone.to_string(),
+            row.requests.to_string(),
+            row.errors.to_string(),
+            percent(row.error_rate),
+            format!("{} to {}", percent(row.error_lower), percent(row.error_upper)),
+        ]
+    };
+    columns(["SERVICE", "FROM", "TO", "REQUESTS", "ERRORS", "RATE", "PLAUSIBLE"], load.iter().map(row))
+}
+
+/// The last changes, a few of them unless there is room; and who refused one.
+fn changes(changes: &[ChangeRow], now: Timestamp, wide: bool) -> String {
+    let shown = || changes.iter().take(if wide { usize::MAX } else { LAST_CHANGES });
+    let row = |row: &ChangeRow| {
+        let millis = |millis: Option<f64>| millis.map_or_else(dash, |millis| format!("{millis:.1} ms"));
+        let some = |number: usize| if number == 0 { dash() } else { number.to_string() };
+        [
+            row.id.to_string(),
+            age(now.duration_since(row.published_at)),
+            format!("{}/{}", row.acked, row.proxies),
+            some(row.nacked),
+            millis(row.p50_ms),
+            millis(row.p99_ms),
+            row.cause.clone(),
+            row.revision.to_string(),
+            row.sent.to_string(),
+            some(row.gone),
+            row.views.join(","),
+        ]
+    };
+    let header =
+        ["CHANGE", "AGE", "ACKED", "NACKED", "P50", "P99", "CAUSE", "REVISION", "SENT", "GONE", "VIEWS"];
+    let mut out = narrow::<11, 7>(header, shown().map(row).collect(), wide);
+    for (change, nack) in shown().flat_map(|change| change.nacks.iter().map(move |nack| (change, nack))) {
+        let blamed =
+            if nack.resources.is_empty() { String::new() } else { format!(" {}", nack.resources.join(", ")) };
+        out += &format!("  {}: {} refused {}{blamed}: {}\n", change.id, nack.node, nack.kind, nack.message);
+    }
+    out
+}
+
+/// What nobody gets until it changes; nothing when there is none.
+pub fn quarantine(quarantine: &[QuarantineRow], now: Timestamp) -> String {
+    if quarantine.is_empty() {
+        return String::new();
+    }
+    let row = |row: &QuarantineRow| {
+        let (since, change) = (age(now.duration_since(row.since)), row.change.to_string());
+        [row.name.clone(), row.kind.clone(), since, change, row.node.clone(), row.message.clone()]
+    };
+    let header = ["QUARANTINE", "TYPE", "FOR", "CHANGE", "REFUSED BY", "BECAUSE"];
+    format!("\n{}", columns(header, quarantine.iter().map(row)))
+}
+
+/// What is held back, and how to let it through.
+fn held(held: &[HeldRow], now: Timestamp) -> String {
+    let row = |row: &HeldRow| {
+        let number = |number: usize| if row.since.is_some() { number.to_string() } else { dash() };
+        [
+            row.id.clone(),
+            number(row.before),
+            number(row.after),
+            number(row.served),
+            row.since.map_or_else(dash, |since| age(now.duration_since(since))),
+            row.reason.clone(),
+        ]
+    };
+    let table = columns(["HELD", "BEFORE", "AFTER", "SERVED", "FOR", "WHY"], held.iter().map(row));
+    format!("{table}  `zonebreak topology confirm ID --reason TEXT` lets one through\n")
 }
 
 /// Refused values, one a line.

@@ -1,4 +1,5 @@
-//! `zonebreak topology apply | diff | get`: the operator's part of the topology between a file and etcd.
+//! `zonebreak topology apply | diff | get`: the operator's part of the topology between a file and etcd. `topology confirm` is
+//! in [`super::held`].
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +14,9 @@ use zonebreak_topology::{
 use super::{
     connect::EtcdArgs,
     failures,
+    held::{self, ConfirmArgs},
     output::{OutputArgs, print},
+    why::{self, WhyArgs},
 };
 use crate::exit::{Exit, Failure, Outcome};
 
@@ -40,6 +43,26 @@ pub enum TopologyCommand {
     /// with JSON.
     #[command(after_help = "Example:\n  zonebreak topology get --endpoints > topology.yaml")]
     Get(GetArgs),
+    /// Lets a change through that the server holds back because it would take away too much.
+    ///
+    /// A service that loses more than half of its endpoints at once keeps them until the loss is undone or confirmed here;
+    /// `zonebreak status` shows what is held and why. A confirmation counts for the endpoints that are left now and for ten
+    /// minutes: what goes missing beyond that is held again. Written to etcd for every replica to hear; told to the server
+    /// where the topology is a file.
+    #[command(after_help = "Examples:
+  zonebreak topology confirm                                         all that is held
+  zonebreak topology confirm order-svc --reason \"moved to eu-2\"      this alone
+
+Ends with 0 let through, 3 not held, 4 not confirmed by every proxy in time, 7 unreachable.")]
+    Confirm(ConfirmArgs),
+    /// Explains each weight and priority of a service as a proxy has them.
+    ///
+    /// For each zone its priority, weight and share, with what made them: the proxy's own zone, the policy's weights, capacity,
+    /// drains, health; then what takes no requests and who says so, what is held or refused, and whether the proxy has it.
+    #[command(after_help = "Examples:
+  zonebreak topology why order-svc --proxy sidecar-7f9c
+  zonebreak topology why order-svc --zone az-b -o json")]
+    Why(WhyArgs),
 }
 
 /// `topology apply`.
@@ -130,6 +153,8 @@ pub async fn run(command: TopologyCommand) -> Outcome {
             }
             Ok(Exit::Ok)
         }
+        TopologyCommand::Confirm(args) => held::confirm(&args).await,
+        TopologyCommand::Why(args) => why::run(&args).await,
     }
 }
 

@@ -220,7 +220,7 @@ async fn drain(args: DrainArgs) -> Outcome {
         keep_percent: args.keep,
         duration: args.duration,
         reason: args.reason,
-        actor: args.actor.unwrap_or_else(actor),
+        actor: args.actor.unwrap_or_else(host::actor),
         force: args.force,
     };
     let etcd = args.write.etcd()?;
@@ -236,32 +236,26 @@ async fn drain(args: DrainArgs) -> Outcome {
     Ok(ended)
 }
 
-/// Who runs this, as others will know them.
-fn actor() -> String {
-    let user = ["USER", "LOGNAME"]
-        .into_iter()
-        .find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
-    let user = user.unwrap_or_else(|| "unknown".to_owned());
-    host::name().map_or(user.clone(), |host| format!("{user}@{host}"))
-}
-
 // === impl WriteArgs ===
 
 impl WriteArgs {
-    fn etcd(&self) -> Result<EtcdOptions, Failure> {
+    pub(super) fn etcd(&self) -> Result<EtcdOptions, Failure> {
         self.etcd.load()?.etcd.options().map_err(Failure::usage)
+    }
+
+    /// Waits until every proxy has `revision`, unless told not to.
+    pub(super) async fn converged(&self, revision: i64) -> Result<Option<Convergence>, Failure> {
+        if self.no_wait {
+            return Ok(None);
+        }
+        confirm::confirmed(&self.server, revision, Duration::from_millis(self.timeout.0)).await.map(Some)
     }
 
     /// Waits for the proxies, unless told not to, and prints what was written. It is printed also when they do not confirm:
     /// it is written all the same.
     async fn confirm(&self, applied: Applied) -> Outcome {
         let revision = applied.revision;
-        let confirmed = match self.no_wait {
-            true => Ok(None),
-            false => confirm::confirmed(&self.server, revision, Duration::from_millis(self.timeout.0))
-                .await
-                .map(Some),
-        };
+        let confirmed = self.converged(revision).await;
         let drain = ShiftRow::of(&applied.target, &applied.shift);
         let written = Written { revision, drain, convergence: confirmed.as_ref().ok().copied().flatten() };
         self.output.print_for_programs(&written)?;

@@ -3,6 +3,8 @@
 
 use std::{fmt::Display, str::FromStr};
 
+use zonebreak_core::units::Percent;
+
 use super::{
     schema::Config,
     values::{ip, listen},
@@ -71,14 +73,56 @@ pub const KEYS: &[Key] = &[
         set: |c, text| put_some(&mut c.topology.file, text),
     },
     Key {
+        path: "guard.max_removal_percent",
+        doc: "largest share of a service's endpoints that may go at once before it is held; 100: never hold",
+        reload: Live,
+        set: |c, text| percent(text).map(|percent| c.guard.max_removal_percent = percent),
+    },
+    Key {
+        path: "guard.window",
+        doc: "what counts as at once",
+        reload: Live,
+        set: |c, text| put(&mut c.guard.window, text),
+    },
+    Key {
+        path: "waves.first",
+        doc: "proxies that get a change of policies, zones or this file first; 0: all at once",
+        reload: Live,
+        set: |c, text| put(&mut c.waves.first, text),
+    },
+    Key {
+        path: "waves.second_percent",
+        doc: "share of the proxies that get it next, once the first have acknowledged it",
+        reload: Live,
+        set: |c, text| percent(text).map(|percent| c.waves.second_percent = percent),
+    },
+    Key {
+        path: "waves.timeout",
+        doc: "how long a wave may take to acknowledge it before the next one gets it",
+        reload: Live,
+        set: |c, text| put(&mut c.waves.timeout, text),
+    },
+    Key {
+        path: "state.dir",
+        doc: "directory for the last good state, which a start without etcd serves; none: not kept",
+        reload: Restart,
+        set: |c, text| put_some(&mut c.state.dir, text),
+    },
+    Key {
         path: "xds.listen",
         doc: "where proxies connect (gRPC: xDS, health, reflection)",
         reload: Restart,
         set: |c, text| listen(text).map(|address| c.xds.listen = address),
     },
     Key {
+        path: "load_reports.interval",
+        doc: "how often proxies report requests and errors by zone (LRS); 0s: not at all",
+        reload: Restart,
+        set: |c, text| put(&mut c.load_reports.interval, text),
+    },
+    Key {
         path: "admin.listen",
-        doc: "where operators look (read-only JSON, no password: keep it on loopback)",
+        doc: "where operators look (JSON, no password: keep it on loopback)",
         reload: Restart,
         set: |c, text| listen(text).map(|address| c.admin.listen = address),
     },
@@ -169,6 +213,12 @@ impl Key {
     }
 }
 
+fn percent(text: &str) -> Result<Percent, String> {
+    let number = text.trim().parse::<f64>();
+    let number = number.map_err(|_| format!("a percentage is a number from 0 to 100, not {text:?}"))?;
+    Percent::new(number).map_err(|error| error.to_string())
+}
+
 fn parse<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
     text.trim().parse().map_err(|error: T::Err| error.to_string())
 }
@@ -213,7 +263,14 @@ mod tests {
             ("etcd.user", "root"),
             ("etcd.password_file", "/run/password"),
             ("topology.file", "topology.yaml"),
+            ("guard.max_removal_percent", "30"),
+            ("guard.window", "1m"),
+            ("waves.first", "3"),
+            ("waves.second_percent", "10"),
+            ("waves.timeout", "3s"),
+            ("state.dir", "/var/lib/zonebreak"),
             ("xds.listen", "127.0.0.1:1"),
+            ("load_reports.interval", "1s"),
             ("admin.listen", "127.0.0.1:2"),
             ("health.listen", "127.0.0.1:3"),
             ("filter.file", "filter.wasm"),

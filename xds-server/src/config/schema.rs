@@ -3,9 +3,15 @@
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
+use zonebreak_topology::gate::Limits;
+
+use zonebreak_core::units::{Millis, Percent};
+
+use crate::serve::waves::Sizes;
 
 use super::values::{Delivery, EtcdEndpoint, LogFilter, LogFormat, Prefix, Sha256Hex, read_ip, read_listen};
 
@@ -17,8 +23,16 @@ pub struct Config {
     pub etcd: EtcdConfig,
     /// A file instead of etcd.
     pub topology: TopologyConfig,
+    /// How much of the topology may go at once.
+    pub guard: GuardConfig,
+    /// To whom a change of policies goes first.
+    pub waves: WavesConfig,
+    /// What outlives the server.
+    pub state: StateConfig,
     /// Where proxies connect.
     pub xds: XdsConfig,
+    /// What proxies are asked to report.
+    pub load_reports: LoadReportsConfig,
     /// Where operators look.
     pub admin: AdminConfig,
     /// Where orchestrators and Prometheus look.
@@ -53,6 +67,36 @@ pub struct TopologyConfig {
     pub file: Option<PathBuf>,
 }
 
+/// How much may go before an operator is asked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GuardConfig {
+    /// The largest share of a service's endpoints, in percent, that may go within the window; 100 switches the guard off.
+    pub max_removal_percent: Percent,
+    /// What counts as "at once".
+    pub window: Millis,
+}
+
+/// A change of policies, zones or the configuration goes to a few proxies first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WavesConfig {
+    /// Proxies that get it first; 0: all at once.
+    pub first: usize,
+    /// Share of the proxies that get it next, in percent.
+    pub second_percent: Percent,
+    /// How long a wave may take to acknowledge it before the next one gets it.
+    pub timeout: Millis,
+}
+
+/// What outlives the server; nothing when there is no directory.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StateConfig {
+    /// Directory for the last good state, which a start without etcd serves.
+    pub dir: Option<PathBuf>,
+}
+
 /// The xDS listener.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -60,6 +104,14 @@ pub struct XdsConfig {
     /// Address and port.
     #[serde(deserialize_with = "read_listen")]
     pub listen: SocketAddr,
+}
+
+/// The load reports that proxies send when their bootstrap has a `load_stats_config`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoadReportsConfig {
+    /// How often a proxy reports; 0s switches the service off.
+    pub interval: Millis,
 }
 
 /// The admin listener.
@@ -115,11 +167,57 @@ pub struct LogConfig {
     pub format: LogFormat,
 }
 
+// === impl GuardConfig ===
+
+impl GuardConfig {
+    /// The limits of the gate.
+    pub const fn limits(&self) -> Limits {
+        Limits { max_removal: self.max_removal_percent, window: self.window }
+    }
+}
+
+impl Default for GuardConfig {
+    fn default() -> Self {
+        let Limits { max_removal, window } = Limits::default();
+        Self { max_removal_percent: max_removal, window }
+    }
+}
+
+// === impl WavesConfig ===
+
+impl WavesConfig {
+    /// How waves are made.
+    pub const fn sizes(&self) -> Sizes {
+        let Self { first, second_percent: second, timeout } = self;
+        Sizes { first: *first, second: *second, timeout: Duration::from_millis(timeout.0) }
+    }
+}
+
+impl Default for WavesConfig {
+    /// One, then 5 %. A proxy answers within milliseconds, one that compiles a new module within half a second.
+    fn default() -> Self {
+        Self {
+            first: 1,
+            second_percent: Percent::new(5.0).unwrap_or(Percent::FULL),
+            timeout: Millis::secs(1),
+        }
+    }
+}
+
 // === impl XdsConfig ===
 
 impl Default for XdsConfig {
     fn default() -> Self {
         Self { listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 18000)) }
+    }
+}
+
+// === impl LoadReportsConfig ===
+
+impl Default for LoadReportsConfig {
+    /// A tenth of the matrix' window and more, at the cost of a small message.
+    fn default() -> Self {
+        Self { interval: Millis::secs(5) }
     }
 }
 

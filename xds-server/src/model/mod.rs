@@ -1,13 +1,21 @@
 //! What the admin port answers and the command line prints: the JSON shapes, shared by both ends so that they cannot drift
 //! apart. Field names are stable; new ones may be added.
 
+mod changes;
+mod load;
 mod proxies;
 mod topology;
+mod why;
 
+pub use changes::{ChangeRow, RefusalRow};
+pub use load::LoadRow;
 pub use proxies::{Convergence, Fleet, Nack, Proxy, Standing, TypeState};
 pub use topology::{
-    ProblemRow, ServiceRow, ShiftRow, SourceRow, ZoneRow, ZoneState, problems, services, shifts, zones,
+    HeldRow, ProblemRow, ServiceRow, ShiftRow, SourceRow, ZoneRow, ZoneState, problems, services, shifts,
+    zones,
 };
+
+pub use why::{Why, WhyEndpoint, WhyProxy, WhyZone, why};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -35,6 +43,71 @@ pub struct Status {
     pub proxies: Fleet,
     /// Values that were refused.
     pub problems: Vec<ProblemRow>,
+    /// Changes that are held back.
+    #[serde(default)]
+    pub held: Vec<HeldRow>,
+    /// Resources that a proxy refused and nobody gets until they change.
+    #[serde(default)]
+    pub quarantine: Vec<QuarantineRow>,
+    /// How requests fare from zone to zone: the surest failures; `/load` has all.
+    #[serde(default)]
+    pub load: Vec<LoadRow>,
+    /// The last changes, the newest first.
+    #[serde(default)]
+    pub changes: Vec<ChangeRow>,
+    /// What is kept on the server's disk, where it keeps anything.
+    #[serde(default)]
+    pub disk: Option<DiskRow>,
+}
+
+/// `POST /held/confirm`: an operator's word on a held change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfirmRequest {
+    /// The held change.
+    pub id: String,
+    /// How many endpoints the operator has seen that it leaves.
+    pub endpoints: usize,
+    /// Why it was meant.
+    pub reason: String,
+    /// Who says so.
+    pub actor: String,
+}
+
+/// The answer to it: what it was said about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirmed {
+    /// The revision of the topology in force then.
+    pub revision: i64,
+}
+
+/// A resource that a proxy refused: everybody keeps its last good version until its content changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuarantineRow {
+    /// Short name of the type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// Since when it is withheld.
+    pub since: Timestamp,
+    /// The change that brought it.
+    pub change: u64,
+    /// Who refused it.
+    pub node: String,
+    /// What that proxy said.
+    pub message: String,
+}
+
+/// The last good state on the server's disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskRow {
+    /// The file.
+    pub file: String,
+    /// When it was written; absent when nothing was yet.
+    pub saved_at: Option<Timestamp>,
+    /// What went wrong last: with reading it at the start, or with writing it since.
+    pub error: Option<String>,
 }
 
 /// The module that proxies run.

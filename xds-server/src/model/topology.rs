@@ -10,7 +10,9 @@ use zonebreak_core::{
     policy::Mode,
     units::Percent,
 };
-use zonebreak_topology::{HealthState, InstanceId, Problem, Shift, ShiftTarget, Topology};
+use zonebreak_topology::{
+    HealthState, HeldId, InstanceId, Problem, Shift, ShiftTarget, Topology, gate::Held,
+};
 
 /// Where the topology comes from, and how fresh it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +33,28 @@ pub struct SourceRow {
     pub error: Option<String>,
     /// Why what is served is not what the source says now: an etcd that came back without its data.
     pub held: Option<String>,
+    /// When what is served was true, while it comes from the server's disk and the source has said nothing.
+    #[serde(default)]
+    pub saved_at: Option<Timestamp>,
+}
+
+/// A change that is held back until an operator confirms it, or it is undone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldRow {
+    /// What to confirm it by.
+    pub id: String,
+    /// What it is, and why it is held.
+    pub reason: String,
+    /// Endpoints before; 0 when it is not about endpoints.
+    pub before: usize,
+    /// Endpoints that the source would leave.
+    pub after: usize,
+    /// Endpoints served in their place.
+    pub served: usize,
+    /// Since when; unknown for the source as a whole.
+    pub since: Option<Timestamp>,
+    /// The revision that began it.
+    pub revision: i64,
 }
 
 /// One zone.
@@ -137,6 +161,29 @@ impl ShiftRow {
             started_at: shift.started_at,
             expires_at: shift.expires_at,
         }
+    }
+}
+
+// === impl HeldRow ===
+
+impl HeldRow {
+    /// The row of a held loss of endpoints.
+    pub fn of(held: &Held) -> Self {
+        Self {
+            id: held.id().to_string(),
+            reason: held.describe(),
+            before: held.before,
+            after: held.after,
+            served: held.served,
+            since: Some(held.since),
+            revision: held.revision,
+        }
+    }
+
+    /// The row of a source that lost its data.
+    pub fn of_source(reason: &str, revision: i64) -> Self {
+        let (id, reason) = (HeldId::Source.to_string(), reason.to_owned());
+        Self { id, reason, before: 0, after: 0, served: 0, since: None, revision }
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
+use zonebreak_topology::gate::Limits;
 
 use super::{
     module::Module,
@@ -26,6 +27,8 @@ pub struct Live {
     pub state: Arc<State>,
     /// What proxies get.
     pub options: watch::Sender<Arc<Options>>,
+    /// How much may go at once.
+    pub limits: watch::Sender<Limits>,
     /// What is logged.
     pub log: Log,
 }
@@ -62,6 +65,10 @@ impl Live {
                     let changed = *old != options;
                     *old = options.clone();
                     changed
+                });
+                self.limits.send_if_modified(|old| {
+                    let new = config.guard.limits();
+                    std::mem::replace(old, new) != new
                 });
                 self.state.run_with(Running { effective: *effective, module, read_at: Timestamp::now() });
                 self.state.metrics.reloaded(true);

@@ -4,8 +4,12 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
-use zonebreak_topology::{Shift, ShiftTarget, Topology};
+use zonebreak_topology::{
+    Shift, ShiftTarget, Topology,
+    gate::{Held, Release},
+};
 
+use super::lanes::Lane;
 use crate::telemetry::audit::{Action, Event, Severity};
 
 /// Keys that a log line names before it counts the rest.
@@ -26,8 +30,30 @@ pub fn keys(old: &Topology, new: &Topology) -> Vec<String> {
     differing(&old.shifts, &new.shifts, |target| keys.push(shift_key(target)));
     differing(&old.health, &new.health, |(service, id)| keys.push(format!("health/{service}/{id}")));
     differing(&old.forced, &new.forced, |(service, id)| keys.push(format!("forced/{service}/{id}")));
+    differing(&old.confirmed, &new.confirmed, |held| keys.push(format!("confirmed/{held}")));
     differing(&old.problems, &new.problems, |key| keys.push(format!("refused {key}")));
     keys
+}
+
+/// How urgent the change from one to the other is: endpoints that come and go can wait for each other, all else cannot.
+pub fn lane(old: &Topology, new: &Topology) -> Lane {
+    let same = Arc::ptr_eq(&old.zones, &new.zones)
+        && Arc::ptr_eq(&old.shifts, &new.shifts)
+        && Arc::ptr_eq(&old.health, &new.health)
+        && Arc::ptr_eq(&old.forced, &new.forced)
+        && Arc::ptr_eq(&old.confirmed, &new.confirmed)
+        && old.services.len() == new.services.len()
+        && old.services.iter().zip(&new.services).all(|((a, old), (b, new))| a == b && Arc::ptr_eq(old, new));
+    if same { Lane::Bulk } else { Lane::Urgent }
+}
+
+/// Whether the change is one of policies or zones alone, which makes what a proxy can refuse and for which nobody is in a hurry.
+pub fn careful(old: &Topology, new: &Topology) -> bool {
+    let moved = !Arc::ptr_eq(&old.shifts, &new.shifts)
+        || !Arc::ptr_eq(&old.health, &new.health)
+        || !Arc::ptr_eq(&old.forced, &new.forced)
+        || !Arc::ptr_eq(&old.confirmed, &new.confirmed);
+    !moved && lane(old, new) == Lane::Urgent
 }
 
 /// The keys in one line, at most a few by name.
@@ -63,6 +89,34 @@ pub fn events(old: Option<&Topology>, new: &Topology, now: Timestamp) -> Vec<Eve
         });
     });
     events
+}
+
+/// What an auditor wants to know of what the gate held and let go.
+pub fn gate_events(held: &[Held], released: &[(Held, Release)]) -> Vec<Event> {
+    let about = |severity, action, actor: &str, held: &Held, reason: String| Event {
+        severity,
+        action,
+        actor: actor.to_owned(),
+        zone: None,
+        service: Some(held.service.to_string()),
+        reason,
+    };
+    let began = held.iter().map(|held| {
+        let reason =
+            format!("{}; `zonebreak topology confirm {}` lets it through", held.describe(), held.id());
+        about(Severity::Critical, Action::ChangeHeld, "zonebreak", held, reason)
+    });
+    let ended = released.iter().map(|(held, release)| match release {
+        Release::Undone => {
+            let reason = format!("{} of {} endpoints are there", held.after, held.before);
+            about(Severity::Info, Action::ChangeUndone, "zonebreak", held, reason)
+        }
+        Release::Confirmed(word) => {
+            let reason = format!("{} ({} of {} endpoints)", word.reason, held.after, held.before);
+            about(Severity::Warning, Action::ChangeConfirmed, &word.actor, held, reason)
+        }
+    });
+    began.chain(ended).collect()
 }
 
 /// The drains that ended by their own time after `since`, up to `now`.

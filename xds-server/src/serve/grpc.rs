@@ -11,9 +11,11 @@ use zonebreak_xds::{TransportOptions, service_names};
 /// The aggregated service, whose health is that of the server as a whole.
 const ADS: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
 
-/// The standard services, which reflection names beside those of xDS. The descriptors of the latter are Envoy's
+/// The services beside those of discovery that reflection names. The descriptors of xDS are Envoy's
 /// (`envoy/service/*/v3/*.proto`) and are not carried here, so `grpcurl list` works and `grpcurl describe` needs `-import-path`.
-const STANDARD: [&str; 3] = [
+const BESIDE: [&str; 5] = [
+    "envoy.service.load_stats.v3.LoadReportingService",
+    "envoy.service.status.v3.ClientStatusDiscoveryService",
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
@@ -51,7 +53,7 @@ pub async fn routes(xds: Routes) -> anyhow::Result<(Routes, Readiness)> {
     let reflection = || {
         let builder = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-        service_names().chain(STANDARD).fold(builder, |builder, service| builder.with_service_name(service))
+        service_names().chain(BESIDE).fold(builder, |builder, service| builder.with_service_name(service))
     };
     let routes = xds
         .add_service(health)

@@ -1,5 +1,7 @@
 //! Serves an HTTP port until it is told to stop, and the few things that both ports share.
 
+use std::net::SocketAddr;
+
 use axum::{
     Router,
     http::{StatusCode, header::CONTENT_TYPE},
@@ -16,7 +18,9 @@ const JSON: &str = "application/json";
 /// # Errors
 /// When the listener fails.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) -> anyhow::Result<()> {
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await?;
+    axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await?;
     Ok(())
 }
 

@@ -68,9 +68,23 @@ pub fn reload(layers: &Layers, running: &Config) -> Reloaded {
 
 /// Takes what only a start reads from the configuration that the server was started with, so that what is shown is what is.
 fn keep(running: &Config, next: &mut Config) {
-    let Config { etcd, topology, xds, admin, health, filter: _, listeners: _, log } = running.clone();
+    let Config {
+        etcd,
+        topology,
+        guard: _,
+        waves: _,
+        state,
+        xds,
+        load_reports,
+        admin,
+        health,
+        filter: _,
+        listeners: _,
+        log,
+    } = running.clone();
     let LogConfig { level: _, format } = log;
-    (next.etcd, next.topology, next.xds, next.admin, next.health) = (etcd, topology, xds, admin, health);
+    (next.etcd, next.topology, next.state) = (etcd, topology, state);
+    (next.xds, next.load_reports, next.admin, next.health) = (xds, load_reports, admin, health);
     next.log.format = format;
 }
 

@@ -10,8 +10,9 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use zonebreak_topology::{Source, watch_etcd, watch_file};
-use zonebreak_xds::{Hub, Node, Server, ServerOptions, SessionOptions};
+use tonic::service::Routes;
+use zonebreak_topology::{Source, gate::Gate, saved::Saved, watch_etcd, watch_file};
+use zonebreak_xds::{ClientStatus, Hub, LoadReporting, Node, Server, ServerOptions, SessionOptions};
 
 use super::{
     admin,
@@ -20,6 +21,7 @@ use super::{
     module::Module,
     nodes::Nodes,
     reload,
+    saved::Disk,
     state::{Running, State},
 };
 use crate::{
@@ -49,7 +51,14 @@ pub async fn run(layers: Layers) -> Outcome {
     let health_port = grpc::bind("health.listen", config.health.listen).await.map_err(Failure::usage)?;
     // As bound: port 0 asks the system for one.
     let at = (address(&xds_port), address(&admin_port), address(&health_port));
-    let source = source(&config, &stop)?;
+    let disk = disk(&config)?;
+    let prefix = config.etcd.prefix.to_string();
+    let saved = disk.as_ref().and_then(|disk| disk.read(&prefix));
+    let source = source(&config, saved.as_ref(), &stop)?;
+    let mut gate = Gate::new(config.guard.limits());
+    if let Some(saved) = saved {
+        gate.remember(saved.topology, saved.saved_at);
+    }
 
     let (news, asked) = mpsc::unbounded_channel();
     let (hub, nodes) = (Hub::new(), Arc::new(Nodes::new(news)));
@@ -57,23 +66,32 @@ pub async fn run(layers: Layers) -> Outcome {
     let metrics = Metrics::new(&xds, !config.etcd.endpoints.is_empty()).map_err(anyhow::Error::from)?;
     let running = Running { effective, module: module.clone(), read_at: Timestamp::now() };
     let (options, options_seen) = watch::channel(Arc::new(apply::options(&config, module.as_deref())));
+    let (limits, limits_seen) = watch::channel(config.guard.limits());
+    let (said, words) = mpsc::unbounded_channel();
+    let (keep, kept) = watch::channel(None);
     let inputs = feed::Inputs {
         topology: source.topology.clone(),
         status: source.status.clone(),
         options: options_seen,
         nodes,
         asked,
+        limits: limits_seen,
+        words,
+        keep: disk.is_some().then_some((keep, prefix)),
     };
-    let state = State::new(source, xds, metrics, running);
-    let (routes, readiness) = grpc::routes(state.xds.routes()).await?;
+    let state = State::new(source, xds, metrics, running, disk.clone(), said);
+    let (routes, readiness) = grpc::routes(with_reports(&state, state.xds.routes())).await?;
 
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
     tasks.spawn(http::serve(health_port, health::router(state.clone()), stop.clone()));
     tasks.spawn(http::serve(admin_port, admin::router(state.clone()), stop.clone()));
     tasks.spawn(grpc::serve(xds_port, routes, stop.clone()));
     tasks.spawn(announce(state.clone(), readiness, stop.clone()));
-    tasks.spawn(feed::run(state.clone(), hub, inputs, stop.clone()));
-    let live = Live { state: state.clone(), options, log };
+    tasks.spawn(feed::run(state.clone(), hub, inputs, gate, stop.clone()));
+    if let Some(disk) = disk {
+        tasks.spawn(disk.keep(kept, stop.clone()));
+    }
+    let live = Live { state: state.clone(), options, limits, log };
     let (file, shown) = (layers.file.clone(), state.clone());
     let files = move || file.iter().chain(&shown.running().effective.config.filter.file).cloned().collect();
     tasks.spawn(reload::watch(files, move |cause| live.reload(&layers, cause), stop.clone()));
@@ -100,11 +118,35 @@ pub async fn run(layers: Layers) -> Outcome {
     ended.map(|()| Exit::Ok)
 }
 
-fn source(config: &Config, stop: &CancellationToken) -> Result<Source, Failure> {
+/// The routes of xDS, with client status and, where they are wanted, load reports.
+fn with_reports(state: &Arc<State>, routes: Routes) -> Routes {
+    let routes = routes.add_service(ClientStatus::new(&state.xds).into_service());
+    let interval = Duration::from_millis(state.running().effective.config.load_reports.interval.0);
+    if interval.is_zero() {
+        return routes;
+    }
+    // The routes live in the server, which the state holds: a strong reference would keep both for ever.
+    let to = Arc::downgrade(state);
+    let reporting = LoadReporting::new(&state.xds, interval, move |node, report| {
+        if let Some(state) = to.upgrade() {
+            state.report(node, &report);
+        }
+    });
+    state.metrics.count_reports(reporting.metrics());
+    routes.add_service(reporting.into_service())
+}
+
+/// Where the last good state is kept, if anywhere. A topology file is its own.
+fn disk(config: &Config) -> Result<Option<Arc<Disk>>, Failure> {
+    let directory = config.state.dir.as_ref().filter(|_| config.topology.file.is_none());
+    directory.map(|directory| Disk::open(directory)).transpose().map_err(Failure::usage)
+}
+
+fn source(config: &Config, saved: Option<&Saved>, stop: &CancellationToken) -> Result<Source, Failure> {
     match &config.topology.file {
         Some(file) => watch_file(file, stop.child_token())
             .map_err(|error| Failure::usage(format_args!("failed to {error}"))),
-        None => Ok(watch_etcd(config.etcd.options().map_err(Failure::usage)?, stop.child_token())),
+        None => Ok(watch_etcd(config.etcd.options().map_err(Failure::usage)?, saved, stop.child_token())),
     }
 }
 

@@ -1,29 +1,44 @@
 //! What the running server holds, and the views of it that operators and probes get. Written by the feed and by reloads, read by
 //! everybody; never waits for a lock.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use jiff::Timestamp;
 use serde::Serialize;
-use tokio::sync::Notify;
-use zonebreak_topology::{Source, Topology};
-use zonebreak_xds::Server;
+use tokio::sync::{Notify, mpsc, oneshot};
+use zonebreak_topology::{Confirmation, HeldId, Source, Topology, gate::Held};
+use zonebreak_xds::{LoadReport, Node, Server};
 
 use super::{
     checks::{Check, Condition, Verdict},
+    history::History,
     ledger,
+    matrix::Matrix,
     module::Module,
+    saved::Disk,
 };
 use crate::{
     config::{Config, Effective},
-    model::{self, Convergence, FilterRow, Fleet, ProblemRow, Proxy, SourceRow, Status},
+    model::{
+        self, ChangeRow, Convergence, DiskRow, FilterRow, Fleet, HeldRow, LoadRow, ProblemRow, Proxy,
+        QuarantineRow, SourceRow, Status,
+    },
     resources::{self, Clash},
     telemetry::metrics::Metrics,
 };
+
+/// Changes on the one screen of status; `/changes` has them all.
+const SHOWN: usize = 20;
+
+/// Rows of the matrix there; `/load` has them all.
+const WORST: usize = 50;
 
 /// Everything that the admin and health ports show.
 #[derive(Debug)]
@@ -34,10 +49,27 @@ pub struct State {
     pub xds: Server,
     /// Counters and gauges.
     pub metrics: Metrics,
+    /// The last changes.
+    pub history: History,
+    matrix: Mutex<Matrix>,
+    quarantine: ArcSwap<Vec<QuarantineRow>>,
     running: ArcSwap<Running>,
     applied: ArcSwapOption<Applied>,
     first: Notify,
     listening: AtomicBool,
+    disk: Option<Arc<Disk>>,
+    words: mpsc::UnboundedSender<Word>,
+}
+
+/// An operator's word to this server alone, for want of an etcd; answered once it has been taken.
+#[derive(Debug)]
+pub struct Word {
+    /// What is confirmed.
+    pub id: HeldId,
+    /// How far.
+    pub confirmation: Confirmation,
+    /// Told once it is in force.
+    pub taken: oneshot::Sender<()>,
 }
 
 /// The configuration in force.
@@ -56,6 +88,10 @@ pub struct Running {
 pub struct Applied {
     /// The topology.
     pub topology: Arc<Topology>,
+    /// What the source says; another one than the topology while something is held.
+    pub said: Arc<Topology>,
+    /// What is held.
+    pub held: Vec<Held>,
     /// Host names that two of its services claim.
     pub clashes: Vec<Clash>,
 }
@@ -91,16 +127,28 @@ pub struct Part {
 
 impl State {
     /// A server that has loaded nothing yet.
-    pub fn new(source: Source, xds: Server, metrics: Metrics, running: Running) -> Arc<Self> {
+    pub fn new(
+        source: Source,
+        xds: Server,
+        metrics: Metrics,
+        running: Running,
+        disk: Option<Arc<Disk>>,
+        words: mpsc::UnboundedSender<Word>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             started_at: running.read_at,
             source,
             xds,
             metrics,
+            history: History::default(),
+            matrix: Mutex::default(),
+            quarantine: ArcSwap::default(),
             running: ArcSwap::from_pointee(running),
             applied: ArcSwapOption::empty(),
             first: Notify::new(),
             listening: AtomicBool::new(false),
+            disk,
+            words,
         })
     }
 
@@ -153,13 +201,9 @@ impl State {
         let applied = self.applied()?;
         // Read before the topology: the source publishes a topology before it says that it has seen its revision.
         let seen = self.source.status.borrow().revision;
-        let latest = self
-            .source
-            .topology
-            .borrow()
-            .as_ref()
-            .is_some_and(|latest| Arc::ptr_eq(latest, &applied.topology));
-        Some(if latest { seen.max(applied.topology.revision) } else { applied.topology.revision })
+        let latest =
+            self.source.topology.borrow().as_ref().is_some_and(|latest| Arc::ptr_eq(latest, &applied.said));
+        Some(if latest { seen.max(applied.said.revision) } else { applied.said.revision })
     }
 
     /// Values that were refused, and host names that two services claim.
@@ -196,7 +240,78 @@ impl State {
             services: model::services(&topology, now),
             proxies: Fleet::of(&self.proxies()),
             problems: self.problems(),
+            held: self.held(),
+            quarantine: self.quarantine().to_vec(),
+            load: self.load(WORST),
+            changes: self.changes(SHOWN),
+            disk: self.disk.as_ref().map(|disk| disk.row()),
         }
+    }
+
+    /// Resources that nobody gets until they change.
+    pub fn quarantine(&self) -> Arc<Vec<QuarantineRow>> {
+        self.quarantine.load_full()
+    }
+
+    /// Notes which those are.
+    pub fn quarantined(&self, rows: Vec<QuarantineRow>) {
+        self.metrics.quarantined.set(i64::try_from(rows.len()).unwrap_or(i64::MAX));
+        self.quarantine.store(Arc::new(rows));
+    }
+
+    /// Takes what a proxy reports of its requests.
+    pub fn report(&self, node: &Node, report: &LoadReport) {
+        let Some(applied) = self.applied() else { return };
+        let zone = node.locality.as_ref().map_or("", |locality| locality.zone.as_str());
+        let counted = self.matrix().add(Instant::now(), &applied.topology, zone, report);
+        for counted in counted {
+            self.metrics.requests(&counted);
+        }
+    }
+
+    /// How requests fare from zone to zone, at most `number` rows, the surest failures first.
+    pub fn load(&self, number: usize) -> Vec<LoadRow> {
+        let mut rows = self.matrix().rows(Instant::now());
+        rows.truncate(number);
+        rows
+    }
+
+    fn matrix(&self) -> MutexGuard<'_, Matrix> {
+        // Nothing in here can panic half-way, so a poisoned lock still guards a whole matrix.
+        self.matrix.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last changes that reached a view, at most `number`, the newest first.
+    pub fn changes(&self, number: usize) -> Vec<ChangeRow> {
+        let mut rows = self.history.rows(&self.xds);
+        rows.truncate(number);
+        rows
+    }
+
+    /// What is held back: the source's loss of its data, and each loss of endpoints.
+    pub fn held(&self) -> Vec<HeldRow> {
+        let status = self.source.status.borrow().clone();
+        let source = status.held.map(|why| HeldRow::of_source(&why, status.revision));
+        let applied = self.applied();
+        let losses = applied.iter().flat_map(|applied| applied.held.iter().map(HeldRow::of));
+        source.into_iter().chain(losses).collect()
+    }
+
+    /// Where the topology comes from: `etcd` or `file`.
+    pub fn source_kind(&self) -> &'static str {
+        if self.running().effective.config.topology.file.is_some() { "file" } else { "etcd" }
+    }
+
+    /// Gives an operator's word to the gate, and waits until it is in force.
+    ///
+    /// # Errors
+    /// When the server is on its way out.
+    pub async fn confirm(&self, id: HeldId, confirmation: Confirmation) -> anyhow::Result<()> {
+        let (taken, done) = oneshot::channel();
+        self.words
+            .send(Word { id, confirmation, taken })
+            .map_err(|_| anyhow::anyhow!("the server is stopping"))?;
+        Ok(done.await?)
     }
 
     fn source_row(&self, config: &Config) -> SourceRow {
@@ -218,6 +333,7 @@ impl State {
             applied_revision: self.applied_revision(),
             error: status.last_error,
             held: status.held,
+            saved_at: status.saved_at,
         }
     }
 
@@ -231,7 +347,9 @@ impl State {
             (_, Some(held)) => Condition::Degraded(held),
             (false, None) => {
                 let error = source.error.unwrap_or_else(|| "no answer yet".to_owned());
-                Condition::Degraded(format!("no answer since {}: failed to {error}", source.since))
+                let from = source.saved_at.map(|at| format!("; served is the state on disk, saved at {at}"));
+                let from = from.unwrap_or_default();
+                Condition::Degraded(format!("no answer since {}: failed to {error}{from}", source.since))
             }
         };
         let loaded = match self.applied() {
@@ -250,19 +368,49 @@ impl State {
         } else {
             Condition::Degraded(format!("{} refused: {}", problems.len(), problems.join("; ")))
         };
+        let held: Vec<String> = self.held().iter().map(|row| format!("{}: {}", row.id, row.reason)).collect();
+        let guard = if held.is_empty() {
+            Condition::Ok
+        } else {
+            let (number, all) = (held.len(), held.join("; "));
+            Condition::Degraded(format!(
+                "{number} held: {all}; `zonebreak topology confirm` lets them through"
+            ))
+        };
+        let withheld: Vec<String> = self
+            .quarantine()
+            .iter()
+            .map(|row| format!("{} {} was refused by {}: {}", row.kind, row.name, row.node, row.message))
+            .collect();
+        let rollout = if withheld.is_empty() {
+            Condition::Ok
+        } else {
+            Condition::Degraded(format!(
+                "{} in quarantine until they change: {}",
+                withheld.len(),
+                withheld.join("; ")
+            ))
+        };
+        let disk = self.disk.as_ref().map(|disk| match disk.row() {
+            DiskRow { file, error: Some(error), .. } => Condition::Degraded(format!("{file}: {error}")),
+            _ => Condition::Ok,
+        });
         let filter = match running.module {
             Some(_) => Condition::Ok,
             None => Condition::Degraded(
                 "no filter.file is configured: proxies get zones and retries, no breaker".to_owned(),
             ),
         };
-        vec![
+        let checks = [
             Check::new(name, answers),
             Check::new("topology", loaded),
             Check::new("xds", listening),
             Check::new("values", values),
+            Check::new("guard", guard),
+            Check::new("rollout", rollout),
             Check::new("filter", filter),
-        ]
+        ];
+        checks.into_iter().chain(disk.map(|disk| Check::new("state", disk))).collect()
     }
 
     /// `GET /health`.

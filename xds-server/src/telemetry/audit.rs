@@ -36,6 +36,16 @@ pub enum Action {
     ValueRefused,
     /// A key that was refused is right, or gone.
     ValueAccepted,
+    /// A change that would take away too much is held back.
+    ChangeHeld,
+    /// A held change was undone, and is over.
+    ChangeUndone,
+    /// A held change was confirmed, and is in force.
+    ChangeConfirmed,
+    /// A proxy of the first waves refused a resource, which nobody gets until it changes.
+    ResourceQuarantined,
+    /// It changed, and is tried anew.
+    ResourceReleased,
     /// The source of the topology does not answer; the last good state is served.
     SourceLost,
     /// The source answers again.
@@ -89,6 +99,11 @@ impl fmt::Display for Action {
             Self::DrainExpired => "drain_expired",
             Self::ValueRefused => "value_refused",
             Self::ValueAccepted => "value_accepted",
+            Self::ChangeHeld => "change_held",
+            Self::ChangeUndone => "change_undone",
+            Self::ChangeConfirmed => "change_confirmed",
+            Self::ResourceQuarantined => "resource_quarantined",
+            Self::ResourceReleased => "resource_released",
             Self::SourceLost => "source_lost",
             Self::SourceRestored => "source_restored",
             Self::ConfigReloaded => "config_reloaded",

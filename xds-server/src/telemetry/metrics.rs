@@ -5,10 +5,16 @@ use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
 };
-use zonebreak_xds::Server;
+use std::sync::{Arc, OnceLock};
+
+use zonebreak_core::names::Zone;
+use zonebreak_xds::{LoadMetrics, Server};
 
 use super::xds::XdsCollector;
-use crate::model::{Fleet, Status, ZoneState};
+use crate::{
+    model::{Fleet, Status, ZoneState},
+    serve::matrix::Counted,
+};
 
 /// All metrics of the server.
 #[derive(Debug, Clone)]
@@ -18,9 +24,21 @@ pub struct Metrics {
     pub changes: IntCounter,
     /// `zonebreak_view_build_seconds`: from a change to its publication.
     pub build: Histogram,
+    /// `zonebreak_bulk_window_seconds`: the pause between two publications of endpoints.
+    pub window: Gauge,
+    /// `zonebreak_topology_changes_merged_total`: changes that were published together with an earlier one.
+    pub merged: IntCounter,
+    /// `zonebreak_quarantined_resources`: resources that nobody gets until they change.
+    pub quarantined: IntGauge,
+    waves: IntCounterVec,
     reloads: IntCounterVec,
     revision: IntGauge,
     problems: IntGauge,
+    held: IntGauge,
+    requests: IntCounterVec,
+    reporting: IntGauge,
+    reports: Arc<OnceLock<Arc<LoadMetrics>>>,
+    saved_at: Gauge,
     proxies: IntGaugeVec,
     shift: GaugeVec,
     endpoints: IntGaugeVec,
@@ -61,6 +79,25 @@ impl Metrics {
                 )
                 .buckets(prometheus::exponential_buckets(0.000_1, 4.0, 9)?),
             )?,
+            window: Gauge::new(
+                "zonebreak_bulk_window_seconds",
+                "Pause between two publications of endpoints that come and go, as the load has it.",
+            )?,
+            merged: IntCounter::new(
+                "zonebreak_topology_changes_merged_total",
+                "Changes that were published together with an earlier one.",
+            )?,
+            quarantined: IntGauge::new(
+                "zonebreak_quarantined_resources",
+                "Resources that a proxy refused and nobody gets until they change.",
+            )?,
+            waves: IntCounterVec::new(
+                Opts::new(
+                    "zonebreak_waves_total",
+                    "Changes that went to a few proxies first, by outcome (passed, late, halted, overtaken).",
+                ),
+                &["outcome"],
+            )?,
             reloads: IntCounterVec::new(
                 Opts::new(
                     "zonebreak_config_reloads_total",
@@ -73,6 +110,23 @@ impl Metrics {
                 "Revision that the published views were built from.",
             )?,
             problems: IntGauge::new("zonebreak_topology_problems", "Values that are refused at the moment.")?,
+            requests: IntCounterVec::new(
+                Opts::new(
+                    "zonebreak_zone_requests_total",
+                    "Requests that proxies reported (LRS), by zone of the proxy, zone of the endpoint and outcome (ok, error).",
+                ),
+                &["client_zone", "target_zone", "outcome"],
+            )?,
+            reporting: IntGauge::new("zonebreak_load_report_streams", "Proxies that report their load.")?,
+            reports: Arc::default(),
+            held: IntGauge::new(
+                "zonebreak_topology_held",
+                "Changes that are held back because they would take away too much.",
+            )?,
+            saved_at: Gauge::new(
+                "zonebreak_state_saved_timestamp_seconds",
+                "When the last good state on disk was written, in seconds since 1970; 0 while there is none.",
+            )?,
             proxies: IntGaugeVec::new(
                 Opts::new(
                     "zonebreak_proxies",
@@ -108,6 +162,9 @@ impl Metrics {
             )?,
             registry,
         };
+        for outcome in ["passed", "late", "halted", "overtaken"] {
+            metrics.waves.with_label_values(&[outcome]).inc_by(0);
+        }
         for outcome in ["taken", "refused"] {
             metrics.reloads.with_label_values(&[outcome]).inc_by(0);
         }
@@ -117,6 +174,14 @@ impl Metrics {
         registry.register(Box::new(metrics.reloads.clone()))?;
         registry.register(Box::new(metrics.revision.clone()))?;
         registry.register(Box::new(metrics.problems.clone()))?;
+        registry.register(Box::new(metrics.window.clone()))?;
+        registry.register(Box::new(metrics.merged.clone()))?;
+        registry.register(Box::new(metrics.quarantined.clone()))?;
+        registry.register(Box::new(metrics.waves.clone()))?;
+        registry.register(Box::new(metrics.held.clone()))?;
+        registry.register(Box::new(metrics.requests.clone()))?;
+        registry.register(Box::new(metrics.reporting.clone()))?;
+        registry.register(Box::new(metrics.saved_at.clone()))?;
         registry.register(Box::new(metrics.proxies.clone()))?;
         registry.register(Box::new(metrics.shift.clone()))?;
         registry.register(Box::new(metrics.endpoints.clone()))?;
@@ -132,6 +197,24 @@ impl Metrics {
         self.reloads.with_label_values(&[if taken { "taken" } else { "refused" }]).inc();
     }
 
+    /// Counts a change that went in waves.
+    pub fn wave(&self, outcome: &str) {
+        self.waves.with_label_values(&[outcome]).inc();
+    }
+
+    /// Counts what a proxy reported.
+    pub fn requests(&self, counted: &Counted) {
+        let client = counted.client.as_ref().map_or("", Zone::as_str);
+        let of = |outcome| self.requests.with_label_values(&[client, counted.target.as_str(), outcome]);
+        of("ok").inc_by(counted.successes);
+        of("error").inc_by(counted.errors);
+    }
+
+    /// Shows how many proxies report their load; the first call counts.
+    pub fn count_reports(&self, reports: Arc<LoadMetrics>) {
+        _ = self.reports.set(reports);
+    }
+
     /// Everything in the Prometheus text format, with the gauges set from `status`.
     ///
     /// # Errors
@@ -144,6 +227,11 @@ impl Metrics {
     fn observe(&self, status: &Status) {
         self.revision.set(status.source.applied_revision.unwrap_or(0));
         self.problems.set(count(status.problems.len()));
+        self.reporting
+            .set(self.reports.get().map_or(0, |reports| i64::try_from(reports.open()).unwrap_or(i64::MAX)));
+        self.held.set(count(status.held.len()));
+        let saved_at = status.disk.as_ref().and_then(|disk| disk.saved_at);
+        self.saved_at.set(saved_at.map_or(0.0, seconds));
         let Fleet { synced, stale, nacked, .. } = status.proxies;
         for (state, number) in [("synced", synced), ("stale", stale), ("nacked", nacked)] {
             self.proxies.with_label_values(&[state]).set(count(number));
@@ -166,9 +254,13 @@ impl Metrics {
         if let Some(connected) = &self.etcd_connected {
             connected.set(i64::from(status.source.connected));
         }
-        // Milliseconds since 1970 are exact in a double for 285,000 years.
-        self.reloaded_at.set(status.config_reload_ts.as_millisecond() as f64 / 1000.0);
+        self.reloaded_at.set(seconds(status.config_reload_ts));
     }
+}
+
+/// Milliseconds since 1970 are exact in a double for 285,000 years.
+fn seconds(at: jiff::Timestamp) -> f64 {
+    at.as_millisecond() as f64 / 1000.0
 }
 
 fn count(number: usize) -> i64 {

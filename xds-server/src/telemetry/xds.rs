@@ -46,6 +46,10 @@ const TOTALS: [(&str, &str, ReadTotal); 3] = [
 
 const STREAMS: (&str, &str) =
     ("zonebreak_xds_streams", "Open streams, by type (ads, or the one type) and protocol.");
+const SYNCS: (&str, &str) = (
+    "zonebreak_xds_initial_syncs",
+    "Streams that get everything for the first time, by state (active, waiting).",
+);
 const ACK: (&str, &str) = ("zonebreak_xds_ack_seconds", "From sending a response to its acknowledgement.");
 
 // === impl XdsCollector ===
@@ -60,7 +64,8 @@ impl XdsCollector {
         let desc = |(name, help): (&str, &str), of: &[&str]| {
             Desc::new(name.to_owned(), help.to_owned(), labels(of), std::collections::HashMap::new())
         };
-        let mut descs = vec![desc(STREAMS, &["type", "protocol"])?, desc(ACK, &[])?];
+        let mut descs =
+            vec![desc(STREAMS, &["type", "protocol"])?, desc(ACK, &[])?, desc(SYNCS, &["state"])?];
         for (name, help, _) in BY_TYPE {
             descs.push(desc((name, help), &["type"])?);
         }
@@ -78,14 +83,18 @@ impl Collector for XdsCollector {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let metrics = self.server.metrics();
-        let streams = metrics.streams().into_iter().map(|count| {
-            let mut gauge = Gauge::default();
-            gauge.set_value(count.open as f64);
-            let mut metric = labelled(&[("protocol", count.protocol.as_str()), ("type", count.scope)]);
-            metric.set_gauge(gauge);
-            metric
-        });
-        let mut families = vec![family(STREAMS, MetricType::GAUGE, streams.collect()), ack_latency(metrics)];
+        let streams = metrics
+            .streams()
+            .into_iter()
+            .map(|count| gauge(&[("protocol", count.protocol.as_str()), ("type", count.scope)], count.open));
+        let (active, waiting) = self.server.initial_syncs();
+        let syncs = [("active", active), ("waiting", waiting)]
+            .map(|(state, number)| gauge(&[("state", state)], number));
+        let mut families = vec![
+            family(STREAMS, MetricType::GAUGE, streams.collect()),
+            ack_latency(metrics),
+            family(SYNCS, MetricType::GAUGE, syncs.to_vec()),
+        ];
         let types = metrics.types();
         for (name, help, read) in BY_TYPE {
             let metrics = types.iter().map(|of_type| counter(&[("type", of_type.kind)], read(of_type)));
@@ -115,6 +124,15 @@ fn ack_latency(metrics: &Metrics) -> MetricFamily {
     let mut metric = labelled(&[]);
     metric.set_histogram(histogram);
     family(ACK, MetricType::HISTOGRAM, vec![metric])
+}
+
+fn gauge(labels: &[(&str, &str)], value: u64) -> Metric {
+    let mut gauge = Gauge::default();
+    // Exact up to 2^53.
+    gauge.set_value(value as f64);
+    let mut metric = labelled(labels);
+    metric.set_gauge(gauge);
+    metric
 }
 
 fn counter(labels: &[(&str, &str)], value: u64) -> Metric {

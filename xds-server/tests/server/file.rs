@@ -1,7 +1,7 @@
 //! `serve --topology FILE`: the embedded default, without etcd.
 
 use serde_json::json;
-use zonebreak_drill::lab::Lab;
+use zonebreak_drill::lab::{Lab, until};
 
 use super::{LIMIT, admin_says, health, on_file, proxy::Proxy, told};
 
@@ -222,9 +222,18 @@ async fn grpc_clients_find_health_and_the_services() {
         .await
         .unwrap();
     for service in ["", "envoy.service.discovery.v3.AggregatedDiscoveryService"] {
-        let request = HealthCheckRequest { service: service.to_owned() };
-        let answer = HealthClient::new(channel.clone()).check(request).await.unwrap().into_inner();
-        assert_eq!(answer.status(), ServingStatus::Serving, "{service:?}");
+        // Said by a task of its own, so a moment after the health port says it.
+        until("gRPC health", super::LIMIT, async || {
+            let request = HealthCheckRequest { service: service.to_owned() };
+            let answer = HealthClient::new(channel.clone()).check(request).await.unwrap().into_inner();
+            if answer.status() == ServingStatus::Serving {
+                Ok(())
+            } else {
+                Err(format!("{service:?}: {answer:?}"))
+            }
+        })
+        .await
+        .unwrap();
     }
     let list = ServerReflectionRequest {
         host: String::new(),

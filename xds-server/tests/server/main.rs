@@ -2,8 +2,11 @@
 
 mod etcd;
 mod file;
+mod guard;
+mod ledger;
 mod proxy;
 mod reload;
+mod waves;
 
 use std::{process::Output, time::Duration};
 

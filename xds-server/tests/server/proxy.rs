@@ -36,6 +36,8 @@ pub struct Proxy {
     pub endpoints: BTreeMap<String, ClusterLoadAssignment>,
     /// Refuse what comes, with these words.
     pub refuse: Option<String>,
+    /// Refuse clusters that these words name, with these words.
+    pub refuse_clusters: Option<String>,
 }
 
 // === impl Proxy ===
@@ -62,7 +64,14 @@ impl Proxy {
         let responses =
             AggregatedDiscoveryServiceClient::new(channel).delta_aggregated_resources(stream).await;
         let (clusters, endpoints) = (BTreeSet::new(), BTreeMap::new());
-        Self { requests, responses: responses.unwrap().into_inner(), clusters, endpoints, refuse: None }
+        Self {
+            requests,
+            responses: responses.unwrap().into_inner(),
+            clusters,
+            endpoints,
+            refuse: None,
+            refuse_clusters: None,
+        }
     }
 
     /// Takes responses until `enough` of what it holds; fails with what it holds when the stream ends or time is up.
@@ -108,7 +117,9 @@ impl Proxy {
             response_nonce: response.nonce.clone(),
             ..DeltaDiscoveryRequest::default()
         };
-        if let Some(message) = &self.refuse {
+        let named = |message: &&String| response.resources.iter().any(|it| message.contains(&it.name));
+        let clusters = self.refuse_clusters.as_ref().filter(|_| response.type_url == CLUSTER).filter(named);
+        if let Some(message) = self.refuse.as_ref().or(clusters) {
             answer.error_detail = Some(Status { code: 3, message: message.clone(), ..Status::default() });
             let _gone = self.requests.send(answer);
             return;

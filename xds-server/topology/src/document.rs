@@ -7,6 +7,7 @@
 //! shifts:    { az-b: { ... }, az-b/order-svc: { ... } }
 //! health:    { order-svc: { "10.0.0.1:8080": { ... } } }
 //! forced:    { order-svc: { "10.0.0.1:8080": { ... } } }
+//! confirmed: { endpoints/order-svc: { ... }, source: { ... } }
 //! ```
 //!
 //! # One bad entry does not spoil the rest
@@ -274,7 +275,7 @@ impl<'de> Visitor<'de> for Entries<'_> {
             }
             let segments: Vec<&str> = match (&self.service, self.kind) {
                 (Some(service), _) => vec![service, &name.value],
-                (None, Kind::Shifts) => name.value.split('/').collect(),
+                (None, Kind::Shifts | Kind::Confirmed) => name.value.split('/').collect(),
                 (None, _) => vec![&name.value],
             };
             let path: Vec<String> = std::iter::once(self.kind.name().to_owned())

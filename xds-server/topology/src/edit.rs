@@ -117,7 +117,7 @@ pub async fn get(etcd: &EtcdOptions, endpoints: bool) -> Result<String, EditErro
         let wanted = match key.kind() {
             Kind::Zones | Kind::Services | Kind::Shifts => true,
             Kind::Endpoints => endpoints,
-            Kind::Health | Kind::Forced => false,
+            Kind::Health | Kind::Forced | Kind::Confirmed => false,
         };
         if !wanted {
             continue;

@@ -9,7 +9,7 @@ use crate::{
     foreign,
     key::{Key, Kind},
     locate,
-    model::{Endpoint, Forced, Health, InvalidValue, Problem, Shift, ZoneSpec},
+    model::{Confirmation, Endpoint, Forced, Health, InvalidValue, Problem, Shift, ZoneSpec},
 };
 
 /// A value, by kind of its key.
@@ -27,6 +27,8 @@ pub enum Entry {
     Health(Health),
     /// Of `forced/`.
     Forced(Forced),
+    /// Of `confirmed/`.
+    Confirmed(Confirmation),
 }
 
 // === impl Entry ===
@@ -66,6 +68,7 @@ impl Entry {
             Kind::Shifts => Self::Shift(Shift::deserialize(deserializer)?),
             Kind::Health => Self::Health(Health::deserialize(deserializer)?),
             Kind::Forced => Self::Forced(Forced::deserialize(deserializer)?),
+            Kind::Confirmed => Self::Confirmed(Confirmation::deserialize(deserializer)?),
         })
     }
 
@@ -80,6 +83,7 @@ impl Entry {
             Self::Shift(shift) => shift.validate(),
             Self::Health(_) => Ok(()),
             Self::Forced(forced) => forced.validate(),
+            Self::Confirmed(confirmation) => confirmation.validate(),
         }
     }
 
@@ -92,6 +96,7 @@ impl Entry {
             Self::Shift(shift) => serde_json::to_value(shift),
             Self::Health(health) => serde_json::to_value(health),
             Self::Forced(forced) => serde_json::to_value(forced),
+            Self::Confirmed(confirmation) => serde_json::to_value(confirmation),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use zonebreak_core::names::{ServiceName, Zone};
 
-use crate::model::{InstanceId, ShiftTarget};
+use crate::model::{HeldId, InstanceId, ShiftTarget};
 
 /// Top-level names that other parts of Zonebreak keep under the same prefix; they are none of the topology's business.
 const NEIGHBOURS: [&str; 2] = ["replication", "changes"];
@@ -25,6 +25,8 @@ pub enum Kind {
     Health,
     /// `forced/<service>/<instance>`
     Forced,
+    /// `confirmed/endpoints/<service>` or `confirmed/source`
+    Confirmed,
 }
 
 /// One key.
@@ -42,13 +44,17 @@ pub enum Key {
     Health(ServiceName, InstanceId),
     /// What operators say about an instance.
     Forced(ServiceName, InstanceId),
+    /// What operators say about a change that is held back.
+    Confirmed(HeldId),
 }
 
 /// Why a key was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidKey {
     /// It opens with no name of the schema.
-    #[error("{0:?} is no kind of key; known are zones, services, endpoints, shifts, health and forced")]
+    #[error(
+        "{0:?} is no kind of key; known are zones, services, endpoints, shifts, health, forced and confirmed"
+    )]
     Kind(String),
     /// Too few or too many segments.
     #[error("a key of this kind is written {shape}")]
@@ -65,8 +71,15 @@ pub enum InvalidKey {
 
 impl Kind {
     /// Every kind, in the order in which a file is best read.
-    pub const ALL: [Self; 6] =
-        [Self::Zones, Self::Services, Self::Endpoints, Self::Shifts, Self::Health, Self::Forced];
+    pub const ALL: [Self; 7] = [
+        Self::Zones,
+        Self::Services,
+        Self::Endpoints,
+        Self::Shifts,
+        Self::Health,
+        Self::Forced,
+        Self::Confirmed,
+    ];
 
     /// The name that opens its keys.
     pub const fn name(self) -> &'static str {
@@ -77,6 +90,7 @@ impl Kind {
             Self::Shifts => "shifts",
             Self::Health => "health",
             Self::Forced => "forced",
+            Self::Confirmed => "confirmed",
         }
     }
 
@@ -89,6 +103,7 @@ impl Kind {
             Self::Shifts => "shifts/<zone> or shifts/<zone>/<service>",
             Self::Health => "health/<service>/<instance>",
             Self::Forced => "forced/<service>/<instance>",
+            Self::Confirmed => "confirmed/endpoints/<service> or confirmed/source",
         }
     }
 
@@ -125,6 +140,8 @@ impl Key {
             (Kind::Shifts, [z, s]) => Self::Shift(ShiftTarget { zone: zone(z)?, service: Some(service(s)?) }),
             (Kind::Health, [s, i]) => Self::Health(service(s)?, instance(i)?),
             (Kind::Forced, [s, i]) => Self::Forced(service(s)?, instance(i)?),
+            (Kind::Confirmed, ["source"]) => Self::Confirmed(HeldId::Source),
+            (Kind::Confirmed, ["endpoints", s]) => Self::Confirmed(HeldId::Endpoints(service(s)?)),
             _ => return Err(InvalidKey::Shape { shape: kind.shape() }),
         })
     }
@@ -138,6 +155,7 @@ impl Key {
             Self::Shift(_) => Kind::Shifts,
             Self::Health(..) => Kind::Health,
             Self::Forced(..) => Kind::Forced,
+            Self::Confirmed(_) => Kind::Confirmed,
         }
     }
 
@@ -152,6 +170,7 @@ impl Key {
             }
             Self::Shift(ShiftTarget { zone, service: None }) => path.push(zone.to_string()),
             Self::Shift(ShiftTarget { zone, service: Some(s) }) => path.push(format!("{zone}/{s}")),
+            Self::Confirmed(held) => path.push(held.to_string()),
         }
         path
     }
@@ -177,6 +196,8 @@ mod tests {
             "shifts/az-b/order-svc",
             "health/order-svc/a",
             "forced/order-svc/a",
+            "confirmed/endpoints/order-svc",
+            "confirmed/source",
         ] {
             assert_eq!(Key::parse(text).unwrap().unwrap().to_string(), text);
         }
@@ -193,6 +214,7 @@ mod tests {
             ("endpoints/a/b/c", "endpoints/<service>/<instance>"),
             ("zones/a/b", "zones/<zone>"),
             ("zones", "zones/<zone>"),
+            ("confirmed/order-svc", "confirmed/endpoints/<service>"),
             ("services/a b", "a service name holds"),
         ] {
             let error = Key::parse(bad).unwrap_err().to_string();

@@ -12,22 +12,26 @@
 //! named in [`Topology::problems`], and the last good value of its key stays in force.
 
 pub mod backoff;
+pub mod confirm;
 pub mod document;
 pub mod edit;
 pub mod entry;
 pub mod etcd;
 mod foreign;
+pub mod gate;
 pub mod key;
 mod locate;
 pub mod model;
 pub mod register;
 pub mod registry;
+pub mod saved;
 pub mod shift;
 pub mod source;
 pub mod view;
 
 pub use etcd::{EtcdError, EtcdOptions};
 pub use model::{
-    Endpoint, Forced, Health, HealthState, InstanceId, Problem, Shift, ShiftTarget, Topology, ZoneSpec,
+    Confirmation, Endpoint, Forced, Health, HealthState, HeldId, InstanceId, Problem, Shift, ShiftTarget,
+    Topology, ZoneSpec,
 };
 pub use source::{FileError, Source, SourceStatus, watch_etcd, watch_file};

@@ -96,6 +96,17 @@ impl From<Listed> for Event {
 // === impl Registry ===
 
 impl Registry {
+    /// The registry that has come to this topology.
+    pub fn of(topology: Arc<Topology>) -> Self {
+        Self { topology }
+    }
+
+    /// Every key with a value in force, and the value.
+    pub fn entries(&self) -> impl Iterator<Item = (Key, Entry)> {
+        let keys = self.keys().into_iter().filter_map(|key| Key::parse(&key).ok().flatten());
+        keys.filter_map(|key| self.get(&key).map(|entry| (key, entry)))
+    }
+
     /// What the keys say now. Shared: a change makes a new one and leaves this as it is.
     pub fn topology(&self) -> Arc<Topology> {
         Arc::clone(&self.topology)
@@ -163,7 +174,9 @@ impl Registry {
         let shifts = t.shifts.keys().cloned().map(Key::Shift);
         let health = t.health.keys().cloned().map(|(s, i)| Key::Health(s, i));
         let forced = t.forced.keys().cloned().map(|(s, i)| Key::Forced(s, i));
-        let valued = zones.chain(services).chain(endpoints).chain(shifts).chain(health).chain(forced);
+        let confirmed = t.confirmed.keys().cloned().map(Key::Confirmed);
+        let valued =
+            zones.chain(services).chain(endpoints).chain(shifts).chain(health).chain(forced).chain(confirmed);
         let bad = t.problems.values().filter(|p| !is_derived(p)).map(|p| p.key.clone());
         valued.map(|key| key.to_string()).chain(bad).collect()
     }
@@ -233,6 +246,7 @@ impl Registry {
             Key::Forced(service, id) => {
                 t.forced.get(&(service.clone(), id.clone())).cloned().map(Entry::Forced)
             }
+            Key::Confirmed(held) => t.confirmed.get(held).cloned().map(Entry::Confirmed),
         }
     }
 
@@ -274,6 +288,10 @@ impl Registry {
             (Key::Forced(service, id), entry) => {
                 let value = if let Some(Entry::Forced(value)) = entry { Some(value) } else { None };
                 put_or_remove(Arc::make_mut(&mut t.forced), (service, id), value);
+            }
+            (Key::Confirmed(held), entry) => {
+                let value = if let Some(Entry::Confirmed(value)) = entry { Some(value) } else { None };
+                put_or_remove(Arc::make_mut(&mut t.confirmed), held, value);
             }
         }
         true

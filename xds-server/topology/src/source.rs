@@ -37,6 +37,10 @@ pub struct SourceStatus {
     pub since: Timestamp,
     /// Why the topology published is not what the source says now: an etcd that came back without its data.
     pub held: Option<String>,
+    /// The etcd cluster; 0 while it is not known, and with a file.
+    pub cluster: u64,
+    /// When the topology published was true, while it is one from disk that the source has not yet confirmed or replaced.
+    pub saved_at: Option<Timestamp>,
 }
 
 /// The sending end of a [`Source`].
@@ -45,11 +49,28 @@ struct Publisher {
     status: watch::Sender<SourceStatus>,
 }
 
+// === impl SourceStatus ===
+
+impl SourceStatus {
+    /// Of a source that nothing was heard of since `since`.
+    pub const fn unconnected(since: Timestamp) -> Self {
+        Self {
+            connected: false,
+            revision: 0,
+            last_error: None,
+            since,
+            held: None,
+            cluster: 0,
+            saved_at: None,
+        }
+    }
+}
+
 // === impl Publisher ===
 
 impl Publisher {
     fn new(now: Timestamp) -> (Self, Source) {
-        let status = SourceStatus { connected: false, revision: 0, last_error: None, since: now, held: None };
+        let status = SourceStatus::unconnected(now);
         let (topology, topologies) = watch::channel(None);
         let (status, statuses) = watch::channel(status);
         (Self { topology, status }, Source { topology: topologies, status: statuses })

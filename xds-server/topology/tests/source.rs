@@ -13,7 +13,7 @@ use zonebreak_topology::{EtcdError, EtcdOptions, watch_etcd};
 async fn puts_and_deletes_are_seen() {
     let etcd = Etcd::start().await;
     etcd.put("services/order-svc", r#"{"mode": "eventual"}"#).await;
-    let mut source = watch_etcd(etcd.options(), CancellationToken::new());
+    let mut source = watch_etcd(etcd.options(), None, CancellationToken::new());
     topology(&mut source, "the listing", |t| t.services.contains_key("order-svc")).await;
     status(&mut source, "the watch", |s| s.connected).await;
 
@@ -38,7 +38,7 @@ async fn puts_and_deletes_are_seen() {
 async fn a_transaction_is_seen_whole_or_not_at_all() {
     let etcd = Etcd::start().await;
     let options = etcd.options();
-    let mut source = watch_etcd(options.clone(), CancellationToken::new());
+    let mut source = watch_etcd(options.clone(), None, CancellationToken::new());
     status(&mut source, "the watch", |s| s.connected).await;
     let mut halves = source.topology.clone();
     let half = tokio::spawn(async move {
@@ -64,7 +64,7 @@ async fn a_transaction_is_seen_whole_or_not_at_all() {
 async fn the_last_good_state_survives_an_etcd_restart() {
     let mut etcd = Etcd::start().await;
     etcd.put("services/s", "{}").await;
-    let mut source = watch_etcd(etcd.options(), CancellationToken::new());
+    let mut source = watch_etcd(etcd.options(), None, CancellationToken::new());
     status(&mut source, "the watch", |s| s.connected).await;
     let before = topology(&mut source, "the listing", |t| t.services.len() == 1).await;
 
@@ -88,7 +88,7 @@ async fn an_etcd_that_lost_its_data_empties_nothing() {
     for n in 0..5 {
         etcd.put(&format!("services/s{n}"), "{}").await;
     }
-    let mut source = watch_etcd(etcd.options(), CancellationToken::new());
+    let mut source = watch_etcd(etcd.options(), None, CancellationToken::new());
     topology(&mut source, "the listing", |t| t.services.len() == 5).await;
     status(&mut source, "the watch", |s| s.connected).await;
 
@@ -114,7 +114,7 @@ async fn what_happened_before_a_compaction_while_disconnected_is_seen() {
     let link = Link::to(&etcd).await;
     etcd.put("services/stays", "{}").await;
     etcd.put("services/goes", "{}").await;
-    let mut source = watch_etcd(link.options(), CancellationToken::new());
+    let mut source = watch_etcd(link.options(), None, CancellationToken::new());
     topology(&mut source, "the listing", |t| t.services.len() == 2).await;
     status(&mut source, "the watch", |s| s.connected).await;
 
@@ -133,7 +133,7 @@ async fn what_happened_before_a_compaction_while_disconnected_is_seen() {
 async fn a_bad_value_keeps_the_last_good_one_and_is_named() {
     let etcd = Etcd::start().await;
     etcd.put("services/s", r#"{"mode": "eventual"}"#).await;
-    let mut source = watch_etcd(etcd.options(), CancellationToken::new());
+    let mut source = watch_etcd(etcd.options(), None, CancellationToken::new());
     let good = topology(&mut source, "the listing", |t| t.services.len() == 1).await;
 
     let revision = etcd.put("services/s", "{\"mode\":\n \"fast\"}").await;
@@ -154,7 +154,7 @@ async fn an_endpoint_goes_when_its_lease_ends() {
     let lease = client.lease_grant(2, None).await.unwrap().id();
     let key = etcd.options().key("endpoints/s/a");
     client.put(key, endpoint("az-a"), Some(PutOptions::new().with_lease(lease))).await.unwrap();
-    let mut source = watch_etcd(etcd.options(), CancellationToken::new());
+    let mut source = watch_etcd(etcd.options(), None, CancellationToken::new());
     topology(&mut source, "the endpoint", |t| t.endpoints.contains_key("s")).await;
     topology(&mut source, "its end", |t| t.endpoints.is_empty()).await;
 }
@@ -168,7 +168,7 @@ async fn a_listing_of_many_pages_is_read_whole() {
         let put = |n| TxnOp::put(options.key(&format!("endpoints/s{batch}/{n}")), endpoint("az-a"), None);
         client.txn(Txn::new().and_then((0..100).map(put).collect::<Vec<_>>())).await.unwrap();
     }
-    let mut source = watch_etcd(options, CancellationToken::new());
+    let mut source = watch_etcd(options, None, CancellationToken::new());
     let seen = topology(&mut source, "the listing", |_| true).await;
     let count: usize = seen.endpoints.values().map(|map| map.len()).sum();
     assert_eq!(count, 2500, "in the very first topology");
@@ -182,7 +182,7 @@ async fn listings_longer_than_a_grpc_message_are_read() {
     for n in 0..5 {
         etcd.put(&format!("zones/az-{n}"), &format!(r#"{{"region": "{region}"}}"#)).await;
     }
-    let mut source = watch_etcd(etcd.options(), CancellationToken::new());
+    let mut source = watch_etcd(etcd.options(), None, CancellationToken::new());
     topology(&mut source, "all of it", |t| t.zones.len() == 5).await;
 }
 
@@ -192,7 +192,7 @@ async fn a_member_that_is_down_is_passed_over() {
     etcd.put("services/s", "{}").await;
     // Nothing listens on port 1.
     let options = EtcdOptions { endpoints: vec!["127.0.0.1:1".to_owned(), etcd.url()], ..etcd.options() };
-    let mut source = watch_etcd(options.clone(), CancellationToken::new());
+    let mut source = watch_etcd(options.clone(), None, CancellationToken::new());
     topology(&mut source, "the listing", |t| t.services.len() == 1).await;
     options.topology().await.unwrap();
     let none = EtcdOptions { endpoints: vec!["127.0.0.1:1".to_owned()], ..options };
@@ -215,7 +215,7 @@ async fn a_wrong_password_says_so() {
     let denied = login("wrong").topology().await.unwrap_err();
     assert!(matches!(denied, EtcdError::Denied(_)), "{denied:?}");
     assert!(matches!(etcd.options().topology().await.unwrap_err(), EtcdError::Denied(_)), "no user at all");
-    let mut source = watch_etcd(login("secret"), CancellationToken::new());
+    let mut source = watch_etcd(login("secret"), None, CancellationToken::new());
     status(&mut source, "the watch", |s| s.connected).await;
 }
 
@@ -223,7 +223,7 @@ async fn a_wrong_password_says_so() {
 async fn a_cancelled_source_ends() {
     let etcd = Etcd::start().await;
     let cancel = CancellationToken::new();
-    let mut source = watch_etcd(etcd.options(), cancel.clone());
+    let mut source = watch_etcd(etcd.options(), None, cancel.clone());
     topology(&mut source, "the listing", |_| true).await;
     cancel.cancel();
     let ended = async { while source.topology.changed().await.is_ok() {} };

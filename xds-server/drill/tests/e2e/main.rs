@@ -10,6 +10,7 @@ mod control_plane;
 mod drain;
 mod explain;
 mod failure;
+mod feedback;
 mod nack;
 mod policy;
 mod proxies;

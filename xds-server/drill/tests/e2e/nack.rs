@@ -5,10 +5,10 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use zonebreak_drill::{
     lab::until,
-    world::{SOON, World, WorldOptions},
+    world::{Protocol, SOON, World, WorldOptions},
 };
 
-use crate::support::{cli, etcd, no_failure, ran, steady, turn, words};
+use crate::support::{cli, etcd, in_sync, no_failure, ran, steady, turn, words};
 
 const RATE: f64 = 200.0;
 
@@ -128,4 +128,46 @@ async fn more_services_than_the_filter_has_room_for_cost_no_other_its_breaker() 
     .await
     .unwrap();
     no_failure(&load, began, "more services than there is room for");
+}
+
+/// Two proxies, and a module that neither could load: the first that gets it refuses it, the other is never given it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_first_proxy_refuses_the_second_never_sees() {
+    let _turn = turn().await;
+    let config = "filter: { deliver: bytes }\n";
+    let world =
+        World::start(WorldOptions { config: Some(config.to_owned()), ..Default::default() }).await.unwrap();
+    let second = world.another_envoy("second", "az-b", Protocol::Delta).await.unwrap();
+    in_sync(&world.plane, 2).await;
+    let missing = world.lab.path().join("nobody-put-it-here.wasm");
+    world.plane.write_config(&format!("filter: {{ deliver: path, path: {} }}\n", missing.display())).unwrap();
+
+    let quarantine = async || -> Value { world.plane.admin().json("/quarantine").await.unwrap() };
+    let withheld = until("the module in quarantine", SOON, async || match quarantine().await {
+        rows if rows[0]["type"] == "ECDS" => Ok(rows),
+        other => Err(other.to_string()),
+    })
+    .await
+    .unwrap();
+    assert_eq!(withheld[0]["node"], "envoy-az-a", "{withheld}");
+    assert!(withheld[0]["message"].as_str().unwrap().contains("nobody-put-it-here.wasm"), "{withheld}");
+    // Everybody has the last good one, which is what they should have.
+    in_sync(&world.plane, 2).await;
+    let refused = "extension_config_discovery.*(config_fail|update_rejected)$";
+    let refused = second.stats(refused).await.unwrap();
+    assert!(!refused.is_empty() && refused.values().all(|count| *count == 0), "{refused:?}");
+    let told = cli(&world.plane, &["proxies"]).await;
+    assert!(told.out.contains("QUARANTINE") && told.out.contains("nobody-put-it-here.wasm"), "{told:?}");
+
+    // Mended, it is tried anew, and drains, which travel with it, arrive again.
+    world.plane.write_config(config).unwrap();
+    until("nothing in quarantine", SOON, async || match quarantine().await {
+        rows if rows == json!([]) => Ok(()),
+        other => Err(other.to_string()),
+    })
+    .await
+    .unwrap();
+    in_sync(&world.plane, 2).await;
+    cli(&world.plane, &["zone", "drain", "az-c", "--for", "5m", "--reason", "e2e"]).await;
+    world.until_zone("az-c", SOON, |zone| zone.state == 4).await.unwrap();
 }

@@ -16,3 +16,4 @@ mod watch;
 pub use event::{Effect, Event, Nack, Request, Response};
 pub use machine::{Session, SessionOptions};
 pub use status::{NackStatus, TypeStatus};
+pub(crate) use status::{ResourceState, ResourceStatus};

@@ -2,10 +2,12 @@
 //!
 //! It only reads.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::event::Nack;
 use super::machine::Session;
+use super::watch::Watch;
 use crate::snapshot::Snapshot;
 use crate::types::{TypeUrl, Version};
 
@@ -45,6 +47,29 @@ pub struct NackStatus {
     pub resources: Vec<String>,
 }
 
+/// One resource on one stream.
+#[derive(Clone, Debug)]
+pub(crate) struct ResourceStatus {
+    pub type_url: TypeUrl,
+    pub name: Arc<str>,
+    /// The version that the client has.
+    pub version: Option<Version>,
+    pub state: ResourceState,
+}
+
+/// How a resource stands against what the view holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ResourceState {
+    /// The client acknowledged it.
+    Synced,
+    /// The client has another version, or is being sent this one.
+    Stale,
+    /// The client has nothing of it.
+    NotSent,
+    /// The client refused it, and said this.
+    Refused(Arc<str>),
+}
+
 // === impl Session ===
 
 impl Session {
@@ -67,6 +92,25 @@ impl Session {
     /// Whether every type the client watches has acknowledged all that the view holds.
     pub fn converged(&self, view: &Snapshot) -> bool {
         self.watches().all(|watch| watch.converged(view.set(watch.type_url())))
+    }
+
+    /// How each resource stands that the view holds and the client subscribes to.
+    pub(crate) fn resources(&self, view: &Snapshot) -> Vec<ResourceStatus> {
+        let of_watch = |watch: &Watch| {
+            let type_url = watch.type_url();
+            let covered = view.set(type_url).iter().filter(|resource| watch.covers(resource.name()));
+            let status = covered.map(|resource| {
+                let (version, state) = watch.standing(resource);
+                ResourceStatus { type_url: type_url.clone(), name: resource.name().clone(), version, state }
+            });
+            status.collect::<Vec<_>>()
+        };
+        self.watches().flat_map(of_watch).collect()
+    }
+
+    /// Every refusal that still stands, by type.
+    pub(crate) fn refusals(&self) -> impl Iterator<Item = (&TypeUrl, &Nack)> {
+        self.watches().filter_map(|watch| Some((watch.type_url(), watch.nack()?)))
     }
 
     /// Whether some refusal still stands.

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use envoy_types::pb::envoy::config::core::v3::Node;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use zonebreak_xds::{ChangeId, Hub, Resource, Server, ServerOptions, Snapshot, TransportOptions, ViewKey};
+use zonebreak_xds::{
+    ChangeId, ClientStatus, Hub, Resource, Server, ServerOptions, Snapshot, TransportOptions, ViewKey,
+};
 
 pub mod envoy;
 pub mod peer;
@@ -45,7 +47,7 @@ pub async fn start_at(address: SocketAddr, options: ServerOptions) -> Running {
 pub async fn start_with(address: SocketAddr, options: ServerOptions, transport: TransportOptions) -> Running {
     let hub = Hub::new();
     let server = Server::new(hub.clone(), |node| ViewKey::new(&node.cluster), options);
-    let routes = server.routes();
+    let routes = server.routes().add_service(ClientStatus::new(&server).into_service());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let listener = runtime.spawn(bind(address)).await.unwrap();
     let address = listener.local_addr().unwrap();

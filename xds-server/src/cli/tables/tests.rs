@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{FilterRow, Nack, SourceRow};
+use crate::model::{
+    ChangeRow, DiskRow, FilterRow, HeldRow, LoadRow, Nack, QuarantineRow, RefusalRow, SourceRow, WhyProxy,
+};
 
 use super::*;
 
@@ -69,6 +71,26 @@ fn proxy_row(id: &str, state: Standing) -> Proxy {
     }
 }
 
+fn change(id: u64, cause: &str, ago: i64) -> ChangeRow {
+    ChangeRow {
+        id,
+        cause: cause.to_owned(),
+        revision: 40,
+        seen_at: later(-ago),
+        published_at: later(-ago),
+        views: vec!["az-a".to_owned(), "(no zone)".to_owned()],
+        proxies: 3,
+        sent: 3,
+        acked: 3,
+        nacked: 0,
+        gone: 0,
+        p50_ms: Some(2.345),
+        p99_ms: Some(11.1),
+        last_ms: Some(11.2),
+        nacks: Vec::new(),
+    }
+}
+
 fn sample() -> Status {
     let endpoints = BTreeMap::from([("az-a".parse().unwrap(), 2), ("az-b".parse().unwrap(), 2)]);
     Status {
@@ -84,6 +106,7 @@ fn sample() -> Status {
             applied_revision: Some(42),
             error: Some("reach etcd at http://10.0.0.1:2379: connection refused".to_owned()),
             held: None,
+            saved_at: Some(later(-600)),
         },
         filter: Some(FilterRow {
             file: "/opt/filter.wasm".to_owned(),
@@ -111,17 +134,104 @@ fn sample() -> Status {
             message: "unknown variant `fast`, expected one of strong, eventual".to_owned(),
             kept: true,
         }],
+        held: vec![HeldRow {
+            id: "endpoints/order-svc".to_owned(),
+            reason: "order-svc would go from 10 endpoints to 2 within 10s; at most 50 % may go at once"
+                .to_owned(),
+            before: 10,
+            after: 2,
+            served: 10,
+            since: Some(later(-30)),
+            revision: 41,
+        }],
+        quarantine: vec![QuarantineRow {
+            kind: "CDS".to_owned(),
+            name: "pay-svc".to_owned(),
+            since: later(-45),
+            change: 9,
+            node: "one".to_owned(),
+            message: "pay-svc: unknown cluster type".to_owned(),
+        }],
+        load: vec![LoadRow {
+            service: "order-svc".parse().unwrap(),
+            client_zone: Some("az-a".parse().unwrap()),
+            target_zone: "az-b".parse().unwrap(),
+            requests: 1200,
+            errors: 36,
+            error_rate: 0.03,
+            error_lower: 0.0217,
+            error_upper: 0.0413,
+        }],
+        changes: vec![
+            ChangeRow {
+                acked: 1,
+                nacked: 1,
+                nacks: vec![RefusalRow {
+                    node: "one".to_owned(),
+                    kind: "ECDS".to_owned(),
+                    message: "weights: must not all be 0".to_owned(),
+                    resources: vec!["zonebreak".to_owned()],
+                }],
+                ..change(8, "services/order-svc", 60)
+            },
+            change(7, "first topology", 600),
+        ],
+        disk: Some(DiskRow {
+            file: "/var/lib/zonebreak/topology.state".to_owned(),
+            saved_at: Some(later(-600)),
+            error: None,
+        }),
     }
 }
 
 #[test]
 fn screens_are_as_reviewed() {
     insta::assert_snapshot!("status", status(&sample(), now(), false));
+    insta::assert_snapshot!("load", load(&sample().load));
+    insta::assert_snapshot!("changes_wide", changes(&sample().changes, now(), true));
     insta::assert_snapshot!("zones_wide", zones(&sample().zones, &sample().shifts, now(), true));
     let rows = [proxy_row("one", Standing::Synced), proxy_row("two", Standing::Stale)];
     insta::assert_snapshot!("proxies", proxies(&rows, now(), false));
     insta::assert_snapshot!("proxies_wide", proxies(&rows, now(), true));
     insta::assert_snapshot!("proxy", proxy(&proxy_row("three", Standing::Nacked), now()));
+}
+
+#[test]
+fn an_explanation_is_as_reviewed() {
+    let zone = |name: &str, priority, because: &str| WhyZone {
+        zone: name.parse().unwrap(),
+        priority,
+        priority_because: because.to_owned(),
+        weight: 2,
+        weight_because: "sum of the weights of the 2 of 2 endpoints that take requests".to_owned(),
+        share_percent: 84.2,
+        serving: 2,
+        endpoints: 2,
+    };
+    let sample = Why {
+        service: "order-svc".parse().unwrap(),
+        zone: Some("az-a".parse().unwrap()),
+        mode: zonebreak_core::policy::Mode::Eventual,
+        weights: BTreeMap::new(),
+        zones: vec![
+            zone("az-a", 0, "the client's own zone"),
+            zone("az-b", 1, "another zone, after the client's own"),
+        ],
+        out: vec![WhyEndpoint {
+            instance: "a3".parse().unwrap(),
+            zone: "az-a".parse().unwrap(),
+            state: zonebreak_topology::HealthState::Unhealthy,
+            because: "forced by bob until 2026-01-01T01:00:00Z: leaks".to_owned(),
+        }],
+        notes: vec!["it has no policy of its own: the defaults count".to_owned()],
+        proxy: Some(WhyProxy {
+            id: "one".to_owned(),
+            in_sync: true,
+            sent: Some("5f".to_owned()),
+            acked: Some("5f".to_owned()),
+        }),
+    };
+    insta::assert_snapshot!("why", why(&sample));
 }
 
 #[test]

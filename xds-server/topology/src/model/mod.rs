@@ -1,5 +1,6 @@
 //! The topology as types: what the schema says, validated. Holds; never reads, watches or decides.
 
+mod confirmation;
 mod endpoint;
 mod health;
 mod problem;
@@ -7,6 +8,7 @@ mod shift;
 mod topology;
 mod zone;
 
+pub use confirmation::{Confirmation, HeldId};
 pub use endpoint::{Endpoint, InstanceId, InvalidInstance, MAX_ENDPOINT_WEIGHT};
 pub use health::{Forced, Health, HealthState};
 pub use problem::Problem;

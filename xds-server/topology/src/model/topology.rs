@@ -7,7 +7,9 @@ use zonebreak_core::{
     policy::ServicePolicy,
 };
 
-use super::{Endpoint, Forced, Health, InstanceId, Problem, Shift, ShiftTarget, ZoneSpec};
+use super::{
+    Confirmation, Endpoint, Forced, Health, HeldId, InstanceId, Problem, Shift, ShiftTarget, ZoneSpec,
+};
 
 /// Everything the schema holds that could be used, and what could not. What lies behind an `Arc` is shared with the topology
 /// before it unless it changed, so that "did it change" is a comparison of pointers.
@@ -28,6 +30,8 @@ pub struct Topology {
     pub health: Arc<BTreeMap<(ServiceName, InstanceId), Health>>,
     /// What operators say over the probes, expired ones included.
     pub forced: Arc<BTreeMap<(ServiceName, InstanceId), Forced>>,
+    /// Held changes that operators have confirmed, expired ones included.
+    pub confirmed: Arc<BTreeMap<HeldId, Confirmation>>,
     /// Values refused, by key.
     pub problems: BTreeMap<String, Problem>,
     /// Alias to zone, from the `zones` above.
@@ -61,5 +65,6 @@ impl Topology {
             && self.shifts.is_empty()
             && self.health.is_empty()
             && self.forced.is_empty()
+            && self.confirmed.is_empty()
     }
 }

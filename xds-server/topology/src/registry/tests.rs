@@ -27,6 +27,8 @@ fn every_kind_of_key_finds_its_place() {
     let shift = r#"{"keep_percent": 30, "reason": "r", "actor": "a", "started_at": "2026-01-01T00:00:00Z",
         "expires_at": "2026-01-01T01:00:00Z"}"#;
     let health = r#"{"state": "unhealthy", "since": "2026-01-01T00:00:00Z", "evidence": "3 of 3"}"#;
+    let confirmed = r#"{"endpoints": 2, "reason": "r", "actor": "a", "confirmed_at": "2026-01-01T00:00:00Z",
+        "expires_at": "2026-01-01T00:10:00Z"}"#;
     for (at, (key, value)) in [
         ("zones/az-a", r#"{"region": "eu"}"#),
         ("services/s", r#"{"mode": "eventual"}"#),
@@ -36,6 +38,7 @@ fn every_kind_of_key_finds_its_place() {
         ("shifts/az-a/s", shift),
         ("health/s/i", health),
         ("forced/s/i", forced),
+        ("confirmed/endpoints/s", confirmed),
     ]
     .into_iter()
     .enumerate()
@@ -45,11 +48,11 @@ fn every_kind_of_key_finds_its_place() {
     }
     let t = registry.topology();
     assert_eq!(t.problems, BTreeMap::new());
-    assert_eq!(t.revision, 17, "of the last change");
+    assert_eq!(t.revision, 18, "of the last change");
     assert_eq!((t.zones.len(), t.services.len(), t.endpoints["s"].len()), (1, 1, 2));
     assert_eq!(t.shifts.keys().filter(|ShiftTarget { service, .. }| service.is_some()).count(), 1);
     assert_eq!((t.shifts.len(), t.health.len(), t.forced.len()), (2, 1, 1));
-    assert_eq!(registry.keys().len(), 8);
+    assert_eq!(registry.keys().len(), 9);
     for key in registry.keys() {
         assert!(registry.apply(delete(&key, 100)), "{key}");
         assert!(!registry.apply(delete(&key, 101)), "{key}: gone already");

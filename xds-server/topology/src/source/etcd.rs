@@ -15,17 +15,19 @@ use crate::{
     backoff,
     etcd::{EtcdOptions, within},
     registry::Event as Change,
+    saved::Saved,
 };
 
 /// Changes that arrived together are published together, for at most this many messages at a time.
 const BURST: usize = 256;
 
 /// Follows the prefix until `cancel`: a listing at one revision, then every change from there on. What was published last stays
-/// good while etcd is away. Must be called within a tokio runtime.
-pub fn watch_etcd(options: EtcdOptions, cancel: CancellationToken) -> Source {
+/// good while etcd is away; what was `saved` by an earlier run is published when etcd is away from the start. Must be called
+/// within a tokio runtime.
+pub fn watch_etcd(options: EtcdOptions, saved: Option<&Saved>, cancel: CancellationToken) -> Source {
     let (publisher, source) = Publisher::new(Timestamp::now());
     let status = source.status.borrow().clone();
-    let task = Follow { options, publisher, session: Session::new(status), member: 0, client: None };
+    let task = Follow { options, publisher, session: Session::new(status, saved), member: 0, client: None };
     tokio::spawn(async move {
         cancel.run_until_cancelled(task.run()).await;
     });

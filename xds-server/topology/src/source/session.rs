@@ -25,7 +25,16 @@
 //! - from the first key in it on, [`GRACE`] runs, in which living programs register again; then what has not come back is
 //!   dropped.
 //!
-//! An operator who empties a prefix with deletes is not held: a watch shows the deletes, and they count.
+//! - an operator who writes `confirmed/source` says that the loss was meant, which ends the hold at once.
+//!
+//! An operator who empties a prefix with deletes is not held here: a watch shows the deletes, and they count. Whether so many
+//! are believed is for [`crate::gate`] to say.
+//!
+//! # Starting without etcd
+//!
+//! A session may start from what was served before the program was ([`Saved`]). It is published when etcd does not answer the
+//! first time it is asked, so that proxies get no old news where fresh ones are to be had; and it is what a first listing is held
+//! against, so that an etcd that lost its data while the server was down is found out as well.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -36,7 +45,11 @@ use crate::{
     backoff::Backoff,
     etcd::Listing,
     registry::{Event as Change, Registry},
+    saved::Saved,
 };
+
+/// The key by which an operator says that the source is right, whatever it lost.
+pub(super) const CONFIRMED: &str = "confirmed/source";
 
 /// How long registrations may take to come back: three times the default lease of 10 s, within which every registrant has
 /// noticed the loss of its own and tried more than once (its tries are at most 5 s apart).
@@ -76,7 +89,10 @@ pub(super) enum Next {
 pub(super) struct Session {
     registry: Registry,
     backoff: Backoff,
-    cluster: u64,
+    /// When what is in the registry was saved, while it is from disk alone.
+    saved_at: Option<Timestamp>,
+    /// Whether anything was published.
+    published: bool,
     hold: Option<Hold>,
     status: SourceStatus,
     state: State,
@@ -104,11 +120,16 @@ struct Hold {
 // === impl Session ===
 
 impl Session {
-    pub(super) fn new(status: SourceStatus) -> Self {
+    pub(super) fn new(status: SourceStatus, saved: Option<&Saved>) -> Self {
+        let status = match saved {
+            Some(saved) => SourceStatus { cluster: saved.cluster, revision: saved.revision, ..status },
+            None => status,
+        };
         Self {
-            registry: Registry::default(),
+            registry: saved.map_or_else(Registry::default, |saved| Registry::of(saved.topology.clone())),
             backoff: Backoff::new(LONGEST_WAIT),
-            cluster: 0,
+            saved_at: saved.map(|saved| saved.saved_at),
+            published: false,
             hold: None,
             status,
             state: State::Listing,
@@ -139,7 +160,9 @@ impl Session {
                     (self.status.connected, self.status.since) = (false, now);
                 }
                 self.status.last_error = Some(why);
-                return (Next::Wait(self.backoff.fail(coin)), false);
+                let from_disk = !self.published && self.saved_at.is_some();
+                self.note(from_disk);
+                return (Next::Wait(self.backoff.fail(coin)), from_disk);
             }
             Event::Elapsed => match self.state {
                 State::Waiting => {
@@ -149,6 +172,7 @@ impl Session {
                 State::Listing | State::Watching => self.release(now),
             },
         };
+        self.note(publish);
         self.status.held = self.hold.as_ref().map(|hold| hold.describe(&self.registry));
         let next = match self.state {
             State::Listing | State::Waiting => Next::List,
@@ -162,13 +186,14 @@ impl Session {
 
     fn listed(&mut self, now: Timestamp, listing: Listing) -> bool {
         let Listing { revision, cluster, entries } = listing;
-        let first = self.cluster == 0;
+        let first = !self.published;
         let forgot = !self.registry.topology().is_empty()
-            && (revision < self.status.revision || cluster != self.cluster || entries.is_empty());
+            && (revision < self.status.revision || cluster != self.status.cluster || entries.is_empty());
         let was = std::mem::replace(&mut self.status.revision, revision);
-        self.cluster = cluster;
+        self.status.cluster = cluster;
         self.state = State::Watching;
         if !forgot && self.hold.is_none() {
+            self.saved_at = None;
             return self.registry.reset(entries, revision) || first;
         }
         let began = self.hold.as_ref().map(|hold| (hold.was, hold.until));
@@ -177,7 +202,7 @@ impl Session {
         let present = entries.iter().map(|entry| entry.key.clone()).collect();
         self.hold = Some(Hold { present, until, was, is: revision });
         let puts = entries.into_iter().map(Change::from);
-        puts.fold(false, |changed, put| self.registry.apply(put) | changed)
+        puts.fold(first, |changed, put| self.registry.apply(put) | changed)
     }
 
     fn changed(&mut self, now: Timestamp, changes: Vec<Change>, revision: i64) -> bool {
@@ -186,6 +211,9 @@ impl Session {
         for change in changes {
             if let Some(hold) = &mut self.hold {
                 hold.until.get_or_insert_with(|| later(now));
+                if matches!(&change, Change::Put { key, .. } if key == CONFIRMED) {
+                    hold.until = Some(now);
+                }
                 match &change {
                     Change::Put { key, .. } => _ = hold.present.insert(key.clone()),
                     Change::Delete { key, .. } => _ = hold.present.remove(key),
@@ -199,9 +227,18 @@ impl Session {
     /// Gives up what has not come back, if the time has come.
     fn release(&mut self, now: Timestamp) -> bool {
         match self.hold.take_if(|hold| hold.until.is_some_and(|until| until <= now)) {
-            Some(hold) => self.registry.keep_only(&hold.present, self.status.revision),
+            Some(hold) => {
+                self.saved_at = None;
+                self.registry.keep_only(&hold.present, self.status.revision)
+            }
             None => false,
         }
+    }
+
+    /// Notes whether something is published, and where that is from.
+    fn note(&mut self, publish: bool) {
+        self.published |= publish;
+        self.status.saved_at = self.saved_at.filter(|_| self.published);
     }
 
     fn connected(&mut self, now: Timestamp) {

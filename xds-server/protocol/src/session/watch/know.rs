@@ -5,8 +5,11 @@
 use std::sync::Arc;
 
 use super::state::Watch;
+use crate::resource::Resource;
+use crate::session::ResourceState;
+use crate::session::held::Holds;
 use crate::type_set::TypeSet;
-use crate::types::Protocol;
+use crate::types::{Protocol, Version};
 
 // === impl Watch ===
 
@@ -53,6 +56,26 @@ impl Watch {
     /// Whether the client uses something older because of a refusal, and nothing newer is under way.
     pub(crate) fn is_stuck(&self) -> bool {
         self.lacks_refused() && self.in_flight.is_none()
+    }
+
+    /// What the client has of a resource that it should have, and how that stands.
+    pub(crate) fn standing(&self, wanted: &Arc<Resource>) -> (Option<Version>, ResourceState) {
+        let holds = self.held.of(wanted.name());
+        let version = match &holds {
+            Holds::Unseen(version) => version.clone(),
+            known => known.resource().map(|resource| resource.version().clone()),
+        };
+        let rejected = self.rejected.get(wanted.name()).and_then(|rejected| rejected.content.as_ref());
+        let state = if holds.is(Some(wanted)) {
+            ResourceState::Synced
+        } else if let (Some(nack), true) = (&self.nack, rejected.is_some_and(|it| it.same_content(wanted))) {
+            ResourceState::Refused(nack.message.clone())
+        } else if holds.is_nothing() && !self.is_answering(wanted.name()) {
+            ResourceState::NotSent
+        } else {
+            ResourceState::Stale
+        };
+        (version, state)
     }
 
     /// Whether the client has acknowledged all it subscribes to of `set`, and nothing is left to remove.

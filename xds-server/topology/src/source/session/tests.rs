@@ -8,8 +8,7 @@ fn at(seconds: i64) -> Timestamp {
 }
 
 fn session() -> Session {
-    let status = SourceStatus { connected: false, revision: 0, last_error: None, since: at(0), held: None };
-    Session::new(status)
+    Session::new(SourceStatus::unconnected(at(0)), None)
 }
 
 fn listing(revision: i64, keys: &[&str]) -> Event {
@@ -178,4 +177,56 @@ fn deletes_count_while_held() {
     assert_eq!(zones(&s), "b");
     s.step(at(33), Event::Elapsed, 0);
     assert_eq!(zones(&s), "");
+}
+
+/// A session that starts with `zones/a` and `zones/b` from disk, as of revision 10 of cluster 7.
+fn resumed() -> Session {
+    let known = following();
+    let topology = known.registry().topology();
+    let saved = Saved { saved_at: at(-60), prefix: "/p/".into(), cluster: 7, revision: 10, topology };
+    Session::new(SourceStatus::unconnected(at(0)), Some(&saved))
+}
+
+#[test]
+fn what_is_on_disk_is_published_once_etcd_does_not_answer_and_not_before() {
+    let mut s = resumed();
+    assert_eq!(s.status().saved_at, None, "nothing is published yet");
+    let (_, publish) = s.step(at(0), Event::Failed("refused".into()), 0);
+    assert!(publish);
+    assert_eq!((zones(&s).as_str(), s.status().saved_at, s.status().revision), ("a b", Some(at(-60)), 10));
+    s.step(at(1), Event::Elapsed, 0);
+    assert!(!s.step(at(1), Event::Failed("refused".into()), 0).1, "once");
+    s.step(at(2), Event::Elapsed, 0);
+    assert_eq!(s.step(at(2), listing(20, &["zones/a", "zones/c"]), 0), (watch(21), true));
+    assert_eq!((zones(&s).as_str(), s.status().saved_at), ("a c", None));
+
+    let mut s = resumed();
+    assert_eq!(
+        s.step(at(0), listing(20, &["zones/a", "zones/b"]), 0),
+        (watch(21), true),
+        "the first is published"
+    );
+    assert_eq!((s.status().saved_at, &s.status().held), (None, &None));
+}
+
+#[test]
+fn an_etcd_that_lost_its_data_while_the_server_was_down_empties_nothing() {
+    for event in [listing(1, &[]), listing(5, &["zones/a"]), of_cluster(8, 50, &["zones/a"])] {
+        let mut s = resumed();
+        assert!(s.step(at(0), event, 0).1, "what is known is published");
+        assert_eq!(zones(&s), "a b");
+        assert!(s.status().held.as_ref().unwrap().contains("was 10"), "{:?}", s.status().held);
+        assert_eq!(s.status().saved_at, Some(at(-60)), "and is said to come from disk");
+    }
+}
+
+#[test]
+fn an_operator_who_confirms_the_loss_ends_the_hold_at_once() {
+    let mut s = following();
+    s.step(at(1), Event::Failed("gone".into()), 0);
+    s.step(at(2), Event::Elapsed, 0);
+    s.step(at(2), listing(1, &[]), 0);
+    assert_eq!(s.step(at(3), put(CONFIRMED, 2), 0).0, Next::Watch { from: 3, until: Some(at(3)) });
+    assert_eq!(s.step(at(3), Event::Elapsed, 0), (watch(3), true));
+    assert_eq!((zones(&s).as_str(), &s.status().held), ("", &None));
 }

@@ -1,0 +1,113 @@
+//! Clients that do not keep up: one that stops reading, and more than can be brought up at once.
+
+mod support;
+
+use std::time::Duration;
+
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use support::{Running, eventually, node, start};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::Streaming;
+use zonebreak_xds::{Resource, ServerOptions, TypeUrl};
+
+struct Client {
+    requests: mpsc::UnboundedSender<DeltaDiscoveryRequest>,
+    responses: Streaming<DeltaDiscoveryResponse>,
+}
+
+impl Client {
+    /// Connects and subscribes to all secrets: opaque bytes, which nothing leads on from.
+    async fn connect(running: &Running) -> Self {
+        let mut client = AggregatedDiscoveryServiceClient::connect(running.url()).await.unwrap();
+        let (requests, outgoing) = mpsc::unbounded_channel();
+        requests
+            .send(DeltaDiscoveryRequest {
+                node: node("front"),
+                type_url: TypeUrl::SECRET.to_string(),
+                resource_names_subscribe: vec!["*".into()],
+                ..Default::default()
+            })
+            .unwrap();
+        let responses =
+            client.delta_aggregated_resources(UnboundedReceiverStream::new(outgoing)).await.unwrap();
+        Self { requests, responses: responses.into_inner() }
+    }
+
+    async fn next(&mut self) -> DeltaDiscoveryResponse {
+        let response = tokio::time::timeout(Duration::from_secs(20), self.responses.message()).await;
+        response.expect("no answer within 20 s").unwrap().expect("the stream ended")
+    }
+
+    fn ack(&self, response: &DeltaDiscoveryResponse) {
+        let (type_url, response_nonce) = (response.type_url.clone(), response.nonce.clone());
+        self.requests.send(DeltaDiscoveryRequest { type_url, response_nonce, ..Default::default() }).unwrap();
+    }
+}
+
+/// A megabyte that is another one each time.
+fn secret(content: u64) -> Resource {
+    let mut value = vec![0; 1 << 20];
+    value[..8].copy_from_slice(&content.to_le_bytes());
+    Resource::from_value("s", TypeUrl::SECRET, value)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_stops_costs_one_response_and_gets_the_newest_when_it_goes_on() {
+    const CHANGES: u64 = 200;
+    let running = start(ServerOptions::default()).await;
+    running.publish("front", 1, vec![secret(1)]);
+    let mut client = Client::connect(&running).await;
+    let first = client.next().await;
+    client.ack(&first);
+    eventually("the first is acknowledged", || running.server.convergence().converged == 1).await;
+    for change in 2..=CHANGES {
+        running.publish("front", change, vec![secret(change)]);
+        if change % 50 == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    eventually("the second is sent", || sent(&running) >= 2).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(sent(&running), 2, "200 MB of changes, and one response under way");
+    let second = client.next().await;
+    client.ack(&second);
+    let last = client.next().await;
+    client.ack(&last);
+    let value = &last.resources[0].resource.as_ref().unwrap().value;
+    assert_eq!(value[..8], CHANGES.to_le_bytes(), "what lay between is skipped");
+    eventually("all is acknowledged", || running.server.convergence().converged == 1).await;
+    assert_eq!(sent(&running), 3);
+}
+
+fn sent(running: &Running) -> u64 {
+    running.server.metrics().types().iter().map(|of_type| of_type.responses).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_is_let_in_a_few_at_a_time_and_deaf_clients_hold_up_nobody_for_ever() {
+    let running = start(ServerOptions { max_initial_syncs: 2, ..ServerOptions::default() }).await;
+    running.publish("front", 1, vec![secret(1)]);
+    // They take their places and never acknowledge anything.
+    let deaf = [Client::connect(&running).await, Client::connect(&running).await];
+    eventually("both are inside", || running.server.initial_syncs() == (2, 0)).await;
+    let mut waiting = Vec::new();
+    for _ in 0..10 {
+        waiting.push(Client::connect(&running).await);
+    }
+    eventually("the others wait", || running.server.initial_syncs().1 >= 1).await;
+    for client in &mut waiting {
+        let first = client.next().await;
+        client.ack(&first);
+    }
+    eventually("ten of twelve have it", || running.server.convergence().converged == 10).await;
+    eventually("nobody is left in the queue", || running.server.initial_syncs() == (0, 0)).await;
+    // Whoever is in gets changes at once, however many are deaf.
+    running.publish("front", 2, vec![secret(2)]);
+    for client in &mut waiting {
+        let change = client.next().await;
+        client.ack(&change);
+    }
+    drop(deaf);
+}
