@@ -85,6 +85,11 @@ impl Assembler {
         Ok(whole)
     }
 
+    /// The last revision handed out, or where the watch began.
+    pub const fn last(&self) -> Revision {
+        self.last
+    }
+
     /// Whether a revision waits for its other fragments.
     pub const fn is_open(&self) -> bool {
         self.open.is_some()

@@ -86,8 +86,8 @@ pub struct ClusterId(pub u64);
 pub enum CheckpointError {
     /// Not what was written.
     #[error(
-        "read the checkpoint: it is damaged ({0}). Nothing was changed. If the destination may be compared with the source \
-         and repaired, delete the key and run with --overwrite"
+        "read the checkpoint: it is damaged ({0}). Nothing was changed. Run once with --overwrite to compare both sides, make \
+         the destination what the source has, and go on"
     )]
     Damaged(String),
     /// Written by another version.

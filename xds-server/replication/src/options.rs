@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use crate::{batch::Limits, revision::Revision, rules::Rules};
+use crate::{batch::Limits, rules::Rules};
 
 /// What the replicators' own keys start with, at either side.
 pub const RESERVED: &str = "/zonebreak/v1/replication/";
@@ -30,16 +30,6 @@ pub struct TlsOptions {
     pub identity: Option<(Vec<u8>, Vec<u8>)>,
     /// The name that the server's certificate must have, where it is not the URL's host.
     pub server_name: Option<String>,
-}
-
-/// What to do with keys that live by a lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum LeasePolicy {
-    /// The destination's key gets a lease of the same number and time to live, renewed for as long as the source's lives.
-    #[default]
-    Keep,
-    /// The destination's key has no lease; such keys are counted, and deleted when the source's are.
-    Report,
 }
 
 /// What to do about keys that somebody else wrote at the destination.
@@ -77,8 +67,6 @@ pub struct ReplicationOptions {
     pub scrub: Duration,
     /// Revisions behind from which on the two sides are compared rather than history read.
     pub backlog: u64,
-    /// Leased keys.
-    pub leases: LeasePolicy,
     /// Strangers' writes.
     pub strangers: StrangerPolicy,
     /// Whether a destination that holds other keys under the prefix, or the checkpoint of another source, may be overwritten.
@@ -174,7 +162,6 @@ impl ReplicationOptions {
             heartbeat: Duration::from_secs(5),
             scrub: Duration::from_secs(3600),
             backlog: 20_000,
-            leases: LeasePolicy::default(),
             strangers: StrangerPolicy::default(),
             overwrite: false,
         }
@@ -208,10 +195,10 @@ impl ReplicationOptions {
         if self.limits.operations == 0 || self.limits.operations > 10_000 {
             return setting("a transaction has 1 to 10000 operations".to_owned());
         }
-        if self.spool_bytes < 2 * crate::spool::SEGMENT_BYTES {
+        if self.spool_bytes < crate::spool::MIN_BYTES {
             return setting(format!(
                 "the spool needs at least {} MiB of disk",
-                (2 * crate::spool::SEGMENT_BYTES) >> 20
+                crate::spool::MIN_BYTES >> 20
             ));
         }
         if self.heartbeat < Duration::from_millis(100) {
@@ -226,9 +213,6 @@ pub(crate) fn prefixes(rules: &Rules) -> (String, String) {
     let text = |bytes: &[u8]| bytes.escape_ascii().to_string();
     (text(rules.source_prefix()), text(rules.destination_prefix()))
 }
-
-/// A revision at which nothing has been read yet.
-pub(crate) const NOTHING: Revision = Revision(0);
 
 #[cfg(test)]
 mod tests {

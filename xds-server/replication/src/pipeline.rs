@@ -192,6 +192,22 @@ pub enum Halt {
     Unreadable(CheckpointError),
 }
 
+// === impl Halt ===
+
+impl Halt {
+    /// What a checkpoint means that is not the one that `ours` was followed by.
+    pub(crate) fn of(found: &Found, ours: &Checkpoint) -> Self {
+        let Some((bytes, _)) = found else { return Self::Gone };
+        match Checkpoint::decode(bytes) {
+            Ok(other) if other.role == Role::Primary || other.epoch > ours.epoch => {
+                Self::Promoted { epoch: other.epoch }
+            }
+            Ok(other) => Self::Superseded(other.holder),
+            Err(error) => Self::Unreadable(error),
+        }
+    }
+}
+
 // === impl Pipeline ===
 
 impl Pipeline {
@@ -416,11 +432,11 @@ impl Pipeline {
             State::Committing(flight) | State::Unsure(flight) => flight,
             State::Idle | State::Halted => return,
         };
-        let halt = match found {
-            Some((bytes, at)) if bytes == flight.attempt.checkpoint[..] => {
-                return self.committed(now_ms, at, effects);
+        match &found {
+            Some((bytes, at)) if *bytes == flight.attempt.checkpoint[..] => {
+                return self.committed(now_ms, *at, effects);
             }
-            Some((_, at)) if at == self.fence => {
+            Some((_, at)) if *at == self.fence => {
                 flight.retry(now_ms, 0);
                 if let State::Committing(flight) | State::Unsure(flight) =
                     std::mem::replace(&mut self.state, State::Halted)
@@ -429,15 +445,9 @@ impl Pipeline {
                 }
                 return;
             }
-            Some((bytes, _)) => match Checkpoint::decode(&bytes) {
-                Ok(other) if other.role == Role::Primary || other.epoch > self.checkpoint.epoch => {
-                    Halt::Promoted { epoch: other.epoch }
-                }
-                Ok(other) => Halt::Superseded(other.holder),
-                Err(error) => Halt::Unreadable(error),
-            },
-            None => Halt::Gone,
-        };
+            _ => {}
+        }
+        let halt = Halt::of(&found, &self.checkpoint);
         self.state = State::Halted;
         effects.push(Effect::Halt(halt));
     }

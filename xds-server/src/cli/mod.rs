@@ -9,6 +9,7 @@ pub mod failures;
 pub mod output;
 pub mod proxies;
 pub mod register;
+pub mod replicate;
 pub mod root;
 pub mod serve;
 pub mod status;

@@ -7,7 +7,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::values::{Delivery, EtcdEndpoint, LogFilter, LogFormat, Prefix, Sha256Hex, read_ip, read_listen};
+use super::{
+    replicate::ReplicateConfig,
+    values::{Delivery, EtcdEndpoint, LogFilter, LogFormat, Prefix, Sha256Hex, read_ip, read_listen},
+};
 
 /// The whole configuration. Unknown fields are errors; absent ones take their defaults.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -29,6 +32,8 @@ pub struct Config {
     pub listeners: ListenersConfig,
     /// The log on standard error.
     pub log: LogConfig,
+    /// Replication into another etcd, for `zonebreak replicate`.
+    pub replicate: ReplicateConfig,
 }
 
 /// How etcd is reached.

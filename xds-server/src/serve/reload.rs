@@ -68,10 +68,12 @@ pub fn reload(layers: &Layers, running: &Config) -> Reloaded {
 
 /// Takes what only a start reads from the configuration that the server was started with, so that what is shown is what is.
 fn keep(running: &Config, next: &mut Config) {
-    let Config { etcd, topology, xds, admin, health, filter: _, listeners: _, log } = running.clone();
+    let Config { etcd, topology, xds, admin, health, filter: _, listeners: _, log, replicate } =
+        running.clone();
     let LogConfig { level: _, format } = log;
     (next.etcd, next.topology, next.xds, next.admin, next.health) = (etcd, topology, xds, admin, health);
     next.log.format = format;
+    next.replicate = replicate;
 }
 
 /// Calls `reload` on SIGHUP, and when the content of one of `files` has changed, until `stop`. `files` is asked again after

@@ -4,7 +4,7 @@
 //! ```text
 //! DIR/lock              held while a replicator runs; two never share a spool
 //! DIR/holder            who this replicator is to others, for as long as the spool lives
-//! DIR/0000000001.seg    header, frames, zeros to the end: 64 MiB, allocated in advance so that a write changes no metadata
+//! DIR/0000000001.seg    header, frames, zeros to the end: 64 MiB at most, allocated in advance so that a write changes no metadata
 //! DIR/0000000002.seg    each header holds the digest of all frames before it
 //! ```
 //!
@@ -28,7 +28,7 @@ mod writer;
 pub use frame::Entry;
 pub use open::Recovery;
 pub use reader::Reader;
-pub use segment::SEGMENT_BYTES;
+pub use segment::{MIN_BYTES, SEGMENT_BYTES};
 pub use writer::Spool;
 
 use std::{io, path::PathBuf};
@@ -133,9 +133,9 @@ impl SpoolError {
 // === impl SpoolOptions ===
 
 impl SpoolOptions {
-    /// A spool in `directory` of at most `max_bytes`.
+    /// A spool in `directory` of at most `max_bytes`, in eight segments or more, so that little is dropped at a time.
     pub fn new(directory: impl Into<PathBuf>, max_bytes: u64) -> Self {
-        Self { directory: directory.into(), max_bytes, segment_bytes: SEGMENT_BYTES }
+        Self { directory: directory.into(), max_bytes, segment_bytes: (max_bytes / 8).min(SEGMENT_BYTES) }
     }
 }
 

@@ -5,6 +5,8 @@ use std::{
     fs::{self, File, TryLockError},
     io::{Read as _, Write as _},
     path::Path,
+    thread,
+    time::{Duration, Instant},
 };
 
 use uuid::Uuid;
@@ -16,6 +18,9 @@ use super::{
     writer::Segment,
 };
 use crate::{checkpoint::ClusterId, revision::Revision};
+
+/// A process that was killed may hold the lock until the kernel has taken it apart, and a child between its fork and its exec.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What opening came upon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -134,10 +139,14 @@ fn lock(directory: &Path) -> Result<File, SpoolError> {
     let path = directory.join("lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(SpoolError::io("open", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(SpoolError::Locked(directory.to_owned())),
-        Err(TryLockError::Error(error)) => Err(SpoolError::Io { what: "lock", path, error }),
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(LOCK_PATIENCE / 50),
+            Err(TryLockError::WouldBlock) => return Err(SpoolError::Locked(directory.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(SpoolError::Io { what: "lock", path, error }),
+        }
     }
 }
 

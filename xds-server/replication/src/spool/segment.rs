@@ -9,8 +9,11 @@ use std::{
 use super::SpoolError;
 use crate::{checkpoint::ClusterId, revision::Revision};
 
-/// Size of a segment, allocated in advance. A revision that is larger gets a segment of its own size.
+/// The largest size of a segment, allocated in advance. A revision that is larger gets a segment of its own size.
 pub const SEGMENT_BYTES: u64 = 64 << 20;
+
+/// The least that a spool may take: eight segments of a mebibyte.
+pub const MIN_BYTES: u64 = 8 << 20;
 
 /// Bytes of the header.
 pub(super) const HEADER_BYTES: u64 = 64;
