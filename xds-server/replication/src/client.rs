@@ -31,8 +31,8 @@ pub(crate) const REQUEST: Duration = Duration::from_secs(10);
 /// a black hole hangs for ever.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_millis(5_500), Duration::from_secs(3));
 
-/// The largest message read; etcd's own answers to one page or one revision stay below.
-const MAX_MESSAGE: usize = 256 << 20;
+/// The largest message read: a page of a listing is made smaller where it would be larger.
+const MAX_MESSAGE: usize = 64 << 20;
 
 /// One of the two etcds.
 #[derive(Debug)]
@@ -94,6 +94,9 @@ pub enum EtcdError {
     /// The lease named does not exist.
     #[error("use a lease of the {0} etcd: it does not exist")]
     NoLease(&'static str),
+    /// An answer longer than we read at once.
+    #[error("read from the {0} etcd: its answer is longer than {MAX_MESSAGE} bytes")]
+    TooLong(&'static str),
     /// A request that it will never accept.
     #[error("carry out a request in the {side} etcd: {why}")]
     Refused {
@@ -230,6 +233,15 @@ impl Cluster {
             // The words are those of etcd's `api/v3rpc/rpctypes/error.go`.
             _ if why.contains("required revision has been compacted") => {
                 EtcdError::Compacted { side, asked: Revision(0) }
+            }
+            _ if why.contains("decoded message length too large") => EtcdError::TooLong(side),
+            _ if why.contains("too many operations in txn request") => {
+                let hint = "lower replicate.max_operations, or raise --max-txn-ops there";
+                EtcdError::Refused { side, why: format!("{why}; {hint}") }
+            }
+            _ if why.contains("request is too large") => {
+                let hint = "the source allows larger ones: raise --max-request-bytes there";
+                EtcdError::Refused { side, why: format!("{why}; {hint}") }
             }
             _ if why.contains("database space exceeded") => EtcdError::NoSpace(side),
             _ if why.contains("requested lease not found") => EtcdError::NoLease(side),

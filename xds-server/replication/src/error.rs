@@ -79,7 +79,9 @@ impl ReplicationError {
     /// Whether trying again may help.
     pub const fn is_transient(&self) -> bool {
         match self {
-            Self::Etcd(error) => !matches!(error, EtcdError::Denied { .. } | EtcdError::Refused { .. }),
+            Self::Etcd(error) => {
+                !matches!(error, EtcdError::Denied { .. } | EtcdError::Refused { .. } | EtcdError::TooLong(_))
+            }
             // A standby takes over when the other one dies.
             Self::Halt(Halt::Superseded(_)) => true,
             _ => false,

@@ -12,7 +12,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    client::{Cluster, EtcdError},
+    client::{Cluster, EtcdError, Member},
     destination::Destination,
     revision::{Change, Op},
 };
@@ -29,6 +29,8 @@ pub(crate) struct Leases {
     source: Arc<Cluster>,
     destination: Arc<Destination>,
     known: Arc<Mutex<BTreeMap<i64, Lease>>>,
+    /// The source's member that is asked.
+    member: Arc<Mutex<Option<Member>>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +43,7 @@ struct Lease {
 
 impl Leases {
     pub(crate) fn new(source: Arc<Cluster>, destination: Arc<Destination>) -> Self {
-        Self { source, destination, known: Arc::default() }
+        Self { source, destination, known: Arc::default(), member: Arc::default() }
     }
 
     /// Makes sure that every lease that these changes name exists at the destination.
@@ -95,12 +97,18 @@ impl Leases {
 
     /// The time to live that a lease of the source was granted; `None` when it does not exist.
     async fn source_ttl(&self, lease: i64) -> Result<Option<i64>, EtcdError> {
-        let mut member = self.source.connect().await?;
-        let asked = self.source.ask(member.client.lease_time_to_live(lease, None)).await;
-        match asked {
+        let mut member = self.member.lock().await;
+        let mut client = match member.as_ref() {
+            Some(known) => known.client.clone(),
+            None => member.insert(self.source.connect().await?).client.clone(),
+        };
+        match self.source.ask(client.lease_time_to_live(lease, None)).await {
             Ok(answer) => Ok((answer.ttl() > 0).then_some(answer.granted_ttl())),
             Err(EtcdError::NoLease(_)) => Ok(None),
-            Err(error) => Err(error),
+            Err(error) => {
+                *member = None;
+                Err(error)
+            }
         }
     }
 

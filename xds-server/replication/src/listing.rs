@@ -9,9 +9,9 @@ use crate::{
     revision::Revision,
 };
 
-/// Keys in a page. etcd counts the rest of the range for every page, so that small pages make large prefixes slow; large pages
-/// of large values are long on the wire. Pages adapt between the two.
-const PAGE: (i64, i64) = (500, 10_000);
+/// Keys in a page: the fewest, with which a listing begins, and the most. etcd counts the rest of the range for every page, so
+/// that small pages make large prefixes slow; large pages of large values are long on the wire. Pages adapt between the two.
+const PAGE: (i64, i64) = (16, 10_000);
 
 /// Bytes of a page that are aimed at.
 const PAGE_BYTES: usize = 4 << 20;
@@ -78,10 +78,18 @@ async fn read(
     let (mut kv, mut limit) = (member.kv(), PAGE.0);
     loop {
         let options = GetOptions::new().with_range(end.clone()).with_limit(limit).with_revision(revision.0);
-        let answer = cluster.ask(kv.get(start, Some(options))).await.map_err(|error| match error {
-            EtcdError::Compacted { side, .. } => EtcdError::Compacted { side, asked: revision },
-            other => other,
-        })?;
+        let answer = match cluster.ask(kv.get(start.clone(), Some(options))).await {
+            Ok(answer) => answer,
+            // Values that are much larger than those before them.
+            Err(EtcdError::TooLong(_)) if limit > 1 => {
+                limit = (limit / 16).max(1);
+                continue;
+            }
+            Err(EtcdError::Compacted { side, .. }) => {
+                return Err(EtcdError::Compacted { side, asked: revision });
+            }
+            Err(error) => return Err(error),
+        };
         let more = answer.more();
         let page = { answer }.take_kvs();
         let bytes: usize = page.iter().map(|kv| kv.key().len() + kv.value().len()).sum();
@@ -97,7 +105,7 @@ async fn read(
 /// How many keys of this size make a page.
 fn adapt(keys: usize, bytes: usize) -> i64 {
     let each = (bytes / keys.max(1)).max(1);
-    i64::try_from(PAGE_BYTES / each).unwrap_or(PAGE.1).clamp(PAGE.0.min(16), PAGE.1)
+    i64::try_from(PAGE_BYTES / each).unwrap_or(PAGE.1).clamp(PAGE.0, PAGE.1)
 }
 
 #[cfg(test)]

@@ -116,13 +116,9 @@ impl Replicator {
         let mut wait = RETRY.0;
         loop {
             let before = Instant::now();
-            let error = match cancel.run_until_cancelled(self.once(cancel)).await {
-                None => {
-                    // The spool's writer ends by itself when its feed is dropped.
-                    return Ok(());
-                }
-                Some(Ok(End::Cancelled)) => return Ok(()),
-                Some(Ok(End::Compare(why))) => {
+            let error = match self.once(cancel).await {
+                Ok(End::Cancelled) => return Ok(()),
+                Ok(End::Compare(why)) => {
                     tracing::warn!(why, "comparing both sides");
                     self.compare = Some(why);
                     // A comparison that is needed again at once is not made in a hot loop.
@@ -131,7 +127,7 @@ impl Replicator {
                     }
                     None
                 }
-                Some(Err(error)) => Some(error),
+                Err(error) => Some(error),
             };
             if let Some(error) = error {
                 if !error.is_transient() {
@@ -152,6 +148,20 @@ impl Replicator {
     /// From a start to the next reason to start again.
     async fn once(&mut self, cancel: &CancellationToken) -> Result<End, ReplicationError> {
         let context = self.context.clone();
+        let begun = match cancel.run_until_cancelled(self.begin()).await {
+            Some(begun) => begun?,
+            None => return Ok(End::Cancelled),
+        };
+        let Some((source, aligned, spool)) = begun else { return Ok(End::Compare("spool")) };
+        context.metrics.enter("streaming");
+        let (ended, spool) = context.stream(&source, aligned, spool, cancel).await;
+        self.spool = spool;
+        ended
+    }
+
+    /// Everything before the stream: the destination is ours, whole, and at a revision that the spool goes on from.
+    async fn begin(&mut self) -> Result<Option<(Member, Aligned, Spool)>, ReplicationError> {
+        let context = self.context.clone();
         context.metrics.enter("starting");
         let mut source = context.source.connect().await?;
         context.metrics.connected("source", true);
@@ -160,7 +170,7 @@ impl Replicator {
         context.metrics.connected("destination", true);
         context.metrics.enter("aligning");
         let aligned = self.align(&source, claim).await?;
-        let Some(mut spool) = self.spool.take() else { return Ok(End::Compare("spool")) };
+        let Some(mut spool) = self.spool.take() else { return Ok(None) };
         // The log says where it does not know the history.
         let (through, tail) = (aligned.checkpoint.source_revision, spool.tail().revision);
         if tail < through && (tail == Revision(0) || self.compare.is_some()) {
@@ -170,10 +180,7 @@ impl Replicator {
         }
         self.compare = None;
         self.overwrite = false;
-        context.metrics.enter("streaming");
-        let (ended, spool) = context.stream(&source, aligned, spool, cancel).await;
-        self.spool = spool;
-        ended
+        Ok(Some((source, aligned, spool)))
     }
 
     async fn open_spool(&mut self, source: &Member) -> Result<(), ReplicationError> {

@@ -28,6 +28,9 @@ use crate::{
 /// Entries read from the spool between two looks at everything else.
 const TURN: usize = 256;
 
+/// Transactions that the destination's watch may owe us before both sides are compared for real.
+const UNSEEN: usize = 65_536;
+
 /// Why a session ended well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
@@ -85,7 +88,6 @@ impl Context {
         let pace = Pace { debounce_ms: millis(options.debounce), heartbeat_ms: millis(options.heartbeat) };
         let through = aligned.checkpoint.source_revision;
         let reader = spool.reader(through);
-        self.metrics.spool_bytes.set(i64::try_from(spool.bytes()).unwrap_or(i64::MAX));
         let follow = Follow {
             cluster: Arc::clone(&self.source),
             id: source.cluster,
@@ -390,7 +392,8 @@ impl Session {
         self.feed.release(applied.through);
         self.gauge();
         let verdicts = self.observer.applied(applied);
-        self.judge(verdicts)
+        let unseen = self.observer.waiting() > UNSEEN;
+        self.judge(verdicts).or(unseen.then_some(End::Compare("destination unseen")))
     }
 
     fn gauge(&self) {
@@ -402,6 +405,7 @@ impl Session {
         metrics.safe_time.set(checkpoint.source_ms as f64 / 1000.0);
         let offset = self.taken_version.saturating_sub(checkpoint.sync_version);
         metrics.offset.set(i64::try_from(offset).unwrap_or(i64::MAX));
+        metrics.spool_bytes.set(i64::try_from(self.feed.spool_bytes()).unwrap_or(i64::MAX));
     }
 
     /// What the destination's own account of our writes means.

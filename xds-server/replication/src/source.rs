@@ -11,7 +11,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -66,6 +66,7 @@ pub(crate) struct Follow {
 pub(crate) struct Feed {
     pub news: mpsc::Receiver<SourceNews>,
     released: Arc<AtomicI64>,
+    bytes: Arc<AtomicU64>,
     task: AbortOnDropHandle<()>,
     writer: JoinHandle<Option<Spool>>,
 }
@@ -78,18 +79,23 @@ impl Feed {
         let (tell, news) = mpsc::channel(64);
         let (entries, jobs) = mpsc::channel(QUEUE);
         let after = spool.tail().revision;
-        let released = Arc::new(AtomicI64::new(0));
+        let (released, bytes) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicU64::new(spool.bytes())));
         let writer = {
-            let (tell, released) = (tell.clone(), Arc::clone(&released));
-            tokio::task::spawn_blocking(move || write(spool, jobs, &tell, &released))
+            let (tell, released, bytes) = (tell.clone(), Arc::clone(&released), Arc::clone(&bytes));
+            tokio::task::spawn_blocking(move || write(spool, jobs, &tell, &released, &bytes))
         };
         let task = tokio::spawn(async move { follow.run(after, &entries, &tell).await });
-        Self { news, released, task: AbortOnDropHandle::new(task), writer }
+        Self { news, released, bytes, task: AbortOnDropHandle::new(task), writer }
     }
 
     /// The destination has everything up to here.
     pub(crate) fn release(&self, through: Revision) {
         self.released.store(through.0, Ordering::Relaxed);
+    }
+
+    /// What the spool takes on disk.
+    pub(crate) fn spool_bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Lets go of the source, and hands the spool back unless it failed.
@@ -107,6 +113,7 @@ fn write(
     mut jobs: mpsc::Receiver<Vec<Entry>>,
     tell: &mpsc::Sender<SourceNews>,
     released: &AtomicI64,
+    bytes: &AtomicU64,
 ) -> Option<Spool> {
     while let Some(mut group) = jobs.blocking_recv() {
         while group.len() < GROUP
@@ -120,6 +127,7 @@ fn write(
             let _gone = tell.blocking_send(SourceNews::Spool(error));
             return full.then_some(spool);
         }
+        bytes.store(spool.bytes(), Ordering::Relaxed);
     }
     Some(spool)
 }

@@ -18,8 +18,32 @@ use crate::{
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum ReplicateCommand {
+    /// Replicates a prefix of one etcd into another, until SIGTERM.
+    ///
+    /// Run it next to the destination. Every change is safe in the spool before it is written there; every transaction leaves the
+    /// destination as the source was at one revision, with the checkpoint in it; and what the destination holds is compared all
+    /// the time. A second one with a spool of its own stands by and takes over.
+    #[command(after_help = "Examples:
+  zonebreak replicate run --source http://10.1.0.1:2379 --destination http://10.2.0.1:2379 --spool DIR
+  zonebreak replicate run --config /etc/zonebreak.yaml
+
+`zonebreak config defaults` prints the whole replicate section: users, TLS, filters, latencies, leases.")]
     Run(run::RunArgs),
+    /// Shows which revision of the source the destination holds, and how far and how long that is behind.
+    ///
+    /// Reads both etcds and asks no replicator: it says the same when the replicator is dead, or the source. Exit code 3 when the
+    /// destination was never replicated to, or is between two revisions.
+    #[command(after_help = "Examples:
+  zonebreak replicate status --source http://10.1.0.1:2379 --destination http://10.2.0.1:2379
+  zonebreak replicate status --config /etc/zonebreak.yaml -o json")]
     Status(status::StatusArgs),
+    /// Compares both etcds key by key, at the one revision at which they must be equal.
+    ///
+    /// Reads the destination and the source as of the revision that the destination's checkpoint names, while both go on. Exit code
+    /// 3 when anything differs; the first differing keys are named. Nothing is changed: a running replicator repairs by itself.
+    #[command(after_help = "Examples:
+  zonebreak replicate verify --source http://10.1.0.1:2379 --destination http://10.2.0.1:2379
+  zonebreak replicate verify --config /etc/zonebreak.yaml --keys 100 -o json")]
     Verify(verify::VerifyArgs),
 }
 

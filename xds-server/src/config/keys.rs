@@ -138,7 +138,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         path: "replicate.stream",
-        doc: "name of this stream: its checkpoint at the destination is <prefix>replication/<stream>",
+        doc: "name of this stream; its checkpoint at the destination is /zonebreak/v1/replication/<stream>",
         reload: Restart,
         set: |c, text| put(&mut c.replicate.stream, text),
     },

@@ -3,5 +3,6 @@
 mod failures;
 mod guards;
 mod resync;
+mod secure;
 mod stream;
 mod support;

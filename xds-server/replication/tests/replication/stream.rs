@@ -194,3 +194,28 @@ async fn an_idle_destination_keeps_showing_signs_of_life_and_is_not_behind() {
     assert!(pair.checkpoint().await.unwrap().source_revision > Revision(0));
     replicator.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_deletes_the_destination_keeps_what_the_source_forgot() {
+    let pair = Pair::start().await;
+    let (mut source, mut to) = (pair.from().await, pair.to().await);
+    let old = put(&mut source, "/app/old", "1").await;
+    put(&mut source, "/app/a", "1").await;
+    put(&mut source, "/app/b", "1").await;
+    let mut options = pair.options();
+    options.rules = options.rules.with_deletes(false).with_from(Revision(old + 1));
+    let replicator = Running::start(options.clone());
+    replicator.streams().await;
+    source.delete("/app/a", None).await.unwrap();
+    put(&mut source, "/app/c", "1").await;
+    until("the last key", async || !to.get("/app/c", None).await.unwrap().kvs().is_empty()).await;
+    let keys: Vec<String> = list(&mut to, PREFIX).await.into_keys().collect();
+    assert_eq!(keys, ["/app/a", "/app/b", "/app/c"]);
+    replicator.stop().await;
+    // What was kept stays through another comparison of both sides.
+    let replicator = Running::start(options);
+    replicator.streams().await;
+    assert_eq!(list(&mut to, PREFIX).await.len(), 3);
+    assert_eq!((replicator.metrics.repaired.get(), replicator.metrics.mismatches.get()), (0, 0));
+    replicator.stop().await;
+}

@@ -21,17 +21,8 @@ use crate::{
     telemetry::log,
 };
 
-/// Replicates a prefix of one etcd into another, until SIGTERM.
-///
-/// Run it next to the destination. Every change is safe in the spool before it is written there; every transaction leaves the
-/// destination as the source was at one revision, with the checkpoint in it; and what the destination holds is compared all
-/// the time. A second one with a spool of its own stands by and takes over.
+/// The flags of `zonebreak replicate run`.
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = "Examples:
-  zonebreak replicate run --source http://10.1.0.1:2379 --destination http://10.2.0.1:2379 --spool /var/lib/zonebreak/spool
-  zonebreak replicate run --config /etc/zonebreak.yaml
-
-`zonebreak config defaults` prints the whole replicate section: users, TLS, filters, latencies, leases.")]
 pub struct RunArgs {
     #[command(flatten)]
     stream: StreamArgs,

@@ -11,14 +11,8 @@ use crate::{
     exit::{Exit, Failure, Outcome},
 };
 
-/// Shows which revision of the source the destination holds, and how far and how long that is behind.
-///
-/// Reads both etcds and asks no replicator: it says the same when the replicator is dead, or the source. Exit code 3 when the
-/// destination was never replicated to, or is between two revisions.
+/// The flags of `zonebreak replicate status`.
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = "Examples:
-  zonebreak replicate status --source http://10.1.0.1:2379 --destination http://10.2.0.1:2379
-  zonebreak replicate status --config /etc/zonebreak.yaml -o json")]
 pub struct StatusArgs {
     #[command(flatten)]
     stream: StreamArgs,

@@ -8,14 +8,8 @@ use crate::{
     exit::{Exit, Failure, Outcome},
 };
 
-/// Compares both etcds key by key, at the one revision at which they must be equal.
-///
-/// Reads the destination and the source as of the revision that the destination's checkpoint names, while both go on. Exit code
-/// 3 when anything differs; the first differing keys are named. Nothing is changed: a running replicator repairs by itself.
+/// The flags of `zonebreak replicate verify`.
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = "Examples:
-  zonebreak replicate verify --source http://10.1.0.1:2379 --destination http://10.2.0.1:2379
-  zonebreak replicate verify --config /etc/zonebreak.yaml --keys 100 -o json")]
 pub struct VerifyArgs {
     #[command(flatten)]
     stream: StreamArgs,
