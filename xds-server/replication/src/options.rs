@@ -226,7 +226,8 @@ mod tests {
     #[test]
     fn options_are_checked_and_say_why_not() {
         options().validate().unwrap();
-        let cases: [(fn(&mut ReplicationOptions), &str); 9] = [
+        type Spoil = fn(&mut ReplicationOptions);
+        let cases: [(Spoil, &str); 9] = [
             (|o| o.source.endpoints.clear(), "the source has no endpoints"),
             (|o| o.destination.endpoints = vec!["b:1".into()], "one looks like http://"),
             (|o| o.source.endpoints = vec!["https://a:1".into()], "it wants TLS"),

@@ -280,7 +280,8 @@ impl Pipeline {
         match event {
             Event::Revision(mapped) => self.take(now_ms, mapped),
             Event::Progress(revision, ms) => {
-                if revision > self.watermark.0 && revision > self.taken() {
+                // The same revision again says that the source had nothing newer at this time.
+                if revision >= self.taken() {
                     self.watermark = (revision, ms);
                 }
             }
@@ -373,7 +374,7 @@ impl Pipeline {
 
     fn heartbeat(&mut self, effects: &mut Vec<Effect>) {
         let (revision, ms) = self.watermark;
-        let ahead = revision > self.checkpoint.source_revision && self.pending.is_empty();
+        let ahead = revision >= self.checkpoint.source_revision && self.pending.is_empty();
         let done = Checkpoint {
             source_revision: if ahead { revision } else { self.checkpoint.source_revision },
             source_ms: if ahead { ms } else { self.checkpoint.source_ms },

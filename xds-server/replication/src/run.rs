@@ -334,6 +334,11 @@ impl Replicator {
                     }
                     if reason != "handshake" {
                         self.compare = Some(reason);
+                    } else if written > 0 {
+                        tracing::warn!(
+                            written,
+                            "the destination was not what its checkpoint says; it was put right"
+                        );
                     }
                     tracing::info!(reason, revision = at.0, keys, written, ms, "both sides are equal");
                     return Ok(aligned);

@@ -238,7 +238,7 @@ impl Session {
             if self.drained || !self.pipeline.has_room() {
                 return Ok(None);
             }
-            match self.reader.next()? {
+            match self.reader.read()? {
                 Some(Entry::Revision(source)) => {
                     self.read = source.revision;
                     let mapped = self.context.options.rules.map(&source);

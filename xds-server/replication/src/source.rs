@@ -212,9 +212,8 @@ impl Follow {
                 }
                 Ok(News::Progress(revision)) => {
                     // Before the versions named below, it may run ahead of the events: no more than a sign of life.
-                    let revision = if trusted { revision } else { *after };
                     let news = SourceNews::Progress { revision, after: *after, ms: now_ms() };
-                    if tell.send(news).await.is_err() {
+                    if trusted && tell.send(news).await.is_err() {
                         return End::Closed;
                     }
                 }

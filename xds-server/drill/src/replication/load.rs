@@ -41,6 +41,17 @@ struct Account {
     put_ms: Vec<f64>,
 }
 
+// === impl Account ===
+
+impl Account {
+    /// How long after `stopped` the last write arrived; `None` while some have not.
+    fn drained(&self, stopped: Instant) -> Option<Duration> {
+        let all = self.acknowledged.keys().all(|number| self.arrived.contains_key(number));
+        let last = self.arrived.values().max().copied().unwrap_or(stopped);
+        all.then(|| last.saturating_duration_since(stopped))
+    }
+}
+
 /// The value below which this share of the sorted values lies.
 pub fn percentile(sorted: &[f64], share: f64) -> f64 {
     let at = (sorted.len() as f64 * share) as usize;
@@ -84,15 +95,8 @@ pub(super) async fn load(
     let stopped = Instant::now();
     let written = lock(&account).acknowledged.len() as u64;
     let mut drain = None;
-    while stopped.elapsed() < patience {
-        let account = lock(&account);
-        if account.acknowledged.keys().all(|number| account.arrived.contains_key(number)) {
-            drain = Some(
-                account.arrived.values().max().map_or(Duration::ZERO, |last| *last - stopped.min(*last)),
-            );
-            break;
-        }
-        drop(account);
+    while stopped.elapsed() < patience && drain.is_none() {
+        drain = lock(&account).drained(stopped);
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     watching.abort();

@@ -152,6 +152,14 @@ fn a_heartbeat_moves_an_idle_destination_along() {
     assert_eq!(destination.decoded().source_revision, Revision(701));
     assert_eq!(destination.decoded().sync_version, 0);
     assert_eq!(pipeline.deadline_ms(), Some(10_001));
+    // Nothing new, but known to be so at a later time.
+    pipeline.step(6_000, Event::Progress(Revision(701), 7_777));
+    let effects = pipeline.step(10_001, Event::Tick);
+    pipeline.step(10_002, destination.commit(&attempt(&effects)));
+    assert_eq!(
+        (destination.decoded().source_revision, destination.decoded().source_ms),
+        (Revision(701), 7_777)
+    );
 }
 
 #[test]

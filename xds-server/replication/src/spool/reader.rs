@@ -54,7 +54,7 @@ impl Reader {
     ///
     /// # Errors
     /// When the log is damaged, or the disk fails.
-    pub fn next(&mut self) -> Result<Option<Entry>, SpoolError> {
+    pub fn read(&mut self) -> Result<Option<Entry>, SpoolError> {
         loop {
             let tail = *self.tail.borrow_and_update();
             if tail.segment == 0 {
@@ -69,7 +69,7 @@ impl Reader {
                 self.at = Some(place);
                 return Ok(None);
             }
-            match place.read(limit)? {
+            match place.frame(limit)? {
                 Some(entry) => {
                     self.at = Some(place);
                     if entry.revision() > self.after {
@@ -129,7 +129,7 @@ impl Place {
     }
 
     /// The next frame before `limit`; `None` at the end of the segment.
-    fn read(&mut self, limit: u64) -> Result<Option<Entry>, SpoolError> {
+    fn frame(&mut self, limit: u64) -> Result<Option<Entry>, SpoolError> {
         let mut want = HEADER;
         loop {
             let ahead = self.ahead.get(self.used..).unwrap_or_default();

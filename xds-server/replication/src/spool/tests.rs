@@ -29,7 +29,7 @@ fn open(directory: &TempDir) -> (Spool, Recovery) {
 
 fn read_after(spool: &Spool, after: i64) -> Vec<Entry> {
     let mut reader = spool.reader(Revision(after));
-    std::iter::from_fn(|| reader.next().unwrap()).collect()
+    std::iter::from_fn(|| reader.read().unwrap()).collect()
 }
 
 fn path(directory: &TempDir, number: u64) -> PathBuf {
@@ -66,11 +66,11 @@ fn a_reader_goes_on_where_the_log_grows() {
     let directory = TempDir::new().unwrap();
     let (mut spool, _) = open(&directory);
     let mut reader = spool.reader(Revision(0));
-    assert_eq!(reader.next().unwrap(), None);
+    assert_eq!(reader.read().unwrap(), None);
     for at in 1..200 {
         spool.append(&[revision(at, 90)]).unwrap();
-        assert_eq!(reader.next().unwrap(), Some(revision(at, 90)));
-        assert_eq!(reader.next().unwrap(), None);
+        assert_eq!(reader.read().unwrap(), Some(revision(at, 90)));
+        assert_eq!(reader.read().unwrap(), None);
     }
 }
 
@@ -173,7 +173,7 @@ fn a_check_reads_every_segment_and_their_chain() {
     // Opening reads the last segment alone; a reader and a check come upon it.
     let (spool, _) = open(&directory);
     let mut reader = spool.reader(Revision(0));
-    assert!(std::iter::from_fn(|| reader.next().transpose()).any(|entry| entry.is_err()));
+    assert!(std::iter::from_fn(|| reader.read().transpose()).any(|entry| entry.is_err()));
     assert!(matches!(Spool::check(directory.path(), CLUSTER), Err(SpoolError::Damaged { .. })));
     // A segment replaced by one that is whole in itself shows in the chain.
     let other = TempDir::new().unwrap();
