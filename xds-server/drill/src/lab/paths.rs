@@ -64,7 +64,7 @@ impl Tool {
     const fn remedy(self) -> &'static str {
         match self {
             Self::Zonebreak | Self::Filter => "scripts/build",
-Self::EmptyFilter => "scripts/bench-overhead",
+            Self::EmptyFilter => "scripts/bench-overhead",
             Self::Envoy | Self::Etcd | Self::Etcdctl => "scripts/setup",
         }
     }
