@@ -1,5 +1,5 @@
 //! What to write to the destination next. Pure: revisions, answers and the clock come in as arguments, and the transactions
-//! that come out are carried out by [`super::run`].
+//! that come out are carried out by [`crate::run()`].
 //!
 //! # States
 //!

@@ -149,7 +149,12 @@ async fn backlog(scenario: Scenario, contender: Contender, effort: Effort) -> an
     let mut running = pair.run(contender)?;
     let loading = load(&from, &to, Some(200), 4, Duration::from_secs(8), effort.patience);
     let arriving = async {
-        arrives(&pair, "after").await?;
+        // The last key in order, and as many as the source has: a comparison writes in the order of keys.
+        arrives(&pair, "z/after").await?;
+        let (mut from, mut to) = (pair.from().await?, pair.to().await?);
+        while count(&mut to).await? < count(&mut from).await? {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         anyhow::Ok(begun.elapsed().as_secs_f64())
     };
     let (busy, took) = tokio::join!(loading, arriving);
