@@ -7,4 +7,5 @@ pub mod failover;
 pub mod lab;
 pub mod overhead;
 mod proxy;
+pub mod replication;
 pub mod world;

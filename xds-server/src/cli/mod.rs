@@ -10,6 +10,7 @@ pub mod held;
 pub mod output;
 pub mod proxies;
 pub mod register;
+pub mod replicate;
 pub mod root;
 pub mod serve;
 pub mod status;

@@ -10,6 +10,7 @@ use super::{
     explain::{self, ExplainArgs},
     proxies::{self, ProxiesArgs},
     register::{self, RegisterArgs},
+    replicate::{self, ReplicateCommand},
     serve::{self, ServeArgs},
     status::{self, StatusArgs},
     topology::{self, TopologyCommand},
@@ -46,6 +47,9 @@ enum Command {
     /// Shows zones, and moves traffic out of them for a time.
     #[command(subcommand)]
     Zone(ZoneCommand),
+    /// Replicates etcd's state into another etcd, and proves that both are equal.
+    #[command(subcommand)]
+    Replicate(ReplicateCommand),
     Status(StatusArgs),
     Proxies(ProxiesArgs),
     Explain(ExplainArgs),
@@ -84,6 +88,7 @@ impl Cli {
             Command::Register(args) => block_on(register::run(args)),
             Command::Topology(command) => block_on(topology::run(command)),
             Command::Zone(command) => block_on(zone::run(command)),
+            Command::Replicate(command) => block_on(replicate::run(command)),
             Command::Status(args) => block_on(status::run(args)),
             Command::Proxies(args) => block_on(proxies::run(args)),
             Command::Explain(args) => block_on(explain::run(args)),

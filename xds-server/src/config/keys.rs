@@ -180,6 +180,180 @@ pub const KEYS: &[Key] = &[
         reload: Restart,
         set: |c, text| put(&mut c.log.format, text),
     },
+    Key {
+        path: "replicate.stream",
+        doc: "name of this stream; its checkpoint at the destination is /zonebreak/v1/replication/<stream>",
+        reload: Restart,
+        set: |c, text| put(&mut c.replicate.stream, text),
+    },
+    Key {
+        path: "replicate.source",
+        doc: "client URLs of the etcd that changes come from; it is only read",
+        reload: Restart,
+        set: |c, text| put_list(&mut c.replicate.source, text),
+    },
+    Key {
+        path: "replicate.source_user",
+        doc: "user name, where the source asks for one",
+        reload: Restart,
+        set: |c, text| put_some(&mut c.replicate.source_user, text),
+    },
+    Key {
+        path: "replicate.source_password_file",
+        doc: "file that holds the password and nothing else",
+        reload: Restart,
+        set: |c, text| put_some(&mut c.replicate.source_password_file, text),
+    },
+    Key {
+        path: "replicate.source_ca_file",
+        doc: "PEM of the authorities to trust with https://; the machine's own when absent",
+        reload: Restart,
+        set: |c, text| put_some(&mut c.replicate.source_ca_file, text),
+    },
+    Key {
+        path: "replicate.source_cert_file",
+        doc: "PEM of a client certificate, where the source asks for one",
+        reload: Restart,
+        set: |c, text| put_some(&mut c.replicate.source_cert_file, text),
+    },
+    Key {
+        path: "replicate.source_key_file",
+        doc: "PEM of its key",
+        reload: Restart,
+        set: |c, text| put_some(&mut c.replicate.source_key_file, text),
+    },
+    Key {
+        path: "replicate.destination",
+        doc: "client URLs of the etcd that changes go to; run the replicator next to it",
+        reload: Restart,
+        set: |c, text| put_list(&mut c.replicate.destination, text),
+    },
+    Key {
+        path: "replicate.destination_user",
+        doc: "user name, where the destination asks for one",
+        reload: Restart,
+        set: |c, text| put_some(&mut c.replicate.destination_user, text),
+    },
+    Key {
+        path: "replicate.destination_password_file",
+        doc: "file that holds the password and nothing else",
+        reload: Restart,
+        set: |c, text| put_some(&mut c.replicate.destination_password_file, text),
+    },
+    Key {
+        path: "replicate.destination_ca_file",
+        doc: "PEM of the authorities to trust with https://; the machine's own when absent",
+        reload: Restart,
+        set: |c, text| put_some(&mut c.replicate.destination_ca_file, text),
+    },
+    Key {
+        path: "replicate.destination_cert_file",
+        doc: "PEM of a client certificate, where the destination asks for one",
+        reload: Restart,
+        set: |c, text| put_some(&mut c.replicate.destination_cert_file, text),
+    },
+    Key {
+        path: "replicate.destination_key_file",
+        doc: "PEM of its key",
+        reload: Restart,
+        set: |c, text| put_some(&mut c.replicate.destination_key_file, text),
+    },
+    Key {
+        path: "replicate.prefix",
+        doc: "keys to replicate",
+        reload: Restart,
+        set: |c, text| put(&mut c.replicate.prefix, text),
+    },
+    Key {
+        path: "replicate.destination_prefix",
+        doc: "what the prefix becomes at the destination; the same when absent",
+        reload: Restart,
+        set: |c, text| put_some(&mut c.replicate.destination_prefix, text),
+    },
+    Key {
+        path: "replicate.include",
+        doc: "globs over whole keys, of which one must match (* within a path segment, ** across); all when empty",
+        reload: Restart,
+        set: |c, text| put_list(&mut c.replicate.include, text),
+    },
+    Key {
+        path: "replicate.exclude",
+        doc: "globs over whole keys that are left out",
+        reload: Restart,
+        set: |c, text| put_list(&mut c.replicate.exclude, text),
+    },
+    Key {
+        path: "replicate.realtime",
+        doc: "prefixes of keys whose changes go out at once; all when empty",
+        reload: Restart,
+        set: |c, text| put_list(&mut c.replicate.realtime, text),
+    },
+    Key {
+        path: "replicate.deletes",
+        doc: "replicate deletes; without them the destination keeps what the source forgot",
+        reload: Restart,
+        set: |c, text| put(&mut c.replicate.deletes, text),
+    },
+    Key {
+        path: "replicate.from_revision",
+        doc: "leave alone what was written before this revision and never since",
+        reload: Restart,
+        set: |c, text| put(&mut c.replicate.from_revision, text),
+    },
+    Key {
+        path: "replicate.spool_dir",
+        doc: "where the change log lies; one directory for each stream",
+        reload: Restart,
+        set: |c, text| put(&mut c.replicate.spool_dir, text),
+    },
+    Key {
+        path: "replicate.spool_mib",
+        doc: "the most that the change log may take on disk",
+        reload: Restart,
+        set: |c, text| put(&mut c.replicate.spool_mib, text),
+    },
+    Key {
+        path: "replicate.debounce",
+        doc: "how long changes of keys that are not realtime are collected",
+        reload: Restart,
+        set: |c, text| put(&mut c.replicate.debounce, text),
+    },
+    Key {
+        path: "replicate.heartbeat",
+        doc: "between two signs of life at the destination",
+        reload: Restart,
+        set: |c, text| put(&mut c.replicate.heartbeat, text),
+    },
+    Key {
+        path: "replicate.scrub",
+        doc: "between two full comparisons of both sides; 0s for never",
+        reload: Restart,
+        set: |c, text| put(&mut c.replicate.scrub, text),
+    },
+    Key {
+        path: "replicate.backlog",
+        doc: "revisions behind from which on both sides are compared instead of history read",
+        reload: Restart,
+        set: |c, text| put(&mut c.replicate.backlog, text),
+    },
+    Key {
+        path: "replicate.leases",
+        doc: "keep (a lease of its own, renewed while the source's lives) or report (no lease, counted)",
+        reload: Restart,
+        set: |c, text| put(&mut c.replicate.leases, text),
+    },
+    Key {
+        path: "replicate.strangers",
+        doc: "repair or report what somebody else writes under the prefix at the destination",
+        reload: Restart,
+        set: |c, text| put(&mut c.replicate.strangers, text),
+    },
+    Key {
+        path: "replicate.max_operations",
+        doc: "operations in a transaction beside the checkpoint; one less than the destination's --max-txn-ops",
+        reload: Restart,
+        set: |c, text| put(&mut c.replicate.max_operations, text),
+    },
 ];
 
 // === impl Key ===
@@ -234,6 +408,12 @@ fn put_some<T: FromStr<Err: Display>>(at: &mut Option<T>, text: &str) -> Result<
     Ok(())
 }
 
+/// Items by commas; an empty text takes them away.
+fn put_list(at: &mut Vec<String>, text: &str) -> Result<(), String> {
+    *at = text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect();
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -281,6 +461,35 @@ mod tests {
             ("listeners.address", "0.0.0.0"),
             ("log.level", "debug"),
             ("log.format", "json"),
+            ("replicate.stream", "west"),
+            ("replicate.source", "http://a:1,http://b:1"),
+            ("replicate.source_user", "some"),
+            ("replicate.source_password_file", "some"),
+            ("replicate.source_ca_file", "some"),
+            ("replicate.source_cert_file", "some"),
+            ("replicate.source_key_file", "some"),
+            ("replicate.destination", "some"),
+            ("replicate.destination_user", "some"),
+            ("replicate.destination_password_file", "some"),
+            ("replicate.destination_ca_file", "some"),
+            ("replicate.destination_cert_file", "some"),
+            ("replicate.destination_key_file", "some"),
+            ("replicate.prefix", "/other/"),
+            ("replicate.destination_prefix", "some"),
+            ("replicate.include", "/a/*,/b/**"),
+            ("replicate.exclude", "some"),
+            ("replicate.realtime", "some"),
+            ("replicate.deletes", "false"),
+            ("replicate.from_revision", "7"),
+            ("replicate.spool_dir", "some"),
+            ("replicate.spool_mib", "256"),
+            ("replicate.debounce", "50ms"),
+            ("replicate.heartbeat", "1s"),
+            ("replicate.scrub", "0s"),
+            ("replicate.backlog", "5"),
+            ("replicate.leases", "report"),
+            ("replicate.strangers", "report"),
+            ("replicate.max_operations", "9"),
         ] {
             let (mut config, key) = (Config::default(), Key::find(path).unwrap());
             let before = key.get(&config);

@@ -4,6 +4,7 @@ mod error;
 mod etcd;
 mod keys;
 mod load;
+mod replicate;
 mod schema;
 mod show;
 mod values;
@@ -14,6 +15,7 @@ mod tests;
 pub use error::ConfigError;
 pub use keys::{KEYS, Key, Reload};
 pub use load::{Effective, Layers, Origin, Override, Requirement};
+pub use replicate::{LeaseChoice, ReplicateConfig, StrangerChoice};
 pub use schema::{
     AdminConfig, Config, EtcdConfig, FilterConfig, HealthConfig, ListenersConfig, LogConfig, TopologyConfig,
     XdsConfig,

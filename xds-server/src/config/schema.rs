@@ -13,7 +13,10 @@ use zonebreak_core::units::{Millis, Percent};
 
 use crate::serve::waves::Sizes;
 
-use super::values::{Delivery, EtcdEndpoint, LogFilter, LogFormat, Prefix, Sha256Hex, read_ip, read_listen};
+use super::{
+    replicate::ReplicateConfig,
+    values::{Delivery, EtcdEndpoint, LogFilter, LogFormat, Prefix, Sha256Hex, read_ip, read_listen},
+};
 
 /// The whole configuration. Unknown fields are errors; absent ones take their defaults.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -43,6 +46,8 @@ pub struct Config {
     pub listeners: ListenersConfig,
     /// The log on standard error.
     pub log: LogConfig,
+    /// Replication into another etcd, for `zonebreak replicate`.
+    pub replicate: ReplicateConfig,
 }
 
 /// How etcd is reached.

@@ -58,6 +58,11 @@ impl Etcd {
         self.client.url()
     }
 
+    /// The same as an address.
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.client.address()
+    }
+
     /// Kills it (SIGKILL); the data stay.
     pub fn kill(&mut self) {
         self.process.kill();

@@ -21,6 +21,8 @@ pub enum Tool {
     Envoy,
     /// The store (`ETCD`).
     Etcd,
+    /// Its command line, with its own mirror (`ETCDCTL`).
+    Etcdctl,
 }
 
 /// Finds the programs of one workspace and one build profile.
@@ -46,6 +48,7 @@ impl Tool {
             Self::EmptyFilter => "EMPTY_FILTER",
             Self::Envoy => "ENVOY",
             Self::Etcd => "ETCD",
+            Self::Etcdctl => "ETCDCTL",
         }
     }
 
@@ -56,6 +59,7 @@ impl Tool {
             Self::EmptyFilter => "the empty filter (empty_filter.wasm)",
             Self::Envoy => "envoy",
             Self::Etcd => "etcd",
+            Self::Etcdctl => "etcdctl",
         }
     }
 
@@ -63,7 +67,7 @@ impl Tool {
         match self {
             Self::Zonebreak | Self::Filter => "scripts/build",
             Self::EmptyFilter => "scripts/bench-overhead",
-            Self::Envoy | Self::Etcd => "scripts/setup",
+            Self::Envoy | Self::Etcd | Self::Etcdctl => "scripts/setup",
         }
     }
 }
@@ -130,6 +134,7 @@ impl Programs {
             Tool::EmptyFilter => self.target.join("empty_filter.wasm"),
             Tool::Envoy => self.workspace.join(".tools/bin/envoy"),
             Tool::Etcd => self.workspace.join(".tools/bin/etcd"),
+            Tool::Etcdctl => self.workspace.join(".tools/bin/etcdctl"),
         }
     }
 

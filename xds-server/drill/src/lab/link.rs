@@ -1,0 +1,219 @@
+//! A network between two processes, as slow and as broken as a test wants it: a TCP proxy that delays each direction, cuts
+//! connections, or swallows what is sent. Bytes are never changed, reordered or lost within a connection.
+//!
+//! The delay is a queue with a due time for each piece, so that it adds latency and takes no throughput away. Packet loss is not
+//! modelled: TCP hides it from both ends anyway, as delay.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::Instant,
+};
+
+use super::LabError;
+
+/// Pieces on their way in one direction: 8192 of 16 KiB are 128 MiB, more than any link here has in flight.
+const IN_FLIGHT: usize = 8192;
+
+/// How a link behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// Bytes come through.
+    Open,
+    /// Connections are reset, new ones too.
+    Cut,
+    /// Connections stay, and nothing comes through.
+    BlackHole,
+}
+
+/// A link to one address.
+#[derive(Debug)]
+pub struct Link {
+    address: SocketAddr,
+    one_way_us: Arc<AtomicU64>,
+    mode: watch::Sender<Mode>,
+    task: JoinHandle<()>,
+}
+
+// === impl Link ===
+
+impl Link {
+    /// Opens a link to `target`, with this delay in each direction.
+    pub async fn open(target: SocketAddr, one_way: Duration) -> Result<Self, LabError> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.map_err(LabError::io("open a link"))?;
+        let address = listener.local_addr().map_err(LabError::io("open a link"))?;
+        let one_way_us = Arc::new(AtomicU64::new(micros(one_way)));
+        let mode = watch::Sender::new(Mode::Open);
+        let (delay, modes) = (Arc::clone(&one_way_us), mode.subscribe());
+        let task = tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let (delay, mut modes) = (Arc::clone(&delay), modes.clone());
+                tokio::spawn(async move {
+                    // A connection lives for as long as the link is not cut.
+                    let mut watched = modes.clone();
+                    tokio::select! {
+                        _ = watched.wait_for(|mode| *mode == Mode::Cut) => {}
+                        () = carry(near, target, &delay, &mut modes) => {}
+                    }
+                });
+            }
+        });
+        Ok(Self { address, one_way_us, mode, task })
+    }
+
+    /// Where clients connect: `http://127.0.0.1:PORT`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Changes the delay in each direction, for what is sent from now on.
+    pub fn delay(&self, one_way: Duration) {
+        self.one_way_us.store(micros(one_way), Ordering::Relaxed);
+    }
+
+    /// Resets all connections, and new ones.
+    pub fn cut(&self) {
+        self.mode.send_replace(Mode::Cut);
+    }
+
+    /// Lets nothing through, and says nothing about it.
+    pub fn swallow(&self) {
+        self.mode.send_replace(Mode::BlackHole);
+    }
+
+    /// Lets everything through again.
+    pub fn mend(&self) {
+        self.mode.send_replace(Mode::Open);
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.mode.send_replace(Mode::Cut);
+    }
+}
+
+async fn carry(
+    near: TcpStream,
+    target: SocketAddr,
+    one_way_us: &Arc<AtomicU64>,
+    modes: &mut watch::Receiver<Mode>,
+) {
+    // A close becomes a reset: what a broken link looks like.
+    let _ = near.set_zero_linger();
+    let _ = near.set_nodelay(true);
+    let Ok(far) = TcpStream::connect(target).await else { return };
+    let _ = far.set_nodelay(true);
+    let (near_in, near_out) = near.into_split();
+    let (far_in, far_out) = far.into_split();
+    tokio::join!(
+        pass(near_in, far_out, Arc::clone(one_way_us), modes.clone()),
+        pass(far_in, near_out, Arc::clone(one_way_us), modes.clone()),
+    );
+}
+
+/// One direction.
+async fn pass(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    one_way_us: Arc<AtomicU64>,
+    mut modes: watch::Receiver<Mode>,
+) {
+    let (send, mut queue) = mpsc::channel::<(Instant, Vec<u8>)>(IN_FLIGHT);
+    let reading = async move {
+        let mut buffer = vec![0; 16 << 10];
+        while let Ok(read @ 1..) = from.read(&mut buffer).await {
+            let due = Instant::now() + Duration::from_micros(one_way_us.load(Ordering::Relaxed));
+            let piece = buffer.get(..read).unwrap_or_default().to_vec();
+            if send.send((due, piece)).await.is_err() {
+                return;
+            }
+        }
+    };
+    let writing = async move {
+        while let Some((due, piece)) = queue.recv().await {
+            tokio::time::sleep_until(due).await;
+            if modes.wait_for(|mode| *mode != Mode::BlackHole).await.is_err()
+                || to.write_all(&piece).await.is_err()
+            {
+                return;
+            }
+        }
+        let _ = to.shutdown().await;
+    };
+    tokio::join!(reading, writing);
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An echo server, and a connection to it through a link.
+    async fn echo(one_way: Duration) -> (Link, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let link = Link::open(listener.local_addr().unwrap(), one_way).await.unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut read, mut write) = stream.split();
+                    tokio::io::copy(&mut read, &mut write).await
+                });
+            }
+        });
+        let stream = TcpStream::connect(link.address).await.unwrap();
+        (link, stream)
+    }
+
+    #[tokio::test]
+    async fn a_delay_adds_latency_and_takes_no_throughput_away() {
+        let one_way = Duration::from_millis(50);
+        let (_link, mut stream) = echo(one_way).await;
+        let begun = Instant::now();
+        let mut back = vec![0; 100];
+        // A hundred pieces, one after the other: with a delay for each they would take ten seconds.
+        for piece in 0..100_u8 {
+            stream.write_all(&[piece]).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        stream.read_exact(&mut back).await.unwrap();
+        assert!(back.iter().copied().eq(0..100));
+        assert!(begun.elapsed() >= 2 * one_way);
+        assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_black_hole_is_silent_and_a_cut_is_not() {
+        let (link, mut stream) = echo(Duration::ZERO).await;
+        let mut byte = [0];
+        stream.write_all(b"a").await.unwrap();
+        stream.read_exact(&mut byte).await.unwrap();
+        link.swallow();
+        stream.write_all(b"b").await.unwrap();
+        let silent = tokio::time::timeout(Duration::from_millis(300), stream.read_exact(&mut byte)).await;
+        assert!(silent.is_err(), "nothing comes through");
+        link.mend();
+        stream.read_exact(&mut byte).await.unwrap();
+        assert_eq!(&byte, b"b", "and nothing was lost");
+        link.cut();
+        assert!(matches!(stream.read(&mut byte).await, Ok(0) | Err(_)));
+    }
+}

@@ -1,0 +1,170 @@
+//! The kill loop: a replicator is killed (SIGKILL) again and again under writes, deletes and transactions, while a client keeps
+//! its own ledger of what the source acknowledged. In the end the destination must hold exactly that, and on the way it must
+//! never have shown a write that was not made, an older one after a newer, or one of two keys that change together without the
+//! other.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use etcd_client::{Client, EventType, GetOptions, Txn, TxnOp, WatchOptions};
+
+use super::{
+    PREFIX,
+    contender::{Contender, Far, Pair, Running},
+};
+use crate::lab::until;
+
+/// Keys of the ledger.
+const KEYS: u64 = 500;
+
+/// For the destination to catch up at the end.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What came of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Kills {
+    /// Times that the replicator was killed.
+    pub kills: u32,
+    /// Changes that the source acknowledged.
+    pub changes: u64,
+    /// Revisions that the destination showed.
+    pub revisions: u64,
+    /// Keys of the ledger that the destination lacks, or has with another value.
+    pub lost: u64,
+    /// Keys that the ledger says are deleted and the destination has.
+    pub resurrected: u64,
+    /// Times that the destination showed an older write of a key after a newer, or a write that was never made.
+    pub back: u64,
+    /// Times that a reader saw one of two keys that change together without the other.
+    pub torn: u64,
+}
+
+type Ledger = BTreeMap<String, u64>;
+
+// === impl Kills ===
+
+impl Kills {
+    /// Whether nothing was lost, doubled, resurrected or torn.
+    pub const fn is_clean(&self) -> bool {
+        self.lost == 0 && self.resurrected == 0 && self.back == 0 && self.torn == 0
+    }
+}
+
+/// Kills the replicator `kills` times.
+///
+/// # Errors
+/// When a process does not start, or the destination does not catch up.
+pub async fn kill_loop(kills: u32, say: impl Fn(String)) -> anyhow::Result<Kills> {
+    let pair = Pair::start(Far::Nowhere).await?;
+    let mut running = pair.run(Contender::Zonebreak)?;
+    // The first comparison of an empty source is over before anything is written: from then on no key is ever torn.
+    if let Running::Ours(replicator) = &mut running {
+        replicator.ready().await?;
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let watching = tokio::spawn(watch(pair.to().await?));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let writing = tokio::spawn(write(pair.from().await?, Arc::clone(&stop)));
+    for round in 0..kills {
+        // Some die while they still compare both sides, some in the stream.
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(20..700))).await;
+        running.kill();
+        if let Running::Ours(replicator) = &mut running {
+            replicator.restart()?;
+        }
+        if round % 10 == 9 {
+            say(format!("{} of {kills} kills", round + 1));
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    let (ledger, changes) = writing.await??;
+    let to = pair.to().await?;
+    let begun = Instant::now();
+    let mut result = Kills { kills, changes, ..Kills::default() };
+    let caught_up = until("the destination to hold what the ledger holds", PATIENCE, async || {
+        let found = list(&mut to.clone()).await.map_err(|error| error.to_string())?;
+        if found == ledger { Ok(()) } else { Err(format!("{} keys, not {}", found.len(), ledger.len())) }
+    })
+    .await;
+    if caught_up.is_err() {
+        say(format!("not equal after {} s", begun.elapsed().as_secs()));
+    }
+    let found = list(&mut to.clone()).await?;
+    result.lost = ledger.iter().filter(|(key, value)| found.get(*key) != Some(value)).count() as u64;
+    result.resurrected = found.keys().filter(|key| !ledger.contains_key(*key)).count() as u64;
+    let mut last = to;
+    last.put(format!("{PREFIX}z/end"), "0", None).await?;
+    let seen = watching.await??;
+    (result.revisions, result.back, result.torn) = seen;
+    Ok(result)
+}
+
+/// Writes until told to stop, one change after the other; answers with what the source must hold then.
+async fn write(mut from: Client, stop: Arc<AtomicBool>) -> anyhow::Result<(Ledger, u64)> {
+    let (mut ledger, mut number) = (Ledger::new(), 0);
+    while !stop.load(Ordering::Relaxed) {
+        number += 1;
+        let key = format!("{PREFIX}k/{:04}", fastrand::u64(0..KEYS));
+        match number % 10 {
+            0 | 1 => {
+                from.delete(key.as_str(), None).await?;
+                ledger.remove(&key);
+            }
+            2 | 3 => {
+                // Two keys that are always equal.
+                let pair = [format!("{PREFIX}p/left"), format!("{PREFIX}p/right")];
+                let puts: Vec<_> =
+                    pair.iter().map(|key| TxnOp::put(key.as_str(), number.to_string(), None)).collect();
+                from.txn(Txn::new().and_then(puts)).await?;
+                ledger.extend(pair.map(|key| (key, number)));
+            }
+            _ => {
+                from.put(key.as_str(), number.to_string(), None).await?;
+                ledger.insert(key, number);
+            }
+        }
+    }
+    Ok((ledger, number))
+}
+
+async fn list(client: &mut Client) -> anyhow::Result<Ledger> {
+    let found = client.get(PREFIX, Some(GetOptions::new().with_prefix())).await?;
+    let entry = |kv: &etcd_client::KeyValue| Ok((kv.key_str()?.to_owned(), kv.value_str()?.parse()?));
+    found.kvs().iter().map(entry).collect()
+}
+
+/// Follows the destination to the end: revisions seen, times that it went back, times that a pair was torn.
+async fn watch(mut to: Client) -> anyhow::Result<(u64, u64, u64)> {
+    let mut watch = to.watch(PREFIX, Some(WatchOptions::new().with_prefix())).await?;
+    let (mut newest, mut revisions, mut back, mut torn) = (BTreeMap::<Vec<u8>, u64>::new(), 0, 0, 0);
+    while let Some(response) = watch.message().await? {
+        let events: Vec<_> =
+            response.events().iter().filter_map(|event| Some((event.event_type(), event.kv()?))).collect();
+        for revision in events.chunk_by(|a, b| a.1.mod_revision() == b.1.mod_revision()) {
+            revisions += 1;
+            let mut pair = Vec::new();
+            for (kind, kv) in revision {
+                if kv.key().starts_with(format!("{PREFIX}z/").as_bytes()) {
+                    return Ok((revisions, back, torn));
+                }
+                if *kind == EventType::Put {
+                    let number: u64 = kv.value_str()?.parse()?;
+                    let before = newest.insert(kv.key().to_vec(), number).unwrap_or(0);
+                    // The same again is a repair of what was deleted in between, or nothing at all: not older.
+                    back += u64::from(number < before);
+                    if kv.key().starts_with(format!("{PREFIX}p/").as_bytes()) {
+                        pair.push(number);
+                    }
+                }
+            }
+            torn += u64::from(!pair.is_empty() && (pair.len() != 2 || pair.first() != pair.last()));
+        }
+    }
+    anyhow::bail!("the destination ended the watch")
+}

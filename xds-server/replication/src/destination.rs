@@ -1,0 +1,147 @@
+//! The destination: reads the checkpoint, carries out fenced transactions, and says honestly how they went. Reconnects; never
+//! repeats a transaction by itself.
+
+use std::sync::Arc;
+
+use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnOpResponse};
+use tokio::sync::Mutex;
+
+use crate::{
+    client::{Cluster, EtcdError, Member},
+    pipeline::{Attempt, Event, Found},
+    revision::{Change, Op},
+};
+
+/// Until a transaction that was refused for want of space or of permission is tried again.
+const BLOCKED_MS: u64 = 5_000;
+
+/// The destination.
+pub(crate) struct Destination {
+    pub cluster: Arc<Cluster>,
+    checkpoint_key: String,
+    member: Mutex<Option<Member>>,
+}
+
+/// How a transaction went.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// Carried out, at this revision.
+    Committed(i64),
+    /// The fence did not hold; this stands there.
+    Refused(Found),
+    /// Certainly not carried out.
+    Failed(EtcdError),
+    /// Nobody knows.
+    Unknown(EtcdError),
+}
+
+// === impl Answer ===
+
+impl From<&Answer> for Event {
+    fn from(answer: &Answer) -> Self {
+        match answer {
+            Answer::Committed(at) => Self::Committed(*at),
+            Answer::Refused(found) => Self::Refused(found.clone()),
+            Answer::Failed(_) => Self::Failed(BLOCKED_MS),
+            Answer::Unknown(_) => Self::Unknown,
+        }
+    }
+}
+
+// === impl Destination ===
+
+impl Destination {
+    pub(crate) fn new(cluster: Arc<Cluster>, checkpoint_key: String) -> Self {
+        Self { cluster, checkpoint_key, member: Mutex::new(None) }
+    }
+
+    /// A member that answered when it was last used.
+    pub(crate) async fn member(&self) -> Result<Member, EtcdError> {
+        let mut known = self.member.lock().await;
+        if let Some(member) = known.as_ref() {
+            return Ok(member.clone());
+        }
+        let member = self.cluster.connect().await?;
+        tracing::info!(endpoint = member.endpoint, cluster = %member.cluster, "connected to the destination");
+        *known = Some(member.clone());
+        Ok(member)
+    }
+
+    /// The member in use does not answer any more.
+    pub(crate) async fn lost(&self) {
+        if self.member.lock().await.take().is_some() {
+            self.cluster.lost();
+        }
+    }
+
+    /// The checkpoint, and the revision of the destination at which it was read.
+    pub(crate) async fn read(&self) -> Result<(Found, i64), EtcdError> {
+        let member = self.member().await?;
+        let read = self.cluster.ask(member.kv().get(self.checkpoint_key.as_str(), None)).await;
+        let answer = match read {
+            Ok(answer) => answer,
+            Err(error) => {
+                self.lost().await;
+                return Err(error);
+            }
+        };
+        let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+        let found = answer.kvs().first().map(|kv| (kv.value().to_vec(), kv.mod_revision()));
+        Ok((found, revision))
+    }
+
+    /// Carries out an attempt of the pipeline: changes and checkpoint, or nothing.
+    pub(crate) async fn commit(&self, attempt: &Attempt) -> Answer {
+        let checkpoint = TxnOp::put(self.checkpoint_key.as_str(), &attempt.checkpoint[..], None);
+        self.transact(attempt.fence, &attempt.changes, Some(checkpoint)).await
+    }
+
+    /// Writes while the destination is marked as torn: guarded by the fence, which stays as it is, so that several of these
+    /// may be on their way at once.
+    pub(crate) async fn write(&self, fence: i64, changes: &[Change]) -> Answer {
+        self.transact(fence, changes, None).await
+    }
+
+    async fn transact(&self, fence: i64, changes: &[Change], checkpoint: Option<TxnOp>) -> Answer {
+        let member = match self.member().await {
+            Ok(member) => member,
+            Err(error) => return Answer::Failed(error),
+        };
+        let key = self.checkpoint_key.as_str();
+        let operations: Vec<TxnOp> = changes.iter().map(operation).chain(checkpoint).collect();
+        let transaction = Txn::new()
+            .when([Compare::mod_revision(key, CompareOp::Equal, fence)])
+            .and_then(operations)
+            .or_else([TxnOp::get(key, None)]);
+        match self.cluster.ask(member.kv().txn(transaction)).await {
+            Ok(answer) if answer.succeeded() => {
+                Answer::Committed(answer.header().map_or(0, etcd_client::ResponseHeader::revision))
+            }
+            Ok(answer) => {
+                let found = answer.op_responses().into_iter().find_map(|response| match response {
+                    TxnOpResponse::Get(get) => {
+                        get.kvs().first().map(|kv| (kv.value().to_vec(), kv.mod_revision()))
+                    }
+                    _ => None,
+                });
+                Answer::Refused(found)
+            }
+            Err(error @ EtcdError::Unreachable { .. }) => {
+                self.lost().await;
+                Answer::Unknown(error)
+            }
+            Err(error) => Answer::Failed(error),
+        }
+    }
+}
+
+fn operation(change: &Change) -> TxnOp {
+    match &change.op {
+        Op::Put { value, lease: 0 } => TxnOp::put(change.key.as_slice(), value.as_slice(), None),
+        Op::Put { value, lease } => {
+            let options = PutOptions::new().with_lease(*lease);
+            TxnOp::put(change.key.as_slice(), value.as_slice(), Some(options))
+        }
+        Op::Delete => TxnOp::delete(change.key.as_slice(), None),
+    }
+}

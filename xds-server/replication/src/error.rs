@@ -1,0 +1,94 @@
+//! Why replication ended or could not begin, by what an operator can do about it. Formats; decides only what is tried again.
+
+use crate::{
+    checkpoint::{CheckpointError, ClusterId},
+    client::EtcdError,
+    options::OptionsError,
+    pipeline::Halt,
+    revision::Revision,
+    spool::SpoolError,
+};
+
+/// Why replication ended. Each finishes the sentence "failed to ...".
+#[derive(Debug, thiserror::Error)]
+pub enum ReplicationError {
+    /// Settings that make no sense.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
+    /// One of the two etcds.
+    #[error(transparent)]
+    Etcd(#[from] EtcdError),
+    /// The spool.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// The destination is not ours any more.
+    #[error(transparent)]
+    Halt(#[from] Halt),
+    /// The checkpoint cannot be read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Keys under the prefix that nobody replicated there.
+    #[error(
+        "begin: the destination already holds {keys} keys under {prefix:?} and has no checkpoint. Choose another prefix, or run \
+         with --overwrite to make them what the source has, deleting what it has not"
+    )]
+    NotEmpty {
+        /// How many.
+        keys: i64,
+        /// Where.
+        prefix: String,
+    },
+    /// The checkpoint speaks of something else.
+    #[error(
+        "go on: the destination's checkpoint is of {what} {found}, and this is {wanted}. If that is meant, run once with \
+         --overwrite, which compares both sides and makes the destination what this source has"
+    )]
+    Mismatch {
+        /// `source cluster`, `destination cluster`, `prefixes`.
+        what: &'static str,
+        /// Theirs.
+        found: String,
+        /// Ours.
+        wanted: String,
+    },
+    /// The source is at an earlier revision than it was.
+    #[error(
+        "trust the source: it is at revision {head}, and the destination holds revision {known} of it. It was restored from a \
+         snapshot. If it is the truth nevertheless, run once with --overwrite --reset-spool"
+    )]
+    WentBack {
+        /// Its revision.
+        head: Revision,
+        /// What it once had.
+        known: Revision,
+    },
+    /// It is not the source that we knew.
+    #[error("trust the source: {0}. If it was rebuilt, run once with --overwrite --reset-spool")]
+    Strange(String),
+    /// Two processes with one identity.
+    #[error(
+        "go on: another process writes to this destination with a copy of this spool. Stop one of the two, and give it a spool \
+         of its own if it is to stand by"
+    )]
+    Twin,
+}
+
+// === impl ReplicationError ===
+
+impl ReplicationError {
+    /// Whether trying again may help.
+    pub const fn is_transient(&self) -> bool {
+        match self {
+            Self::Etcd(error) => {
+                !matches!(error, EtcdError::Denied { .. } | EtcdError::Refused { .. } | EtcdError::TooLong(_))
+            }
+            // A standby takes over when the other one dies.
+            Self::Halt(Halt::Superseded(_)) => true,
+            _ => false,
+        }
+    }
+
+    pub(crate) fn mismatch(what: &'static str, found: ClusterId, wanted: ClusterId) -> Self {
+        Self::Mismatch { what, found: found.to_string(), wanted: wanted.to_string() }
+    }
+}

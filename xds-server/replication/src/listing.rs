@@ -1,0 +1,122 @@
+//! Reads a whole prefix as of one revision, page by page, in the order of its keys. Pages are asked for ahead of who reads
+//! them, two at most; nothing is kept.
+
+use etcd_client::{GetOptions, KeyValue};
+use tokio::sync::mpsc;
+
+use crate::{
+    client::{Cluster, EtcdError, Member, after_prefix, range_start},
+    revision::Revision,
+};
+
+/// Keys in a page: the fewest, with which a listing begins, and the most. etcd counts the rest of the range for every page, so
+/// that small pages make large prefixes slow; large pages of large values are long on the wire. Pages adapt between the two.
+const PAGE: (i64, i64) = (16, 10_000);
+
+/// Bytes of a page that are aimed at.
+const PAGE_BYTES: usize = 4 << 20;
+
+/// Entries of a prefix, in order.
+pub(crate) struct Listing {
+    pages: mpsc::Receiver<Result<Vec<KeyValue>, EtcdError>>,
+    page: std::vec::IntoIter<KeyValue>,
+    /// Keys read so far.
+    pub count: u64,
+    task: tokio::task::JoinHandle<()>,
+}
+
+// === impl Listing ===
+
+impl Listing {
+    /// Begins to read `prefix` as of `revision`.
+    pub(crate) fn start(
+        cluster: &std::sync::Arc<Cluster>,
+        member: &Member,
+        prefix: &[u8],
+        revision: Revision,
+    ) -> Self {
+        let (send, pages) = mpsc::channel(2);
+        let (cluster, member, prefix) = (std::sync::Arc::clone(cluster), member.clone(), prefix.to_vec());
+        let task = tokio::spawn(async move {
+            if let Err(error) = read(&cluster, &member, &prefix, revision, &send).await {
+                // A reader that went away wants to hear nothing.
+                let _gone = send.send(Err(error)).await;
+            }
+        });
+        Self { pages, page: Vec::new().into_iter(), count: 0, task }
+    }
+
+    /// The next entry.
+    pub(crate) async fn next(&mut self) -> Result<Option<KeyValue>, EtcdError> {
+        loop {
+            if let Some(entry) = self.page.next() {
+                self.count += 1;
+                return Ok(Some(entry));
+            }
+            match self.pages.recv().await {
+                None => return Ok(None),
+                Some(page) => self.page = page?.into_iter(),
+            }
+        }
+    }
+}
+
+impl Drop for Listing {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn read(
+    cluster: &Cluster,
+    member: &Member,
+    prefix: &[u8],
+    revision: Revision,
+    pages: &mpsc::Sender<Result<Vec<KeyValue>, EtcdError>>,
+) -> Result<(), EtcdError> {
+    let (mut start, end) = (range_start(prefix), after_prefix(prefix));
+    let (mut kv, mut limit) = (member.kv(), PAGE.0);
+    loop {
+        let options = GetOptions::new().with_range(end.clone()).with_limit(limit).with_revision(revision.0);
+        let answer = match cluster.ask(kv.get(start.clone(), Some(options))).await {
+            Ok(answer) => answer,
+            // Values that are much larger than those before them.
+            Err(EtcdError::TooLong(_)) if limit > 1 => {
+                limit = (limit / 16).max(1);
+                continue;
+            }
+            Err(EtcdError::Compacted { side, .. }) => {
+                return Err(EtcdError::Compacted { side, asked: revision });
+            }
+            Err(error) => return Err(error),
+        };
+        let more = answer.more();
+        let page = { answer }.take_kvs();
+        let bytes: usize = page.iter().map(|kv| kv.key().len() + kv.value().len()).sum();
+        limit = adapt(page.len(), bytes);
+        start = page.last().map(|kv| [kv.key(), b"\0"].concat()).unwrap_or_default();
+        let empty = page.is_empty();
+        if pages.send(Ok(page)).await.is_err() || !more || empty {
+            return Ok(());
+        }
+    }
+}
+
+/// How many keys of this size make a page.
+fn adapt(keys: usize, bytes: usize) -> i64 {
+    let each = (bytes / keys.max(1)).max(1);
+    i64::try_from(PAGE_BYTES / each).unwrap_or(PAGE.1).clamp(PAGE.0, PAGE.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_hold_about_as_many_bytes_whatever_the_size_of_values() {
+        assert_eq!(adapt(500, 500 * 100), 10_000);
+        assert_eq!(adapt(500, 500 * 4096), 1024);
+        assert_eq!(adapt(500, 500 << 20), 16);
+        assert_eq!(adapt(0, 0), 10_000);
+    }
+}

@@ -1,0 +1,159 @@
+//! What Prometheus reads of a replicator: names `zonebreak_replication_*`, base units. Counts; decides nothing.
+
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+/// All metrics of one replicator.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// From a revision's arrival to its commit at the destination, the oldest of each transaction.
+    pub lag: Histogram,
+    /// Transactions carried out.
+    pub transactions: IntCounter,
+    /// Keys written or deleted in them.
+    pub operations: IntCounter,
+    /// Transactions of unknown fate, or put off.
+    pub retries: IntCounterVec,
+    /// Full comparisons that wrote something or moved the destination, by reason.
+    pub resyncs: IntCounterVec,
+    /// Keys that a comparison had to write or delete.
+    pub repaired: IntCounter,
+    /// Revisions of the destination that were not ours.
+    pub strangers: IntCounter,
+    /// Values read back whose checksum was as sent.
+    pub verified: IntCounter,
+    /// Digests of both sides compared at one revision.
+    pub digests: IntCounter,
+    /// Checksums or digests that were not what they should be.
+    pub mismatches: IntCounter,
+    /// The source's revision that the destination holds.
+    pub revision: IntGauge,
+    /// Revisions of the source with something in them that the destination has not, at the last sign of life.
+    pub offset: IntGauge,
+    /// When what the destination holds reached the replicator, in seconds since 1970.
+    pub safe_time: Gauge,
+    /// Keys that the destination holds.
+    pub keys: IntGauge,
+    /// Leased keys of the source: kept under a lease, or counted.
+    pub leased: IntGauge,
+    /// Bytes of the spool on disk.
+    pub spool_bytes: IntGauge,
+    /// 1 while the side answers.
+    pub connected: IntGaugeVec,
+    /// 1 while the destination is between two revisions.
+    pub torn: IntGauge,
+    /// Changes of ownership so far.
+    pub epoch: IntGauge,
+    /// 1 for the state that the replicator is in.
+    pub state: IntGaugeVec,
+}
+
+const STATES: [&str; 5] = ["starting", "standby", "aligning", "streaming", "stopped"];
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// Registers everything.
+    ///
+    /// # Errors
+    /// When a name is registered twice.
+    pub fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let name = |name: &str| format!("zonebreak_replication_{name}");
+        let counter = |short: &str, help: &str| {
+            let counter = IntCounter::new(name(short), help)?;
+            registry.register(Box::new(counter.clone()))?;
+            prometheus::Result::Ok(counter)
+        };
+        let counters = |short: &str, help: &str, label: &str| {
+            let counters = IntCounterVec::new(Opts::new(name(short), help), &[label])?;
+            registry.register(Box::new(counters.clone()))?;
+            prometheus::Result::Ok(counters)
+        };
+        let gauge = |short: &str, help: &str| {
+            let gauge = IntGauge::new(name(short), help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            prometheus::Result::Ok(gauge)
+        };
+        let gauges = |short: &str, help: &str, label: &str| {
+            let gauges = IntGaugeVec::new(Opts::new(name(short), help), &[label])?;
+            registry.register(Box::new(gauges.clone()))?;
+            prometheus::Result::Ok(gauges)
+        };
+        let lag = Histogram::with_opts(
+            HistogramOpts::new(
+                name("lag_seconds"),
+                "From a revision's arrival to its commit at the destination, the oldest of each transaction.",
+            )
+            .buckets(prometheus::exponential_buckets(0.000_5, 2.0, 16)?),
+        )?;
+        registry.register(Box::new(lag.clone()))?;
+        let safe_time = Gauge::new(
+            name("safe_time_seconds"),
+            "When what the destination holds reached the replicator, in seconds since 1970.",
+        )?;
+        registry.register(Box::new(safe_time.clone()))?;
+        let metrics = Self {
+            lag,
+            safe_time,
+            transactions: counter("transactions_total", "Transactions carried out at the destination.")?,
+            operations: counter("operations_total", "Keys written or deleted in transactions.")?,
+            retries: counters(
+                "retries_total",
+                "Transactions put off, or of unknown fate, by which.",
+                "kind",
+            )?,
+            resyncs: counters(
+                "resyncs_total",
+                "Comparisons of both sides that were needed, by reason.",
+                "reason",
+            )?,
+            repaired: counter("repaired_keys_total", "Keys that a comparison wrote or deleted.")?,
+            strangers: counter("stranger_writes_total", "Revisions of the destination that were not ours.")?,
+            verified: counter(
+                "verified_values_total",
+                "Values told back by the destination with the right CRC32.",
+            )?,
+            digests: counter("digest_comparisons_total", "Digests of both sides compared at one revision.")?,
+            mismatches: counter("mismatches_total", "CRC32s or digests that were wrong.")?,
+            revision: gauge("source_revision", "The source's revision that the destination holds.")?,
+            offset: gauge(
+                "sync_version_offset",
+                "Revisions that the destination lacks, at the last sign of life.",
+            )?,
+            keys: gauge("keys", "Keys that the destination holds.")?,
+            leased: gauge("leased_keys", "Leased keys seen in the last comparison.")?,
+            spool_bytes: gauge("spool_bytes", "What the spool takes on disk.")?,
+            connected: gauges("connected", "1 while the side answers.", "side")?,
+            torn: gauge("torn", "1 while the destination is between two revisions of the source.")?,
+            epoch: gauge("epoch", "Changes of ownership so far.")?,
+            state: gauges("state", "1 for the state the replicator is in.", "state")?,
+        };
+        for side in ["source", "destination"] {
+            metrics.connected.with_label_values(&[side]).set(0);
+        }
+        for kind in ["put_off", "unknown"] {
+            metrics.retries.with_label_values(&[kind]).inc_by(0);
+        }
+        metrics.enter("starting");
+        Ok(metrics)
+    }
+
+    /// The replicator is in this state from now on.
+    pub(crate) fn enter(&self, state: &str) {
+        for known in STATES {
+            self.state.with_label_values(&[known]).set(i64::from(known == state));
+        }
+    }
+
+    /// The state that the replicator is in, and whether it follows the source.
+    pub fn state(&self) -> (&'static str, bool) {
+        let found = STATES.into_iter().find(|known| self.state.with_label_values(&[known]).get() == 1);
+        let state = found.unwrap_or("starting");
+        (state, state == "streaming" || state == "standby")
+    }
+
+    pub(crate) fn connected(&self, side: &str, yes: bool) {
+        self.connected.with_label_values(&[side]).set(i64::from(yes));
+    }
+}

@@ -1,0 +1,377 @@
+//! A replicator from its start to its end: takes the destination over, brings it to a revision of the source, follows from
+//! there, and begins again after whatever broke. What it decides by is in [`crate::pipeline`], [`crate::align`] and
+//! [`crate::observer`]; this carries it out.
+//!
+//! # States
+//!
+//! ```text
+//!            another holder writes                      gap, difference, backlog
+//!  starting ──────────────────────> standby     ┌──────────────────────────────────┐
+//!     │ ^        3 signs of life missed │       v                                  │
+//!     │ └───────────────────────────────┴── aligning ──────────> streaming ────────┘
+//!     └────────────────────────────────────────^                    │ promoted, damaged, another source
+//!                                                                   v
+//!                                                                stopped
+//! ```
+//!
+//! The destination is taken over by replacing its checkpoint with one of our own: from then on every transaction of the holder
+//! before us fails. A holder is known by its spool's identity, so that a replicator that was killed goes on at once, and another
+//! one with a spool of its own stands by until the first has been silent for three signs of life.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    align::Aligned,
+    checkpoint::{Checkpoint, Role},
+    client::{Cluster, EtcdError, Member},
+    destination::Destination,
+    error::ReplicationError,
+    leases::Leases,
+    listing::Listing,
+    metrics::Metrics,
+    options::{ReplicationOptions, prefixes},
+    pipeline::Halt,
+    revision::Revision,
+    session::End,
+    spool::{Entry, Spool, SpoolError, SpoolOptions},
+    watch::now_ms,
+};
+
+/// Signs of life that a holder may miss before another takes over.
+const MISSED: u32 = 3;
+
+/// Between two tries after a failure.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+
+/// What the parts of a replicator share.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub options: Arc<ReplicationOptions>,
+    pub source: Arc<Cluster>,
+    pub destination: Arc<Destination>,
+    pub leases: Leases,
+    pub metrics: Metrics,
+}
+
+/// A replicator.
+struct Replicator {
+    context: Context,
+    spool: Option<Spool>,
+    /// Why both sides must be compared at the source's latest revision.
+    compare: Option<&'static str>,
+    /// Whether the operator allowed to overwrite; used up by the first start that got that far.
+    overwrite: bool,
+    /// The other holder's last sign of life.
+    other: Option<(i64, Instant)>,
+}
+
+/// A destination that is ours.
+struct Claim {
+    checkpoint: Checkpoint,
+    fence: i64,
+    /// Why what it holds cannot be gone on from.
+    compare: Option<&'static str>,
+}
+
+/// Replicates until `cancel`.
+///
+/// # Errors
+/// What an operator must look at: settings, permissions, damage, another owner. Everything that may heal is tried again for as
+/// long as it takes.
+pub async fn run(
+    options: ReplicationOptions,
+    metrics: Metrics,
+    cancel: CancellationToken,
+) -> Result<(), ReplicationError> {
+    options.validate()?;
+    let overwrite = options.overwrite;
+    let context = Context::new(options, metrics);
+    let keeper = tokio::spawn(context.leases.clone().keep(cancel.clone()));
+    let mut replicator = Replicator { context, spool: None, compare: None, overwrite, other: None };
+    let ended = replicator.run(&cancel).await;
+    keeper.abort();
+    replicator.context.metrics.enter("stopped");
+    ended
+}
+
+// === impl Context ===
+
+impl Context {
+    pub(crate) fn new(options: ReplicationOptions, metrics: Metrics) -> Self {
+        let source = Arc::new(Cluster::new("source", options.source.clone()));
+        let cluster = Arc::new(Cluster::new("destination", options.destination.clone()));
+        let destination = Arc::new(Destination::new(cluster, options.checkpoint_key()));
+        let leases = Leases::new(Arc::clone(&source), Arc::clone(&destination));
+        Self { options: Arc::new(options), source, destination, leases, metrics }
+    }
+}
+
+// === impl Replicator ===
+
+impl Replicator {
+    async fn run(&mut self, cancel: &CancellationToken) -> Result<(), ReplicationError> {
+        let mut wait = RETRY.0;
+        loop {
+            let before = Instant::now();
+            let error = match self.once(cancel).await {
+                Ok(End::Cancelled) => return Ok(()),
+                Ok(End::Compare(why)) => {
+                    tracing::warn!(why, "comparing both sides");
+                    self.compare = Some(why);
+                    // A comparison that is needed again at once is not made in a hot loop.
+                    if before.elapsed() > RETRY.1 {
+                        wait = RETRY.0;
+                    }
+                    None
+                }
+                Err(error) => Some(error),
+            };
+            if let Some(error) = error {
+                if !error.is_transient() {
+                    return Err(error);
+                }
+                tracing::warn!("failed to {error}; trying again");
+                if before.elapsed() > RETRY.1 {
+                    wait = RETRY.0;
+                }
+            }
+            if cancel.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+                return Ok(());
+            }
+            wait = (wait * 2).min(RETRY.1);
+        }
+    }
+
+    /// From a start to the next reason to start again.
+    async fn once(&mut self, cancel: &CancellationToken) -> Result<End, ReplicationError> {
+        let context = self.context.clone();
+        let begun = match cancel.run_until_cancelled(self.begin()).await {
+            Some(begun) => begun?,
+            None => return Ok(End::Cancelled),
+        };
+        let Some((source, aligned, spool)) = begun else { return Ok(End::Compare("spool")) };
+        context.metrics.enter("streaming");
+        let (ended, spool) = context.stream(&source, aligned, spool, cancel).await;
+        self.spool = spool;
+        ended
+    }
+
+    /// Everything before the stream: the destination is ours, whole, and at a revision that the spool goes on from.
+    async fn begin(&mut self) -> Result<Option<(Member, Aligned, Spool)>, ReplicationError> {
+        let context = self.context.clone();
+        context.metrics.enter("starting");
+        let mut source = context.source.connect().await?;
+        context.metrics.connected("source", true);
+        self.open_spool(&source).await?;
+        let claim = self.claim(&mut source).await?;
+        context.metrics.connected("destination", true);
+        context.metrics.enter("aligning");
+        let aligned = self.align(&source, claim).await?;
+        let Some(mut spool) = self.spool.take() else { return Ok(None) };
+        // The log says where it does not know the history.
+        let (through, tail) = (aligned.checkpoint.source_revision, spool.tail().revision);
+        if tail < through && (tail == Revision(0) || self.compare.is_some()) {
+            spool.release(through);
+            let gap = Entry::Gap { through, seen_ms: now_ms() };
+            spool = blocking(move || spool.append(&[gap]).map(|()| spool)).await?;
+        }
+        self.compare = None;
+        self.overwrite = false;
+        Ok(Some((source, aligned, spool)))
+    }
+
+    async fn open_spool(&mut self, source: &Member) -> Result<(), ReplicationError> {
+        let cluster = source.cluster;
+        if self.spool.is_none() {
+            let options = &self.context.options;
+            let options = SpoolOptions::new(&options.spool, options.spool_bytes);
+            let (spool, recovery) = blocking(move || Spool::open(options, cluster)).await?;
+            let tail = spool.tail();
+            tracing::info!(
+                revision = tail.revision.0,
+                segments = recovery.segments,
+                cut = recovery.cut,
+                "opened the spool"
+            );
+            self.spool = Some(spool);
+        }
+        match &self.spool {
+            Some(spool) if spool.tail().revision > source.head => {
+                Err(ReplicationError::WentBack { head: source.head, known: spool.tail().revision })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the destination ours, once it may be. `source` is as of the end of it.
+    async fn claim(&mut self, source: &mut Member) -> Result<Claim, ReplicationError> {
+        let holder = self.spool.as_ref().map(Spool::holder).unwrap_or_default();
+        loop {
+            let (found, _) = self.context.destination.read().await?;
+            // After what the destination holds was read: the source has moved on while we stood by.
+            *source = self.context.source.connect().await?;
+            let member = self.context.destination.member().await?;
+            let prefixes = prefixes(&self.context.options.rules);
+            let genesis = || Checkpoint::genesis(source.cluster, member.cluster, prefixes.clone(), holder);
+            let (old, fence, compare) = match found {
+                None => {
+                    self.require_empty(&member).await?;
+                    (genesis(), 0, Some("genesis"))
+                }
+                Some((bytes, fence)) => match self.accept(&bytes, source, &member) {
+                    Ok(known) => (known, fence, None),
+                    Err(error @ ReplicationError::Halt(_)) => return Err(error),
+                    // The operator said so: what is there is compared, and taken over.
+                    Err(error) if self.overwrite => {
+                        tracing::warn!("failed to {error}; overwriting, as asked");
+                        let epoch = Checkpoint::decode(&bytes).map_or(1, |known| known.epoch);
+                        (Checkpoint { epoch, ..genesis() }, fence, Some("overwrite"))
+                    }
+                    Err(error) => return Err(error),
+                },
+            };
+            if old.holder != holder && self.is_alive(fence) {
+                self.context.metrics.enter("standby");
+                tokio::time::sleep(self.context.options.heartbeat / 2).await;
+                continue;
+            }
+            let (mut checkpoint, ours) = (old.clone(), Checkpoint { holder, ..old });
+            let fence = match self.context.settle(fence, &mut checkpoint, ours).await {
+                Ok(fence) => fence,
+                // A write of our former self, or of the other holder, came in between: look again.
+                Err(ReplicationError::Halt(Halt::Superseded(_) | Halt::Gone)) => continue,
+                Err(error) => return Err(error),
+            };
+            tracing::info!(%holder, epoch = checkpoint.epoch, "took the destination over");
+            self.other = None;
+            return Ok(Claim { checkpoint, fence, compare });
+        }
+    }
+
+    /// Whether the holder that wrote `fence` last may still live.
+    fn is_alive(&mut self, fence: i64) -> bool {
+        match self.other {
+            Some((known, since)) if known == fence => {
+                since.elapsed() < self.context.options.heartbeat * MISSED
+            }
+            _ => {
+                tracing::info!("another replicator has the destination; standing by");
+                self.other = Some((fence, Instant::now()));
+                true
+            }
+        }
+    }
+
+    /// Reads a checkpoint and checks that it is one to go on from.
+    fn accept(&self, bytes: &[u8], source: &Member, member: &Member) -> Result<Checkpoint, ReplicationError> {
+        let known = Checkpoint::decode(bytes)?;
+        if known.role == Role::Primary {
+            return Err(Halt::Promoted { epoch: known.epoch }.into());
+        }
+        if known.source_cluster != source.cluster {
+            return Err(ReplicationError::mismatch("source cluster", known.source_cluster, source.cluster));
+        }
+        if known.destination_cluster != member.cluster {
+            let (found, wanted) = (known.destination_cluster, member.cluster);
+            return Err(ReplicationError::mismatch("destination cluster", found, wanted));
+        }
+        let wanted = prefixes(&self.context.options.rules);
+        if known.prefixes != wanted {
+            let show = |(from, to): &(String, String)| format!("{from:?} to {to:?}");
+            return Err(ReplicationError::Mismatch {
+                what: "prefixes",
+                found: show(&known.prefixes),
+                wanted: show(&wanted),
+            });
+        }
+        if known.source_revision > source.head {
+            return Err(ReplicationError::WentBack { head: source.head, known: known.source_revision });
+        }
+        Ok(known)
+    }
+
+    /// A destination without a checkpoint may not hold keys of ours, unless the operator said so.
+    async fn require_empty(&self, member: &Member) -> Result<(), ReplicationError> {
+        let rules = &self.context.options.rules;
+        if self.overwrite {
+            return Ok(());
+        }
+        let prefix = rules.destination_prefix();
+        let mut listing = Listing::start(&self.context.destination.cluster, member, prefix, Revision(0));
+        let mut keys = 0;
+        while let Some(kv) = listing.next().await? {
+            keys += i64::from(rules.owns(kv.key()));
+        }
+        if keys == 0 {
+            return Ok(());
+        }
+        Err(ReplicationError::NotEmpty { keys, prefix: prefix.escape_ascii().to_string() })
+    }
+
+    /// Brings the destination to the revision it says it has, where that can be gone on from, or to the source's latest.
+    async fn align(&mut self, source: &Member, claim: Claim) -> Result<Aligned, ReplicationError> {
+        let Claim { checkpoint, fence, compare } = claim;
+        let behind = source.head.since(checkpoint.source_revision);
+        let why = compare
+            .or(self.compare)
+            .or((!checkpoint.is_whole()).then_some("torn"))
+            .or((behind > self.context.options.backlog).then_some("backlog"));
+        let mut reason = why.unwrap_or("handshake");
+        let mut at = if why.is_none() { checkpoint.source_revision } else { source.head };
+        let (mut source, mut checkpoint, mut fence) = (source.clone(), checkpoint, fence);
+        loop {
+            let begun = Instant::now();
+            match self.context.align(&source, checkpoint.clone(), fence, at).await {
+                Ok(aligned) => {
+                    let (keys, written) = (aligned.expected.keys(), aligned.written);
+                    let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    if written > 0 || reason != "handshake" {
+                        self.context.metrics.resyncs.with_label_values(&[reason]).inc();
+                        self.context.metrics.repaired.inc_by(written);
+                    }
+                    if reason != "handshake" {
+                        self.compare = Some(reason);
+                    } else if written > 0 {
+                        tracing::warn!(
+                            written,
+                            "the destination was not what its checkpoint says; it was put right"
+                        );
+                    }
+                    tracing::info!(reason, revision = at.0, keys, written, ms, "both sides are equal");
+                    return Ok(aligned);
+                }
+                // It was compacted while we read, or the revision that the destination has is.
+                Err(ReplicationError::Etcd(EtcdError::Compacted { side: "source", .. })) => {
+                    source = self.context.source.connect().await?;
+                    reason = "compaction";
+                    at = source.head;
+                    // The marker may have been written meanwhile.
+                    if let (Some((bytes, found)), _) = self.context.destination.read().await? {
+                        let known = Checkpoint::decode(&bytes)?;
+                        if known.holder != checkpoint.holder {
+                            return Err(Halt::Superseded(known.holder).into());
+                        }
+                        (checkpoint, fence) = (known, found);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Runs what blocks on the disk.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SpoolError> + Send + 'static,
+) -> Result<T, ReplicationError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(ReplicationError::from),
+        Err(error) => {
+            Err(SpoolError::Io { what: "use", path: "the spool".into(), error: std::io::Error::other(error) }
+                .into())
+        }
+    }
+}

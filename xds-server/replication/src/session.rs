@@ -1,0 +1,471 @@
+//! The steady state: the spool is read into the pipeline, its transactions are carried out, the destination's own account of
+//! them is compared, until something is beyond what these can mend.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    align::Aligned,
+    client::{EtcdError, Member},
+    destination::Answer,
+    error::ReplicationError,
+    observer::{Observer, Verdict},
+    options::StrangerPolicy,
+    pipeline::{Applied, Effect, Event, Found, Halt, Pace, Pipeline},
+    revision::{Revision, SourceRevision},
+    run::Context,
+    source::{Feed, Follow, SourceNews},
+    spool::{Entry, Reader, Spool, SpoolError},
+    verify,
+    watch::{News, Watch, WatchEnd, now_ms},
+};
+
+/// Entries read from the spool between two looks at everything else.
+const TURN: usize = 256;
+
+/// Transactions that the destination's watch may owe us before both sides are compared for real.
+const UNSEEN: usize = 65_536;
+
+/// Why a session ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It was told to.
+    Cancelled,
+    /// Both sides must be compared.
+    Compare(&'static str),
+}
+
+/// What the tasks of a session tell.
+enum Told {
+    Answer(Answer),
+    Found(Found),
+    /// A revision of the destination, with the keys that are ours to write.
+    Seen(SourceRevision),
+    /// The destination's account has a gap.
+    Blind,
+    /// A scrub found this many differences.
+    Scrubbed(u64),
+}
+
+struct Session {
+    context: Context,
+    pipeline: Pipeline,
+    observer: Observer,
+    reader: Reader,
+    feed: Feed,
+    tell: mpsc::Sender<Told>,
+    started: Instant,
+    /// Whether the spool has been read to its end.
+    drained: bool,
+    /// The last revision read.
+    read: Revision,
+    /// Revisions with something in them, read so far, counted as the checkpoint counts them.
+    taken_version: u64,
+    progress: Option<(Revision, Revision, u64)>,
+    /// Why both sides must be compared when everything that can be written is.
+    then_compare: Option<&'static str>,
+    trouble: bool,
+    source_lost: bool,
+}
+
+// === impl Context ===
+
+impl Context {
+    /// Follows the source until something ends it; hands the spool back unless that failed.
+    pub(crate) async fn stream(
+        &self,
+        source: &Member,
+        aligned: Aligned,
+        spool: Spool,
+        cancel: &CancellationToken,
+    ) -> (Result<End, ReplicationError>, Option<Spool>) {
+        let options = &self.options;
+        let pace = Pace { debounce_ms: millis(options.debounce), heartbeat_ms: millis(options.heartbeat) };
+        let through = aligned.checkpoint.source_revision;
+        let reader = spool.reader(through);
+        let follow = Follow {
+            cluster: Arc::clone(&self.source),
+            id: source.cluster,
+            prefix: options.rules.source_prefix().to_vec(),
+            backlog: options.backlog,
+            ask_every: (options.heartbeat / 2).max(Duration::from_millis(200)),
+        };
+        let (tell, told) = mpsc::channel(256);
+        let ended = cancel.child_token();
+        tokio::spawn(ended.clone().run_until_cancelled_owned(self.clone().listen(aligned.at, tell.clone())));
+        tokio::spawn(ended.clone().run_until_cancelled_owned(self.clone().scrub(tell.clone())));
+        let _ended = ended.drop_guard();
+        let mut session = Session {
+            context: self.clone(),
+            observer: Observer::new(aligned.found, aligned.at),
+            taken_version: aligned.checkpoint.sync_version,
+            pipeline: Pipeline::new(
+                aligned.checkpoint,
+                aligned.fence,
+                aligned.expected,
+                options.limits,
+                pace,
+                0,
+            ),
+            reader,
+            feed: Feed::start(follow, spool),
+            tell,
+            started: Instant::now(),
+            drained: false,
+            read: through,
+            progress: None,
+            then_compare: None,
+            trouble: false,
+            source_lost: false,
+        };
+        session.gauge();
+        let result = session.run(told, cancel).await;
+        (result, session.feed.stop().await)
+    }
+
+    /// Tells what the destination's watch tells, from after its revision `at` on.
+    async fn listen(self, mut at: Revision, tell: mpsc::Sender<Told>) {
+        loop {
+            match self.listen_once(&mut at, &tell).await {
+                Ok(()) => return,
+                Err(WatchEnd::Compacted { .. } | WatchEnd::Order(_)) => {
+                    let _gone = tell.send(Told::Blind).await;
+                    return;
+                }
+                Err(WatchEnd::Etcd(error)) => {
+                    tracing::debug!(%error, "the destination's watch ended");
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+            }
+        }
+    }
+
+    async fn listen_once(&self, at: &mut Revision, tell: &mpsc::Sender<Told>) -> Result<(), WatchEnd> {
+        let (member, rules) = (self.destination.member().await?, &self.options.rules);
+        let cluster = &self.destination.cluster;
+        let every = self.options.heartbeat;
+        let mut watch = Watch::open(cluster, &member, rules.destination_prefix(), *at, every).await?;
+        loop {
+            let revisions = match watch.next().await {
+                Ok(News::Revisions(revisions)) => revisions,
+                Ok(News::Progress(_)) => continue,
+                Err(end) => {
+                    self.destination.lost().await;
+                    return Err(end);
+                }
+            };
+            for mut revision in revisions {
+                *at = revision.revision;
+                revision.changes.retain(|change| rules.owns(&change.key));
+                if !revision.changes.is_empty() && tell.send(Told::Seen(revision)).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Compares both sides from time to time, beside everything else.
+    async fn scrub(self, tell: mpsc::Sender<Told>) {
+        if self.options.scrub.is_zero() {
+            return;
+        }
+        loop {
+            tokio::time::sleep(self.options.scrub).await;
+            match verify::compare(&self, 0).await {
+                Ok(proof) if proof.differences == 0 => {
+                    tracing::info!(
+                        keys = proof.keys,
+                        ms = proof.elapsed_ms,
+                        "scrubbed: both sides are equal"
+                    );
+                }
+                Ok(proof) => {
+                    let _gone = tell.send(Told::Scrubbed(proof.differences)).await;
+                }
+                Err(error) => tracing::warn!("failed to {error}; scrubbing again later"),
+            }
+        }
+    }
+}
+
+// === impl Session ===
+
+impl Session {
+    async fn run(
+        &mut self,
+        mut told: mpsc::Receiver<Told>,
+        cancel: &CancellationToken,
+    ) -> Result<End, ReplicationError> {
+        let mut tail = self.reader.tail();
+        loop {
+            if let Some(end) = self.read_on()? {
+                return Ok(end);
+            }
+            if let Some(why) = self.then_compare
+                && self.drained
+                && self.pipeline.is_idle()
+            {
+                return Ok(End::Compare(why));
+            }
+            // A wait of nothing lets everything else have its turn while there is more to read.
+            let busy = !self.drained && self.pipeline.has_room();
+            let end = tokio::select! {
+                biased;
+                () = cancel.cancelled() => Some(End::Cancelled),
+                Some(told) = told.recv() => self.hear(told)?,
+                Some(news) = self.feed.news.recv() => self.source_says(news)?,
+                moved = tail.changed(), if self.drained => {
+                    self.drained = moved.is_err();
+                    None
+                }
+                () = sleep_until(self.started, self.pipeline.deadline_ms()) => self.step(Event::Tick)?,
+                () = tokio::task::yield_now(), if busy => None,
+            };
+            if let Some(end) = end {
+                return Ok(end);
+            }
+        }
+    }
+
+    /// Reads what is safe in the spool, as much as the pipeline has room for.
+    fn read_on(&mut self) -> Result<Option<End>, ReplicationError> {
+        for _ in 0..TURN {
+            if self.drained || !self.pipeline.has_room() {
+                return Ok(None);
+            }
+            match self.reader.read()? {
+                Some(Entry::Revision(source)) => {
+                    self.read = source.revision;
+                    let mapped = self.context.options.rules.map(&source);
+                    self.taken_version += u64::from(!mapped.changes.is_empty());
+                    if let Some(end) = self.step(Event::Revision(mapped))? {
+                        return Ok(Some(end));
+                    }
+                }
+                // History that the log does not have, and the destination neither.
+                Some(Entry::Gap { .. }) => return Ok(Some(End::Compare("gap"))),
+                None => {
+                    self.drained = true;
+                    if let Some((revision, after, ms)) = self.progress
+                        && self.read >= after
+                    {
+                        self.progress = None;
+                        return self.step(Event::Progress(revision, ms));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn source_says(&mut self, news: SourceNews) -> Result<Option<End>, ReplicationError> {
+        let metrics = &self.context.metrics;
+        match news {
+            SourceNews::Connected { head } => {
+                metrics.connected("source", true);
+                if std::mem::take(&mut self.source_lost) {
+                    tracing::info!(head = head.0, "the source is back");
+                }
+            }
+            SourceNews::Progress { revision, after, ms } => {
+                self.progress = Some((revision, after, ms));
+                // Looked at when the spool has been read to its end, which it may have been.
+                self.drained = false;
+            }
+            SourceNews::Lost(why) => {
+                metrics.connected("source", false);
+                if !std::mem::replace(&mut self.source_lost, true) {
+                    tracing::warn!("failed to {why}; the destination stays as it is, trying again");
+                }
+            }
+            SourceNews::Compare(why) => self.then_compare = Some(why),
+            SourceNews::Strange(why) => return Err(ReplicationError::Strange(why)),
+            SourceNews::Spool(SpoolError::Full { bytes }) => {
+                tracing::warn!(
+                    bytes,
+                    "the spool is full: letting go of the source until the destination has it all"
+                );
+                self.then_compare = Some("spool full");
+            }
+            SourceNews::Spool(error) => return Err(error.into()),
+        }
+        Ok(None)
+    }
+
+    fn hear(&mut self, told: Told) -> Result<Option<End>, ReplicationError> {
+        match told {
+            Told::Answer(answer) => {
+                self.note(&answer)?;
+                self.step(Event::from(&answer))
+            }
+            Told::Found(found) => self.step(Event::Found(found)),
+            Told::Seen(revision) => {
+                let verdicts = self.observer.seen(revision);
+                Ok(self.judge(verdicts))
+            }
+            Told::Blind => Ok(Some(End::Compare("destination compacted"))),
+            Told::Scrubbed(differences) => {
+                tracing::error!(differences, "a scrub found that the sides differ");
+                self.context.metrics.mismatches.inc();
+                Ok(Some(End::Compare("scrub")))
+            }
+        }
+    }
+
+    /// Logs and counts an answer that is none; once for each time of trouble.
+    fn note(&mut self, answer: &Answer) -> Result<(), ReplicationError> {
+        let (kind, error) = match answer {
+            Answer::Committed(_) => {
+                if std::mem::take(&mut self.trouble) {
+                    self.context.metrics.connected("destination", true);
+                    tracing::info!("the destination is back");
+                }
+                return Ok(());
+            }
+            Answer::Refused(_) => return Ok(()),
+            Answer::Failed(EtcdError::NoLease(_)) => return Ok(()),
+            Answer::Failed(error) => ("put_off", error),
+            Answer::Unknown(error) => ("unknown", error),
+        };
+        if let EtcdError::Denied { .. } | EtcdError::Refused { .. } = error {
+            return Err(error.clone().into());
+        }
+        self.context.metrics.retries.with_label_values(&[kind]).inc();
+        if !std::mem::replace(&mut self.trouble, true) {
+            self.context.metrics.connected("destination", false);
+            tracing::warn!("failed to {error}; changes wait in the spool, trying again");
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, event: Event) -> Result<Option<End>, ReplicationError> {
+        let mut end = None;
+        for effect in self.pipeline.step(millis(self.started.elapsed()), event) {
+            match effect {
+                Effect::Commit(attempt) => {
+                    let (context, tell) = (self.context.clone(), self.tell.clone());
+                    tokio::spawn(async move {
+                        let answer = match context.leases.ensure(&attempt.changes).await {
+                            Ok(()) => context.destination.commit(&attempt).await,
+                            Err(error) => Answer::Failed(error),
+                        };
+                        if let Answer::Failed(EtcdError::NoLease(_)) = answer {
+                            context.leases.forget().await;
+                        }
+                        let _gone = tell.send(Told::Answer(answer)).await;
+                    });
+                }
+                Effect::Read => {
+                    let (context, tell) = (self.context.clone(), self.tell.clone());
+                    tokio::spawn(async move {
+                        let found = loop {
+                            match context.destination.read().await {
+                                Ok((found, _)) => break found,
+                                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+                            }
+                        };
+                        let _gone = tell.send(Told::Found(found)).await;
+                    });
+                }
+                Effect::Applied(applied) => end = self.applied(&applied).or(end),
+                Effect::Halt(Halt::Superseded(holder)) if holder == self.pipeline.checkpoint().holder => {
+                    return Err(ReplicationError::Twin);
+                }
+                Effect::Halt(halt) => return Err(halt.into()),
+            }
+        }
+        Ok(end)
+    }
+
+    fn applied(&mut self, applied: &Applied) -> Option<End> {
+        let metrics = &self.context.metrics;
+        metrics.transactions.inc();
+        metrics.operations.inc_by(applied.changes.len() as u64);
+        if let Some(oldest) = applied.oldest_ms {
+            metrics.lag.observe(now_ms().saturating_sub(oldest) as f64 / 1000.0);
+        }
+        self.feed.release(applied.through);
+        self.gauge();
+        let verdicts = self.observer.applied(applied);
+        let unseen = self.observer.waiting() > UNSEEN;
+        self.judge(verdicts).or(unseen.then_some(End::Compare("destination unseen")))
+    }
+
+    fn gauge(&self) {
+        let (metrics, checkpoint) = (&self.context.metrics, self.pipeline.checkpoint());
+        metrics.revision.set(checkpoint.source_revision.0);
+        metrics.torn.set(i64::from(checkpoint.torn.is_some()));
+        metrics.epoch.set(i64::try_from(checkpoint.epoch).unwrap_or(i64::MAX));
+        metrics.keys.set(i64::try_from(checkpoint.keys).unwrap_or(i64::MAX));
+        metrics.safe_time.set(checkpoint.source_ms as f64 / 1000.0);
+        let offset = self.taken_version.saturating_sub(checkpoint.sync_version);
+        metrics.offset.set(i64::try_from(offset).unwrap_or(i64::MAX));
+        metrics.spool_bytes.set(i64::try_from(self.feed.spool_bytes()).unwrap_or(i64::MAX));
+    }
+
+    /// What the destination's own account of our writes means.
+    fn judge(&self, verdicts: Vec<Verdict>) -> Option<End> {
+        let metrics = &self.context.metrics;
+        let tolerated = self.context.options.strangers == StrangerPolicy::Report;
+        let mut end = None;
+        for verdict in verdicts {
+            match verdict {
+                Verdict::Verified { values, digest } => {
+                    metrics.verified.inc_by(values as u64);
+                    metrics.digests.inc_by(u64::from(digest));
+                }
+                Verdict::Stranger { at, keys } => {
+                    metrics.strangers.inc();
+                    let first = keys.first().map(|key| key.escape_ascii().to_string()).unwrap_or_default();
+                    tracing::warn!(
+                        revision = at.0,
+                        keys = keys.len(),
+                        first,
+                        tolerated,
+                        "somebody else wrote"
+                    );
+                    if !tolerated {
+                        end = Some(End::Compare("stranger"));
+                    }
+                }
+                Verdict::Corrupt { at, key } => {
+                    metrics.mismatches.inc();
+                    let key = key.escape_ascii().to_string();
+                    tracing::error!(
+                        revision = at.0,
+                        key,
+                        "the destination holds another value than was sent"
+                    );
+                    end = Some(End::Compare("checksum"));
+                }
+                // After a stranger's write that was only reported this is no news.
+                Verdict::Diverged { .. } if tolerated && metrics.strangers.get() > 0 => {}
+                Verdict::Diverged { at, expected, found } => {
+                    metrics.mismatches.inc();
+                    tracing::error!(revision = at.0, %expected, %found, "the digests of both sides differ");
+                    end = Some(End::Compare("digest"));
+                }
+            }
+        }
+        end
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+async fn sleep_until(started: Instant, deadline_ms: Option<u64>) {
+    match deadline_ms {
+        Some(ms) => {
+            let at = started + Duration::from_millis(ms);
+            tokio::time::sleep_until(at.into()).await;
+        }
+        None => std::future::pending().await,
+    }
+}

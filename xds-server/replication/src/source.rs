@@ -1,0 +1,287 @@
+//! Follows the source: its watch into the spool, for as long as it takes. Reconnects and resumes by itself; what it cannot mend
+//! it tells. Writes nothing to the source.
+//!
+//! | the source | then |
+//! |---|---|
+//! | stops answering, or cuts the watch | another member, and on from the end of the spool |
+//! | has compacted what comes next, or is too far ahead to be read revision by revision | the sides are compared instead |
+//! | is another cluster than before, or is at an earlier revision | nothing more is taken from it: it was rebuilt or restored |
+//! | breaks the order that etcd promises | the watch is opened again at the last whole revision |
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{
+    checkpoint::ClusterId,
+    client::{Cluster, EtcdError},
+    revision::Revision,
+    spool::{Entry, Spool, SpoolError},
+    watch::{News, Watch, WatchEnd, now_ms},
+};
+
+/// Revisions that wait for the disk.
+const QUEUE: usize = 256;
+
+/// Revisions that are written as one group at most.
+const GROUP: usize = 4096;
+
+/// Between two tries to connect.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// What the source does, for those who ask.
+#[derive(Debug)]
+pub(crate) enum SourceNews {
+    /// It answers; this was its revision.
+    Connected { head: Revision },
+    /// There is nothing else for us up to here, once what was sent up to `after` has been read.
+    Progress { revision: Revision, after: Revision, ms: u64 },
+    /// It does not answer; tried again.
+    Lost(String),
+    /// The sides must be compared.
+    Compare(&'static str),
+    /// It is not the source that we knew.
+    Strange(String),
+    /// The spool failed, or is full.
+    Spool(SpoolError),
+}
+
+/// What to follow.
+pub(crate) struct Follow {
+    pub cluster: Arc<Cluster>,
+    pub id: ClusterId,
+    pub prefix: Vec<u8>,
+    pub backlog: u64,
+    pub ask_every: Duration,
+}
+
+/// A source that is being followed.
+pub(crate) struct Feed {
+    pub news: mpsc::Receiver<SourceNews>,
+    released: Arc<AtomicI64>,
+    bytes: Arc<AtomicU64>,
+    task: AbortOnDropHandle<()>,
+    writer: JoinHandle<Option<Spool>>,
+}
+
+// === impl Feed ===
+
+impl Feed {
+    /// Begins where the spool ends.
+    pub(crate) fn start(follow: Follow, spool: Spool) -> Self {
+        let (tell, news) = mpsc::channel(64);
+        let (entries, jobs) = mpsc::channel(QUEUE);
+        let after = spool.tail().revision;
+        let (released, bytes) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicU64::new(spool.bytes())));
+        let writer = {
+            let (tell, released, bytes) = (tell.clone(), Arc::clone(&released), Arc::clone(&bytes));
+            tokio::task::spawn_blocking(move || write(spool, jobs, &tell, &released, &bytes))
+        };
+        let task = tokio::spawn(async move { follow.run(after, &entries, &tell).await });
+        Self { news, released, bytes, task: AbortOnDropHandle::new(task), writer }
+    }
+
+    /// The destination has everything up to here.
+    pub(crate) fn release(&self, through: Revision) {
+        self.released.store(through.0, Ordering::Relaxed);
+    }
+
+    /// What the spool takes on disk.
+    pub(crate) fn spool_bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Lets go of the source, and hands the spool back unless it failed.
+    pub(crate) async fn stop(self) -> Option<Spool> {
+        self.task.abort();
+        let _aborted = self.task.await;
+        drop(self.news);
+        self.writer.await.ok().flatten()
+    }
+}
+
+/// Appends what comes, all that has come at a time, until nobody sends any more.
+fn write(
+    mut spool: Spool,
+    mut jobs: mpsc::Receiver<Vec<Entry>>,
+    tell: &mpsc::Sender<SourceNews>,
+    released: &AtomicI64,
+    bytes: &AtomicU64,
+) -> Option<Spool> {
+    while let Some(mut group) = jobs.blocking_recv() {
+        while group.len() < GROUP
+            && let Ok(more) = jobs.try_recv()
+        {
+            group.extend(more);
+        }
+        spool.release(Revision(released.load(Ordering::Relaxed)));
+        if let Err(error) = spool.append(&group) {
+            let full = matches!(error, SpoolError::Full { .. });
+            let _gone = tell.blocking_send(SourceNews::Spool(error));
+            return full.then_some(spool);
+        }
+        bytes.store(spool.bytes(), Ordering::Relaxed);
+    }
+    Some(spool)
+}
+
+// === impl Follow ===
+
+impl Follow {
+    async fn run(
+        &self,
+        mut after: Revision,
+        entries: &mpsc::Sender<Vec<Entry>>,
+        tell: &mpsc::Sender<SourceNews>,
+    ) {
+        let mut wait = RETRY.0;
+        loop {
+            let before = after;
+            let ended = self.follow(&mut after, entries, tell).await;
+            if after > before {
+                wait = RETRY.0;
+            }
+            let (news, done) = match ended {
+                End::Etcd(error) => {
+                    self.cluster.lost();
+                    (SourceNews::Lost(error.to_string()), false)
+                }
+                End::Order(why) => (SourceNews::Lost(why), false),
+                End::Compare(why) => (SourceNews::Compare(why), true),
+                End::Strange(why) => (SourceNews::Strange(why), true),
+                End::Closed => return,
+            };
+            if tell.send(news).await.is_err() || done {
+                return;
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(RETRY.1);
+        }
+    }
+
+    /// One connection.
+    async fn follow(
+        &self,
+        after: &mut Revision,
+        entries: &mpsc::Sender<Vec<Entry>>,
+        tell: &mpsc::Sender<SourceNews>,
+    ) -> End {
+        let member = match self.cluster.connect().await {
+            Ok(member) => member,
+            Err(error) => return End::Etcd(error),
+        };
+        if member.cluster != self.id {
+            return End::Strange(format!("it is cluster {} now, not {}", member.cluster, self.id));
+        }
+        if member.head < *after {
+            return End::Strange(format!("it is at revision {} and was at {after} before", member.head));
+        }
+        if member.head.since(*after) > self.backlog {
+            return End::Compare("backlog");
+        }
+        let trusted = is_progress_trusted(&version(&member).await);
+        let opened = Watch::open(&self.cluster, &member, &self.prefix, *after, self.ask_every).await;
+        let mut watch = match opened {
+            Ok(watch) => watch,
+            Err(end) => return end.into(),
+        };
+        tracing::info!(
+            endpoint = member.endpoint,
+            after = after.0,
+            head = member.head.0,
+            "following the source"
+        );
+        if tell.send(SourceNews::Connected { head: member.head }).await.is_err() {
+            return End::Closed;
+        }
+        loop {
+            match watch.next().await {
+                Ok(News::Revisions(revisions)) => {
+                    let last = revisions.last().map_or(*after, |last| last.revision);
+                    if entries.send(revisions.into_iter().map(Entry::Revision).collect()).await.is_err() {
+                        return End::Closed;
+                    }
+                    *after = last;
+                }
+                Ok(News::Progress(revision)) => {
+                    // Before the versions named below, it may run ahead of the events: no more than a sign of life.
+                    let news = SourceNews::Progress { revision, after: *after, ms: now_ms() };
+                    if trusted && tell.send(news).await.is_err() {
+                        return End::Closed;
+                    }
+                }
+                Err(end) => return end.into(),
+            }
+        }
+    }
+}
+
+/// Why a connection ended.
+enum End {
+    Etcd(EtcdError),
+    Order(String),
+    Compare(&'static str),
+    Strange(String),
+    Closed,
+}
+
+// === impl End ===
+
+impl From<WatchEnd> for End {
+    fn from(end: WatchEnd) -> Self {
+        match end {
+            WatchEnd::Etcd(error) => Self::Etcd(error),
+            WatchEnd::Order(violation) => Self::Order(violation.to_string()),
+            WatchEnd::Compacted { .. } => Self::Compare("compaction"),
+        }
+    }
+}
+
+/// The server's version, or nothing where it will not say.
+async fn version(member: &crate::client::Member) -> String {
+    let mut client = member.client.clone();
+    let asked = tokio::time::timeout(Duration::from_secs(3), client.status()).await;
+    asked.ok().and_then(Result::ok).map(|status| status.version().to_owned()).unwrap_or_default()
+}
+
+/// etcd issue 15220: before 3.4.25 and 3.5.8 a watch's progress may be ahead of its events.
+fn is_progress_trusted(version: &str) -> bool {
+    let mut parts = version.split(['.', '-', '+']).map(|part| part.parse::<u32>().unwrap_or(0));
+    let mut next = || parts.next().unwrap_or(0);
+    match (next(), next(), next()) {
+        (3, 4, patch) => patch >= 25,
+        (3, 5, patch) => patch >= 8,
+        (3, minor, _) => minor > 5,
+        (major, ..) => major > 3,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_believed_from_the_versions_that_keep_it_honest() {
+        for (version, trusted) in [
+            ("3.5.1", false),
+            ("3.5.7", false),
+            ("3.5.8", true),
+            ("3.4.23", false),
+            ("3.4.25", true),
+            ("3.3.99", false),
+            ("3.6.0", true),
+            ("3.7.3-rc.1", true),
+            ("4.0.0", true),
+            ("", false),
+        ] {
+            assert_eq!(is_progress_trusted(version), trusted, "{version}");
+        }
+    }
+}

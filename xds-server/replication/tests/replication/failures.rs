@@ -1,0 +1,131 @@
+//! Either etcd dies, the spool fills up, a stranger writes: nothing is lost, nothing is doubled, and it is said.
+
+use std::time::Duration;
+
+use zonebreak_replication::{StrangerPolicy, spool::MIN_BYTES, verify};
+
+use crate::support::{Pair, Running, put, until};
+
+/// Numbers under `/app/n/`, put one after the other for as long as the task runs; the answer is how many were acknowledged.
+async fn write_numbers(pair: &Pair, count: usize) {
+    let mut source = pair.from().await;
+    for number in 0..count {
+        put(&mut source, &format!("/app/n/{:03}", number % 150), &number.to_string()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_destination_killed_under_load_loses_and_doubles_nothing() {
+    let mut pair = Pair::start().await;
+    let replicator = Running::start(pair.options());
+    replicator.streams().await;
+    for _ in 0..3 {
+        write_numbers(&pair, 200).await;
+        pair.destination.kill();
+        write_numbers(&pair, 200).await;
+        pair.destination.restart().await.unwrap();
+    }
+    pair.equal().await;
+    pair.prove(pair.options()).await;
+    let resyncs: u64 = ["stranger", "digest", "checksum"]
+        .iter()
+        .map(|r| replicator.metrics.resyncs.with_label_values(&[r]).get())
+        .sum();
+    assert_eq!(
+        (resyncs, replicator.metrics.mismatches.get()),
+        (0, 0),
+        "an ambiguous commit was not recognised"
+    );
+    replicator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_killed_and_restarted_is_followed_again_where_it_broke_off() {
+    let mut pair = Pair::start().await;
+    let replicator = Running::start(pair.options());
+    replicator.streams().await;
+    for _ in 0..2 {
+        write_numbers(&pair, 200).await;
+        pair.source.kill();
+        pair.source.restart().await.unwrap();
+        write_numbers(&pair, 200).await;
+    }
+    pair.equal().await;
+    pair.prove(pair.options()).await;
+    replicator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_s_write_is_found_and_put_back_or_only_told() {
+    let pair = Pair::start().await;
+    let (mut source, mut to) = (pair.from().await, pair.to().await);
+    put(&mut source, "/app/a", "1").await;
+    let replicator = Running::start(pair.options());
+    replicator.streams().await;
+    put(&mut to, "/app/a", "stranger").await;
+    put(&mut to, "/app/b", "stranger").await;
+    pair.equal().await;
+    until("it to be counted", async || replicator.metrics.strangers.get() > 0).await;
+    replicator.streams().await;
+    replicator.stop().await;
+
+    let mut options = pair.options();
+    options.strangers = StrangerPolicy::Report;
+    let replicator = Running::start(options.clone());
+    replicator.streams().await;
+    put(&mut to, "/app/b", "stranger").await;
+    until("it to be counted", async || replicator.metrics.strangers.get() == 1).await;
+    put(&mut source, "/app/c", "1").await;
+    until("the stream to go on", async || !to.get("/app/c", None).await.unwrap().kvs().is_empty()).await;
+    let proof = verify::verify(options, 10).await.unwrap();
+    assert_eq!((proof.differences, proof.examples[0].key.as_str()), (1, "/app/b"));
+    assert_eq!((proof.examples[0].difference, proof.buckets.len()), ("extra", 1));
+    replicator.stop().await;
+}
+
+/// What nobody saw happen, such as damage on a disk, is found by the comparison of real reads.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scrub_finds_and_mends_what_no_watch_told() {
+    let pair = Pair::start().await;
+    let (mut source, mut to) = (pair.from().await, pair.to().await);
+    put(&mut source, "/app/a", "1").await;
+    let mut options = pair.options();
+    options.strangers = StrangerPolicy::Report;
+    options.scrub = Duration::from_secs(2);
+    let replicator = Running::start(options);
+    replicator.streams().await;
+    put(&mut to, "/app/a", "rot").await;
+    until("the scrub to mend it", async || to.get("/app/a", None).await.unwrap().kvs()[0].value() == b"1")
+        .await;
+    until("it to be counted", async || replicator.metrics.resyncs.with_label_values(&["scrub"]).get() >= 1)
+        .await;
+    replicator.stop().await;
+}
+
+/// The spool holds 8 MiB; the destination is down for more than that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_spool_lets_go_of_the_source_and_catches_up_by_comparison() {
+    let mut pair = Pair::start().await;
+    let mut source = pair.from().await;
+    let mut options = pair.options();
+    options.spool_bytes = MIN_BYTES;
+    let replicator = Running::start(options.clone());
+    replicator.streams().await;
+    put(&mut source, "/app/first", "1").await;
+    pair.equal().await;
+    pair.destination.kill();
+    let value = "y".repeat(1_000_000);
+    for round in 0..14 {
+        put(&mut source, &format!("/app/large/{}", round % 3), &format!("{round} {value}")).await;
+    }
+    pair.destination.restart().await.unwrap();
+    pair.equal().await;
+    until("the comparison", async || {
+        replicator.metrics.resyncs.with_label_values(&["spool full"]).get() == 1
+    })
+    .await;
+    put(&mut source, "/app/goes-on", "1").await;
+    pair.equal().await;
+    pair.prove(options).await;
+    replicator.stop().await;
+}

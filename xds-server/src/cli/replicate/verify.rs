@@ -1,0 +1,56 @@
+//! `zonebreak replicate verify`: the proof that both sides are equal, or the keys that are not.
+
+use zonebreak_replication::verify::{self, Proof};
+
+use super::{StreamArgs, failure};
+use crate::{
+    cli::output::{OutputArgs, columns},
+    exit::{Exit, Failure, Outcome},
+};
+
+/// The flags of `zonebreak replicate verify`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    stream: StreamArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+    /// How many differing keys to name.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    keys: usize,
+}
+
+/// Runs the command.
+pub async fn run(args: VerifyArgs) -> Outcome {
+    let config = args.stream.load(Vec::new())?;
+    let options = config.replicate.options().map_err(Failure::usage)?;
+    let proof = verify::verify(options, args.keys).await.map_err(failure)?;
+    args.output.print(&proof, |_| table(&proof))?;
+    Ok(if proof.differences == 0 { Exit::Ok } else { Exit::CheckFailed })
+}
+
+fn table(proof: &Proof) -> String {
+    let verdict = if proof.differences == 0 {
+        "equal".to_owned()
+    } else {
+        format!("{} KEYS DIFFER, in {} of 256 buckets", proof.differences, proof.buckets.len())
+    };
+    let mut out = format!(
+        "verdict      {verdict}\nsource       revision {}, digest {}\ndestination  revision {}, digest {}\n\
+         checkpoint   digest {}\nkeys         {}, compared in {:.2} s\n",
+        proof.source_revision,
+        proof.source_digest,
+        proof.destination_revision,
+        proof.destination_digest,
+        proof.checkpoint_digest,
+        proof.keys,
+        proof.elapsed_ms as f64 / 1000.0,
+    );
+    if !proof.examples.is_empty() {
+        let row = |example: &verify::Example| {
+            [example.key.clone(), example.difference.to_owned(), example.bucket.to_string()]
+        };
+        out += &format!("\n{}", columns(["KEY", "DIFFERENCE", "BUCKET"], proof.examples.iter().map(row)));
+    }
+    out
+}
