@@ -22,7 +22,7 @@
 //!
 //! Where most of the load stays at home, the peers' few attempts in a short window prove little: 0 of 40 may still be 18 %. But they
 //! had hundreds in the minute before. As long as nothing in the window speaks against it, that past weighs as much again as
-//! [`REMEMBERED`] windows of theirs. It is no evidence of how they are *now*, which is all that tells a broken zone from a broken
+//! two windows of theirs. It is no evidence of how they are *now*, which is all that tells a broken zone from a broken
 //! service; so the quarter of the evidence above must be there without it.
 //!
 //! Windows are told in stretches as fine as they are known ([`crate::window::Profile::strata`]): recent ones in tenths of a
