@@ -10,15 +10,16 @@ use std::time::Duration;
 
 use futures::Stream;
 use tokio::sync::watch;
-use tonic::{Status, Streaming};
+use tonic::Status;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::Node;
 use crate::hub::Hub;
+use crate::inbound::Inbound;
 use crate::ledger::{Convergence, Entry, Ledger, ProxyStatus};
 use crate::metrics::Metrics;
 use crate::service;
-use crate::session::{Request, Response, Session, SessionOptions};
+use crate::session::{Response, Session, SessionOptions};
 use crate::stream;
 use crate::types::{Protocol, Scope, StreamId, ViewKey};
 
@@ -126,7 +127,7 @@ impl Shared {
         protocol: Protocol,
         scope: Scope,
         peer: Option<SocketAddr>,
-        requests: Streaming<Request>,
+        requests: Inbound,
     ) -> impl Stream<Item = Result<Response, Status>> + Send + 'static {
         let id = StreamId(self.streams.fetch_add(1, Ordering::Relaxed) + 1);
         self.metrics.stream_opened(protocol, &scope);

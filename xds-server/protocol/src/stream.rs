@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 
 use futures::Stream;
 use tokio::sync::watch;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use crate::hub::Subscription;
+use crate::inbound::Inbound;
 use crate::ledger::Entry;
 use crate::server::Shared;
-use crate::session::{Effect, Event, Request, Response};
+use crate::session::{Effect, Event, Response};
 use crate::types::TypeUrl;
 
 /// How long an aged stream may wait for the answers under way, and how often it looks.
@@ -30,7 +31,7 @@ fn now() -> Instant {
 struct Served {
     shared: Arc<Shared>,
     entry: Arc<Entry>,
-    requests: Streaming<Request>,
+    requests: Inbound,
     view: Option<Subscription>,
     draining: watch::Receiver<bool>,
     /// When the stream has had its time, and when it has had all its grace.
@@ -54,7 +55,7 @@ enum Wake {
 pub(crate) fn serve(
     shared: Arc<Shared>,
     entry: Arc<Entry>,
-    requests: Streaming<Request>,
+    requests: Inbound,
 ) -> impl Stream<Item = Result<Response, Status>> + Send + 'static {
     let draining = shared.draining();
     let aged = shared.age_of(entry.id()).map(|age| now() + age).map(|at| (at, at + AGE_GRACE));
@@ -136,7 +137,6 @@ impl Served {
             request = self.requests.message() => match request {
                 Ok(Some(request)) => Wake::Event(Event::Request(request)),
                 Ok(None) => Wake::Closed,
-                Err(status) if status.code() == tonic::Code::Cancelled => Wake::Closed,
                 Err(status) => Wake::Failed(status),
             },
             snapshot = snapshot => Wake::Event(Event::Snapshot(snapshot)),
