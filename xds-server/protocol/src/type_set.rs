@@ -3,7 +3,7 @@
 //! A set knows which names changed since the set it replaced, so a stream that held that one finds its changes in the time of
 //! the change and not of the set. It never changes after it was built.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -22,6 +22,8 @@ pub struct TypeSet {
     fingerprint: Fingerprint,
     /// Sorted by name, no name twice.
     resources: Vec<Arc<Resource>>,
+    /// Where each name is in `resources`: streams ask by name, and a set with the same names as the one before shares it.
+    places: Arc<HashMap<Arc<str>, usize>>,
     /// Other names, sorted, each with the place of its resource. None is also a name.
     aliases: Vec<(Arc<str>, usize)>,
     /// Names whose resource cannot be had at the moment; none of them is in `resources`.
@@ -51,6 +53,7 @@ impl TypeSet {
                 explicit: false,
                 fingerprint,
                 resources: Vec::new(),
+                places: Arc::default(),
                 aliases: Vec::new(),
                 errors: Errors::new(),
                 ttl: None,
@@ -72,7 +75,7 @@ impl TypeSet {
         let previous = previous.unwrap_or(Self::empty());
         let resources: Vec<_> = resources
             .into_values()
-            .map(|new| match find(&previous.resources, new.name()) {
+            .map(|new| match previous.named(new.name()) {
                 Some(old) if old.same_content(&new) && old.version() == new.version() => old.clone(),
                 _ => new,
             })
@@ -93,6 +96,7 @@ impl TypeSet {
             fingerprint,
             aliases: aliases(&resources),
             errors,
+            places: previous.places_of(&resources),
             ttl: resources.iter().filter_map(|resource| resource.ttl()).min(),
             resources,
             lineage: Some((previous.id, changed)),
@@ -111,13 +115,28 @@ impl TypeSet {
 
     /// The resource of this name, or else of this alias.
     pub fn get(&self, name: &str) -> Option<&Arc<Resource>> {
-        match find(&self.resources, name) {
+        match self.named(name) {
             None if !self.aliases.is_empty() => {
                 let at = self.aliases.binary_search_by(|(alias, _)| (**alias).cmp(name)).ok()?;
                 self.resources.get(self.aliases.get(at)?.1)
             }
             found => found,
         }
+    }
+
+    /// The resource of this very name.
+    fn named(&self, name: &str) -> Option<&Arc<Resource>> {
+        self.resources.get(*self.places.get(name)?)
+    }
+
+    /// The places of `next`, sorted as well: this set's own where the names are the same.
+    fn places_of(&self, next: &[Arc<Resource>]) -> Arc<HashMap<Arc<str>, usize>> {
+        let same = next.len() == self.resources.len()
+            && next.iter().zip(&self.resources).all(|(new, old)| new.name() == old.name());
+        if same {
+            return self.places.clone();
+        }
+        Arc::new(next.iter().enumerate().map(|(at, resource)| (resource.name().clone(), at)).collect())
     }
 
     /// Whether a resource goes by this name only as an alias.
