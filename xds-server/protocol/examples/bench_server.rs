@@ -11,8 +11,8 @@
 //! are the same in all, endpoints (30 a service, 10 a zone) have priorities of their own in each. A change gives one endpoint of
 //! one service another host name, which holds the change's number: clients find it without decoding anything.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
@@ -36,8 +36,7 @@ use envoy_types::pb::envoy::config::route::v3::{
     Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
 };
 use envoy_types::pb::google::protobuf::{Duration as ProtoDuration, UInt32Value};
-use tonic::transport::server::TcpIncoming;
-use zonebreak_xds::{ChangeId, Hub, Resource, Server, ServerOptions, Snapshot, ViewKey};
+use zonebreak_xds::{ChangeId, Hub, Resource, Server, ServerOptions, Snapshot, TransportOptions, ViewKey};
 
 const ZONES: usize = 3;
 const ENDPOINTS: usize = 10;
@@ -57,14 +56,11 @@ async fn main() -> Result<(), Failure> {
     };
     let server = Server::new(hub.clone(), view_of, ServerOptions::default());
 
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let listener = zonebreak_xds::listen(SocketAddr::from(([127, 0, 0, 1], 0)))?;
     println!("listening {}", listener.local_addr()?);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let serving = tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .add_routes(server.routes())
-        .serve_with_incoming(incoming);
+    let transport = TransportOptions::default();
+    let incoming = transport.incoming(listener);
+    let serving = transport.server().add_routes(server.routes()).serve_with_incoming(incoming);
     // On a thread of its own, as a publisher is.
     let obeying =
         tokio::task::spawn_blocking(move || obey(&hub, services).map_err(|error| error.to_string()));

@@ -58,6 +58,6 @@ pub use server::{Server, ServerOptions};
 pub use service::service_names;
 pub use session::{Effect, Event, Nack, NackStatus, Request, Response, Session, SessionOptions, TypeStatus};
 pub use snapshot::{Snapshot, SnapshotBuilder};
-pub use transport::{Punctual, TransportOptions};
+pub use transport::{Punctual, TransportOptions, listen};
 pub use type_set::TypeSet;
 pub use types::{ChangeId, Protocol, Scope, StreamId, TypeUrl, Version, ViewKey};
