@@ -35,6 +35,10 @@ pub(super) struct Has {
     responses: [String; TYPES.len()],
 }
 
+/// What the clients of a zone say when they come back, encoded once for all of them.
+#[derive(Debug)]
+pub(super) struct Returning([Vec<u8>; TYPES.len()]);
+
 /// One client.
 #[derive(Debug)]
 pub(super) struct Client {
@@ -58,6 +62,27 @@ impl Fleet {
     pub(super) fn speaks(&self) -> Speaks {
         self.speaks
     }
+
+    /// The first request for a type, without the node.
+    fn ask(&self, kind: usize, has: &Has) -> Vec<u8> {
+        let (names, type_url) = (self.names[kind].clone(), TYPES[kind].to_owned());
+        match self.speaks {
+            Speaks::Delta => DeltaRequest {
+                type_url,
+                resource_names_subscribe: names,
+                initial_resource_versions: has.resources[kind].clone().into_iter().collect(),
+                ..DeltaRequest::default()
+            }
+            .encode_to_vec(),
+            Speaks::Sotw => SotwRequest {
+                type_url,
+                resource_names: names,
+                version_info: has.responses[kind].clone(),
+                ..SotwRequest::default()
+            }
+            .encode_to_vec(),
+        }
+    }
 }
 
 // === impl Has ===
@@ -68,6 +93,14 @@ impl Has {
         let Some(kind) = kind(&response.type_url) else { return };
         self.responses[kind].clone_from(&response.version);
         self.resources[kind].extend(response.learned.iter().cloned());
+    }
+}
+
+// === impl Returning ===
+
+impl Returning {
+    pub(super) fn new(fleet: &Fleet, has: &Has) -> Self {
+        Self(std::array::from_fn(|kind| fleet.ask(kind, has)))
     }
 }
 
@@ -85,13 +118,16 @@ impl Client {
     /// The first request of a client that has nothing.
     pub(super) fn begin(&mut self) -> Vec<u8> {
         self.asked = 1;
-        self.ask(0, &Has::default())
+        [self.node(), self.fleet.ask(0, &Has::default())].concat()
     }
 
     /// The first requests of one that comes back.
-    pub(super) fn resume(&mut self, has: &Has) -> Vec<Vec<u8>> {
+    pub(super) fn resume(&mut self, with: &Returning) -> Vec<Vec<u8>> {
         self.asked = TYPES.len();
-        (0..TYPES.len()).map(|kind| self.ask(kind, has)).collect()
+        let [first, rest @ ..] = &with.0;
+        let mut requests = vec![[self.node(), first.clone()].concat()];
+        requests.extend(rest.iter().cloned());
+        requests
     }
 
     /// Takes a response; what is said to it. Answers whether this was the last that was missing at the beginning.
@@ -107,36 +143,21 @@ impl Client {
             return true;
         }
         self.asked += 1;
-        say(&self.ask(kind + 1, &Has::default()));
+        say(&self.fleet.ask(kind + 1, &Has::default()));
         false
     }
 
-    fn ask(&self, kind: usize, has: &Has) -> Vec<u8> {
-        let node = (kind == 0).then(|| Node {
+    /// The node alone: messages of protobuf merge when they are put one after the other.
+    fn node(&self) -> Vec<u8> {
+        let node = Some(Node {
             id: format!("sidecar~10.1.{}.{}~front-{}", self.number / 250, self.number % 250, self.number),
             cluster: "front".into(),
             locality: Some(Locality { zone: format!("zone-{}", Self::zone(self.number)) }),
             user_agent_name: "envoy".into(),
         });
-        let names = self.fleet.names[kind].clone();
-        let type_url = TYPES[kind].to_owned();
         match self.fleet.speaks {
-            Speaks::Delta => DeltaRequest {
-                node,
-                type_url,
-                resource_names_subscribe: names,
-                initial_resource_versions: has.resources[kind].clone().into_iter().collect(),
-                ..DeltaRequest::default()
-            }
-            .encode_to_vec(),
-            Speaks::Sotw => SotwRequest {
-                node,
-                type_url,
-                resource_names: names,
-                version_info: has.responses[kind].clone(),
-                ..SotwRequest::default()
-            }
-            .encode_to_vec(),
+            Speaks::Delta => DeltaRequest { node, ..DeltaRequest::default() }.encode_to_vec(),
+            Speaks::Sotw => SotwRequest { node, ..SotwRequest::default() }.encode_to_vec(),
         }
     }
 
@@ -206,12 +227,15 @@ mod tests {
     fn a_client_that_comes_back_says_what_it_has() {
         let mut has = Has::default();
         has.learn(&Response { learned: vec![("service-0000".into(), "7".into())], ..response(1) });
-        let mut client = Client::new(Fleet::new(Speaks::Delta, 1), 0);
-        let requests = client.resume(&has);
+        let fleet = Fleet::new(Speaks::Delta, 1);
+        let requests = Client::new(fleet.clone(), 4).resume(&Returning::new(&fleet, &has));
+        let first = DeltaRequest::decode(requests[0].as_slice()).unwrap();
+        assert_eq!((first.type_url.as_str(), first.node.unwrap().cluster.as_str()), (TYPES[0], "front"));
         let endpoints = DeltaRequest::decode(requests[1].as_slice()).unwrap();
         assert_eq!(endpoints.initial_resource_versions.get("service-0000").map(String::as_str), Some("7"));
-        let mut client = Client::new(Fleet::new(Speaks::Sotw, 1), 0);
-        let endpoints = SotwRequest::decode(client.resume(&has)[1].as_slice()).unwrap();
+        let fleet = Fleet::new(Speaks::Sotw, 1);
+        let requests = Client::new(fleet.clone(), 4).resume(&Returning::new(&fleet, &has));
+        let endpoints = SotwRequest::decode(requests[1].as_slice()).unwrap();
         assert_eq!((endpoints.version_info.as_str(), endpoints.resource_names.len()), ("v", 1));
     }
 }

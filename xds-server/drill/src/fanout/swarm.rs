@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::client::{Client, Fleet, Has};
+use super::client::{Client, Fleet, Has, Returning};
 use super::frames::Connection;
 use super::plan::{Plan, ZONES};
 use super::scan::{Response, Scan};
@@ -66,7 +66,11 @@ impl Swarm {
     /// Opens all connections. With `has`, the clients come back with that, and `change` is what they wait for.
     pub(super) fn connect(address: SocketAddr, plan: &Plan, resumed: Option<([Has; ZONES], u64)>) -> Self {
         let fleet = Fleet::new(plan.speaks, plan.services);
-        let (has, target) = resumed.map_or((None, 0), |(has, target)| (Some(Rc::new(has)), target));
+        let (has, target) = resumed.unwrap_or_default();
+        let returning = (target > 0).then(|| {
+            let all: [Returning; ZONES] = std::array::from_fn(|zone| Returning::new(&fleet, &has[zone]));
+            Rc::new(all)
+        });
         let tally = Rc::new(Tally {
             received: Cell::default(),
             settled: Cell::default(),
@@ -74,7 +78,7 @@ impl Swarm {
             told: RefCell::new(vec![0; plan.streams]),
             target: Cell::new(target),
             behind: Cell::new(plan.streams),
-            has: RefCell::new(has.as_deref().cloned().unwrap_or_default()),
+            has: RefCell::new(has),
             failure: RefCell::default(),
             bell: Notify::new(),
         });
@@ -82,9 +86,10 @@ impl Swarm {
         let mut connections = JoinSet::new();
         for index in 0..plan.connections {
             let numbers = (index..plan.streams).step_by(plan.connections).collect::<Vec<_>>();
-            let (fleet, tally, buffer, has) = (fleet.clone(), tally.clone(), buffer.clone(), has.clone());
+            let (fleet, tally, buffer) = (fleet.clone(), tally.clone(), buffer.clone());
+            let returning = returning.clone();
             connections.spawn_local(async move {
-                let failure = run(address, fleet, &numbers, has, &tally, &buffer).await;
+                let failure = run(address, fleet, &numbers, returning, &tally, &buffer).await;
                 let Err(failure) = failure;
                 tally.failure.borrow_mut().get_or_insert(failure.to_string());
                 tally.bell.notify_one();
@@ -174,7 +179,7 @@ async fn run(
     address: SocketAddr,
     fleet: Rc<Fleet>,
     numbers: &[usize],
-    has: Option<Rc<[Has; ZONES]>>,
+    returning: Option<Rc<[Returning; ZONES]>>,
     tally: &Tally,
     buffer: &RefCell<Vec<u8>>,
 ) -> anyhow::Result<std::convert::Infallible> {
@@ -185,10 +190,10 @@ async fn run(
     let mut clients: Vec<Client> = numbers.iter().map(|number| Client::new(fleet.clone(), *number)).collect();
     let mut scans: Vec<Scan> = numbers.iter().map(|number| Scan::new(speaks, *number < ZONES)).collect();
     for (stream, client) in clients.iter_mut().enumerate() {
-        match &has {
+        match &returning {
             None => connection.send(stream, &client.begin()),
-            Some(has) => {
-                let requests = client.resume(&has[Client::zone(numbers[stream])]);
+            Some(returning) => {
+                let requests = client.resume(&returning[Client::zone(numbers[stream])]);
                 requests.iter().for_each(|request| connection.send(stream, request));
             }
         }
