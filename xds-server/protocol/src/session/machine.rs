@@ -250,14 +250,14 @@ impl Session {
                 effects.push(Effect::GateExpired { waiting_for, waited });
             }
             for type_url in &types {
-                let standing = |watch: &Box<Watch>| (watch.answered(), watch.accepted());
-                let before = self.watches.get(type_url).map(standing);
+                let standing = |watch: &Watch| (watch.answered(), watch.accepted());
+                let before = self.watches.get(type_url).map(Box::as_ref).map(standing);
                 if let Some(response) = self.offer(now, type_url) {
                     effects.push(Effect::Send(response));
                     moved = true;
                 }
                 // A type with nothing to say has answered for the newest point as well.
-                moved |= before != self.watches.get(type_url).map(standing);
+                moved |= before != self.watches.get(type_url).map(Box::as_ref).map(standing);
             }
             if !moved {
                 return;
