@@ -4,9 +4,12 @@
 //! the change and not of the set. It never changes after it was built.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
+
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::resource::{Fingerprint, Resource, ResourceError};
 use crate::types::Version;
@@ -22,8 +25,8 @@ pub struct TypeSet {
     fingerprint: Fingerprint,
     /// Sorted by name, no name twice.
     resources: Vec<Arc<Resource>>,
-    /// Where each name is in `resources`: streams ask by name, and a set with the same names as the one before shares it.
-    places: Arc<HashMap<Arc<str>, usize>>,
+    /// A set with the same names as the one before shares it.
+    places: Arc<Places>,
     /// Other names, sorted, each with the place of its resource. None is also a name.
     aliases: Vec<(Arc<str>, usize)>,
     /// Names whose resource cannot be had at the moment; none of them is in `resources`.
@@ -33,6 +36,13 @@ pub struct TypeSet {
     /// What this set replaced, and the names in which the two differ.
     lineage: Option<(u64, Vec<Arc<str>>)>,
 }
+
+/// Where each name of a set is in it: streams ask by name, and one that asked for all of them has nothing else to remember.
+pub(crate) type Places = HashMap<Arc<str>, usize, BuildHasherDefault<NameHasher>>;
+
+/// The hash of a name. Only a publisher's names are ever put into [`Places`], so no client can have them collide.
+#[derive(Debug, Default)]
+pub(crate) struct NameHasher(u64);
 
 /// Names in error.
 pub(crate) type Errors = BTreeMap<Arc<str>, Arc<ResourceError>>;
@@ -126,11 +136,25 @@ impl TypeSet {
 
     /// The resource of this very name.
     fn named(&self, name: &str) -> Option<&Arc<Resource>> {
-        self.resources.get(*self.places.get(name)?)
+        self.resources.get(self.place(name)?)
+    }
+
+    /// Where this very name stands among all, which [`TypeSet::iter`] goes by.
+    pub(crate) fn place(&self, name: &str) -> Option<usize> {
+        self.places.get(name).copied()
+    }
+
+    pub(crate) fn places(&self) -> &Arc<Places> {
+        &self.places
+    }
+
+    /// The resource at this place.
+    pub(crate) fn at(&self, place: usize) -> Option<&Arc<Resource>> {
+        self.resources.get(place)
     }
 
     /// The places of `next`, sorted as well: this set's own where the names are the same.
-    fn places_of(&self, next: &[Arc<Resource>]) -> Arc<HashMap<Arc<str>, usize>> {
+    fn places_of(&self, next: &[Arc<Resource>]) -> Arc<Places> {
         let same = next.len() == self.resources.len()
             && next.iter().zip(&self.resources).all(|(new, old)| new.name() == old.name());
         if same {
@@ -194,6 +218,21 @@ impl TypeSet {
                 Changed::Owned(changed)
             }
         }
+    }
+}
+
+// === impl NameHasher ===
+
+impl Hasher for NameHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = xxh3_64(bytes) ^ self.0.rotate_left(5);
+    }
+
+    /// What follows a text and keeps it apart from a next one: there is no next one.
+    fn write_u8(&mut self, _end: u8) {}
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 
