@@ -4,6 +4,7 @@
 mod closed;
 pub mod embedded;
 pub mod failover;
+pub mod fanout;
 pub mod lab;
 pub mod overhead;
 mod proxy;

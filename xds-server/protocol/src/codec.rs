@@ -1,35 +1,37 @@
-//! Responses to bytes, bytes to requests.
+//! Responses to bytes.
 //!
 //! A response is written from the bytes its resources were encoded to once; nothing of a resource is ever encoded or decoded
-//! for a stream. Requests are small and are decoded by prost.
+//! for a stream. It is written piece by piece, as the connection takes it: what a client has not read is not written either.
 //!
 //! Field numbers are those of `envoy/service/discovery/v3/discovery.proto`; fields are written by ascending number, as every
 //! protobuf library does, so the bytes equal those of prost.
 
-use bytes::BufMut;
-use prost::Message;
-use tonic::Status;
-use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::resource::{Resource, ResourceError};
-use crate::session::{Request, Response};
+use crate::session::Response;
 use crate::types::Protocol;
 use crate::wire;
 
 #[cfg(test)]
 mod tests;
 
-/// What tonic allocates for each direction of each stream before anything is said: small, for streams are mostly idle.
-const BUFFER: usize = 1024;
+/// How much is written at once, where no single resource is larger: what fits into one HTTP/2 frame, and small enough for the
+/// memory to be used again at once.
+const PIECE: usize = 16 << 10;
 
-/// How much is collected before it is handed on: tonic's default.
-const YIELD: usize = 32 * 1024;
+/// gRPC's length prefix: a flag and four bytes (PROTOCOL-HTTP2.md, "Length-Prefixed-Message").
+const PREFIX: usize = 5;
 
-/// The codec of one protocol's streams.
-#[derive(Clone, Copy, Debug)]
-pub struct XdsCodec {
-    /// Which requests are read and which responses written.
-    pub protocol: Protocol,
+/// A response on its way out: a gRPC message in pieces.
+#[derive(Debug)]
+pub(crate) struct Pieces {
+    response: Response,
+    /// What is still to be written, in bytes.
+    left: usize,
+    begun: bool,
+    /// The next resource.
+    next: usize,
 }
 
 // === impl Response ===
@@ -66,11 +68,22 @@ impl Response {
 
     /// Writes a `DiscoveryResponse` or a `DeltaDiscoveryResponse`.
     pub fn encode(&self, out: &mut impl BufMut) {
+        self.put_head(out);
+        self.resources.iter().for_each(|resource| self.put_resource(resource, out));
+        self.put_rest(out);
+    }
+
+    fn put_head(&self, out: &mut impl BufMut) {
         wire::put_string(1, self.version.as_str(), out);
-        for resource in &self.resources {
-            wire::put_header(2, self.body_len(resource), out);
-            self.put_body(resource, out);
-        }
+    }
+
+    fn put_resource(&self, resource: &Resource, out: &mut impl BufMut) {
+        wire::put_header(2, self.body_len(resource), out);
+        self.put_body(resource, out);
+    }
+
+    /// What follows the resources.
+    fn put_rest(&self, out: &mut impl BufMut) {
         for resource in &self.refreshed {
             wire::put_header(2, self.beat_len(resource), out);
             wire::put_string(1, resource.version().as_str(), out);
@@ -174,56 +187,36 @@ fn put_error(field: u8, name: &str, error: &ResourceError, out: &mut impl BufMut
     wire::put_string(2, &error.message, out);
 }
 
-// === impl XdsCodec ===
+// === impl Pieces ===
 
-impl Codec for XdsCodec {
-    type Encode = Response;
-    type Decode = Request;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        *self
+impl Pieces {
+    pub(crate) fn new(response: Response) -> Self {
+        Self { left: PREFIX + response.encoded_len(), response, begun: false, next: 0 }
     }
 
-    fn decoder(&mut self) -> Self {
-        *self
-    }
-}
-
-impl Encoder for XdsCodec {
-    type Item = Response;
-    type Error = Status;
-
-    fn encode(&mut self, response: Response, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        out.reserve(response.encoded_len());
-        response.encode(out);
-        Ok(())
-    }
-
-    fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::new(BUFFER, YIELD)
-    }
-}
-
-impl Decoder for XdsCodec {
-    type Item = Request;
-    type Error = Status;
-
-    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<Request>, Status> {
-        let request = match self.protocol {
-            Protocol::Sotw => Message::decode(bytes).map(|request| Request::Sotw(Box::new(request))),
-            Protocol::Delta => Message::decode(bytes).map(|request| Request::Delta(Box::new(request))),
-        };
-        request.map(Some).map_err(|error| {
-            Status::invalid_argument(format!(
-                "the message is not a {} discovery request: {error}",
-                self.protocol
-            ))
-        })
-    }
-
-    fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::new(BUFFER, YIELD)
+    /// The next piece; `None` after the last.
+    pub(crate) fn next(&mut self) -> Option<Bytes> {
+        let response = &self.response;
+        let first = response.resources.get(self.next).map_or(0, |resource| response.body_len(resource));
+        let mut out = BytesMut::with_capacity(self.left.min(PIECE.max(first) + PIECE / 4));
+        if !self.begun {
+            self.begun = true;
+            out.put_u8(0);
+            // The server's own bound on responses is far below 4 GiB; one that is not is refused by every client.
+            out.put_u32(u32::try_from(self.left - PREFIX).unwrap_or(u32::MAX));
+            response.put_head(&mut out);
+        }
+        while let Some(resource) = response.resources.get(self.next) {
+            if !out.is_empty() && out.len() + response.body_len(resource) > PIECE && self.next > 0 {
+                break;
+            }
+            response.put_resource(resource, &mut out);
+            self.next += 1;
+        }
+        if self.next == response.resources.len() && out.len() < self.left {
+            response.put_rest(&mut out);
+        }
+        self.left -= out.len();
+        (!out.is_empty()).then(|| out.freeze())
     }
 }

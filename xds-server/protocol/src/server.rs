@@ -11,17 +11,18 @@ use std::time::{Duration, Instant};
 
 use futures::Stream;
 use tokio::sync::watch;
-use tonic::{Status, Streaming};
+use tonic::Status;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::Node;
 use crate::admission::Admission;
 use crate::hub::Hub;
+use crate::inbound::Inbound;
 use crate::journal::{ChangeStatus, Journal};
 use crate::ledger::{Convergence, Entry, Ledger, ProxyStatus, TrialStatus};
 use crate::metrics::Metrics;
 use crate::service;
-use crate::session::{Request, ResourceStatus, Response, Session, SessionOptions};
+use crate::session::{ResourceStatus, Response, Session, SessionOptions};
 use crate::stream;
 use crate::types::{ChangeId, Protocol, Scope, StreamId, ViewKey};
 
@@ -174,7 +175,7 @@ impl Shared {
         protocol: Protocol,
         scope: Scope,
         peer: Option<SocketAddr>,
-        requests: Streaming<Request>,
+        requests: Inbound,
     ) -> impl Stream<Item = Result<Response, Status>> + Send + 'static {
         let id = StreamId(self.streams.fetch_add(1, Ordering::Relaxed) + 1);
         self.metrics.stream_opened(protocol, &scope);

@@ -1,22 +1,19 @@
 //! The gRPC methods: which path speaks which protocol about which type.
 //!
-//! One handler serves them all. It is what tonic's generated code would be, with our codec in place of prost's.
+//! One handler serves them all. It is what tonic's generated code would be, with bodies of our own on both sides.
 
 use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use futures::Stream;
 use tonic::body::Body;
-use tonic::server::{Grpc, StreamingService};
 use tonic::service::Routes;
-use tonic::{Request as GrpcRequest, Response as GrpcResponse, Status, Streaming};
+use tonic::transport::server::TcpConnectInfo;
 use tower::Service;
 
-use crate::codec::XdsCodec;
+use crate::inbound::Inbound;
+use crate::outbound;
 use crate::server::Shared;
-use crate::session::{Request, Response};
 use crate::types::{Protocol, Scope, TypeUrl};
 
 /// The per-type services: name, what their methods are called, and the type.
@@ -55,8 +52,6 @@ struct Method {
     scope: Scope,
 }
 
-type Responses = Pin<Box<dyn Stream<Item = Result<Response, Status>> + Send>>;
-
 /// All methods, by path.
 pub(crate) fn routes(shared: &Arc<Shared>) -> Routes {
     let (service, name) = AGGREGATED;
@@ -88,31 +83,16 @@ pub fn service_names() -> impl Iterator<Item = &'static str> {
 impl Service<http::Request<axum::body::Body>> for Method {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+    type Future = std::future::Ready<Result<Self::Response, Infallible>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: http::Request<axum::body::Body>) -> Self::Future {
-        let method = self.clone();
-        Box::pin(async move {
-            let limit = method.shared.max_request_bytes();
-            let codec = XdsCodec { protocol: method.protocol };
-            let mut grpc = Grpc::new(codec).apply_max_message_size_config(Some(limit), None);
-            Ok(grpc.streaming(method, request).await)
-        })
-    }
-}
-
-impl StreamingService<Request> for Method {
-    type Response = Response;
-    type ResponseStream = Responses;
-    type Future = std::future::Ready<Result<GrpcResponse<Responses>, Status>>;
-
-    fn call(&mut self, request: GrpcRequest<Streaming<Request>>) -> Self::Future {
-        let peer = request.remote_addr();
-        let served = self.shared.serve(self.protocol, self.scope.clone(), peer, request.into_inner());
-        std::future::ready(Ok(GrpcResponse::new(Box::pin(served) as Responses)))
+        let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+        let requests = Inbound::new(self.protocol, self.shared.max_request_bytes(), request.into_body());
+        let responses = self.shared.serve(self.protocol, self.scope.clone(), peer, requests);
+        std::future::ready(Ok(outbound::carry(responses)))
     }
 }

@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 
 use futures::Stream;
 use tokio::sync::watch;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use crate::admission::Entrance;
 use crate::clock::now;
 use crate::hub::Subscription;
+use crate::inbound::Inbound;
 use crate::ledger::{Entry, Progress};
 use crate::server::Shared;
-use crate::session::{Effect, Event, Request, Response};
+use crate::session::{Effect, Event, Response};
 use crate::types::TypeUrl;
 
 /// How long an aged stream may wait for the answers under way, and how often it looks.
@@ -27,7 +28,7 @@ const AGE_LOOK: Duration = Duration::from_millis(50);
 struct Served {
     shared: Arc<Shared>,
     entry: Arc<Entry>,
-    requests: Streaming<Request>,
+    requests: Inbound,
     view: Option<Subscription>,
     entrance: Entrance,
     draining: watch::Receiver<bool>,
@@ -52,7 +53,7 @@ enum Wake {
 pub(crate) fn serve(
     shared: Arc<Shared>,
     entry: Arc<Entry>,
-    requests: Streaming<Request>,
+    requests: Inbound,
 ) -> impl Stream<Item = Result<Response, Status>> + Send + 'static {
     let draining = shared.draining();
     let aged = shared.age_of(entry.id()).map(|age| now() + age).map(|at| (at, at + AGE_GRACE));
@@ -139,7 +140,6 @@ impl Served {
             request = self.requests.message() => match request {
                 Ok(Some(request)) => Wake::Event(Event::Request(request)),
                 Ok(None) => Wake::Closed,
-                Err(status) if status.code() == tonic::Code::Cancelled => Wake::Closed,
                 Err(status) => Wake::Failed(status),
             },
             snapshot = snapshot => Wake::Event(Event::Snapshot(snapshot)),

@@ -4,18 +4,35 @@
 //! stream may cost is [`crate::ServerOptions`]' matter.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{Sleep, sleep};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 /// What a client of HTTP/2 sends before anything else, in bytes (RFC 9113, 3.4).
 const PREFACE: usize = 24;
+
+/// How many connections may wait to be accepted. A fleet that lost its server comes back all at once, and what finds no room waits
+/// a second or more to try again. The kernel has a limit of its own (net.core.somaxconn, 4,096 unless changed).
+const BACKLOG: u32 = 65_535;
+
+/// Listens at an address, with room for a whole fleet that connects in the same moment.
+///
+/// # Errors
+/// When the address is taken or not ours.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // As tokio's own `bind` does: what a server that just ended leaves behind is no obstacle.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// How connections are looked after.
 #[derive(Clone, Debug)]

@@ -3,10 +3,13 @@
 //! A set knows which names changed since the set it replaced, so a stream that held that one finds its changes in the time of
 //! the change and not of the set. It never changes after it was built.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
+
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::resource::{Fingerprint, Resource, ResourceError};
 use crate::types::Version;
@@ -22,6 +25,8 @@ pub struct TypeSet {
     fingerprint: Fingerprint,
     /// Sorted by name, no name twice.
     resources: Vec<Arc<Resource>>,
+    /// A set with the same names as the one before shares it.
+    places: Arc<Places>,
     /// Other names, sorted, each with the place of its resource. None is also a name.
     aliases: Vec<(Arc<str>, usize)>,
     /// Names whose resource cannot be had at the moment; none of them is in `resources`.
@@ -31,6 +36,13 @@ pub struct TypeSet {
     /// What this set replaced, and the names in which the two differ.
     lineage: Option<(u64, Vec<Arc<str>>)>,
 }
+
+/// Where each name of a set is in it: streams ask by name, and one that asked for all of them has nothing else to remember.
+pub(crate) type Places = HashMap<Arc<str>, usize, BuildHasherDefault<NameHasher>>;
+
+/// The hash of a name. Only a publisher's names are ever put into [`Places`], so no client can have them collide.
+#[derive(Debug, Default)]
+pub(crate) struct NameHasher(u64);
 
 /// Names in error.
 pub(crate) type Errors = BTreeMap<Arc<str>, Arc<ResourceError>>;
@@ -51,6 +63,7 @@ impl TypeSet {
                 explicit: false,
                 fingerprint,
                 resources: Vec::new(),
+                places: Arc::default(),
                 aliases: Vec::new(),
                 errors: Errors::new(),
                 ttl: None,
@@ -72,7 +85,7 @@ impl TypeSet {
         let previous = previous.unwrap_or(Self::empty());
         let resources: Vec<_> = resources
             .into_values()
-            .map(|new| match find(&previous.resources, new.name()) {
+            .map(|new| match previous.named(new.name()) {
                 Some(old) if old.same_content(&new) && old.version() == new.version() => old.clone(),
                 _ => new,
             })
@@ -93,6 +106,7 @@ impl TypeSet {
             fingerprint,
             aliases: aliases(&resources),
             errors,
+            places: previous.places_of(&resources),
             ttl: resources.iter().filter_map(|resource| resource.ttl()).min(),
             resources,
             lineage: Some((previous.id, changed)),
@@ -111,13 +125,42 @@ impl TypeSet {
 
     /// The resource of this name, or else of this alias.
     pub fn get(&self, name: &str) -> Option<&Arc<Resource>> {
-        match find(&self.resources, name) {
+        match self.named(name) {
             None if !self.aliases.is_empty() => {
                 let at = self.aliases.binary_search_by(|(alias, _)| (**alias).cmp(name)).ok()?;
                 self.resources.get(self.aliases.get(at)?.1)
             }
             found => found,
         }
+    }
+
+    /// The resource of this very name.
+    fn named(&self, name: &str) -> Option<&Arc<Resource>> {
+        self.resources.get(self.place(name)?)
+    }
+
+    /// Where this very name stands among all, which [`TypeSet::iter`] goes by.
+    pub(crate) fn place(&self, name: &str) -> Option<usize> {
+        self.places.get(name).copied()
+    }
+
+    pub(crate) fn places(&self) -> &Arc<Places> {
+        &self.places
+    }
+
+    /// The resource at this place.
+    pub(crate) fn at(&self, place: usize) -> Option<&Arc<Resource>> {
+        self.resources.get(place)
+    }
+
+    /// The places of `next`, sorted as well: this set's own where the names are the same.
+    fn places_of(&self, next: &[Arc<Resource>]) -> Arc<Places> {
+        let same = next.len() == self.resources.len()
+            && next.iter().zip(&self.resources).all(|(new, old)| new.name() == old.name());
+        if same {
+            return self.places.clone();
+        }
+        Arc::new(next.iter().enumerate().map(|(at, resource)| (resource.name().clone(), at)).collect())
     }
 
     /// Whether a resource goes by this name only as an alias.
@@ -175,6 +218,21 @@ impl TypeSet {
                 Changed::Owned(changed)
             }
         }
+    }
+}
+
+// === impl NameHasher ===
+
+impl Hasher for NameHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = xxh3_64(bytes) ^ self.0.rotate_left(5);
+    }
+
+    /// What follows a text and keeps it apart from a next one: there is no next one.
+    fn write_u8(&mut self, _end: u8) {}
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 

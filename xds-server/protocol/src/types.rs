@@ -5,22 +5,39 @@
 
 use std::borrow::Borrow;
 use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 /// The type URL of a resource, such as `type.googleapis.com/envoy.config.cluster.v3.Cluster`.
 ///
 /// The engine treats every type alike except where the protocol itself does not: see [`TypeUrl::is_full_state`]
 /// and the order in which types are sent.
-#[derive(Clone)]
+///
+/// Types are ordered as [`TypeUrl::KNOWN`] is, then by URL: a map keyed by type iterates in the order of sending.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TypeUrl(Repr);
 
-/// Known types cost nothing to name or clone; any other type is shared.
-#[derive(Clone)]
+/// A known type is its place in [`NAMES`], so that naming, cloning and comparing one costs nothing: streams do little else. Any
+/// other type is shared.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Repr {
-    Known(&'static str),
+    Known(usize),
     Other(Arc<str>),
 }
+
+/// The URLs and short names of the types this crate knows, in the order in which a change to them is sent
+/// (xds_protocol.rst, "Eventual consistency considerations").
+const NAMES: [(&str, &str); TypeUrl::KNOWN_COUNT] = [
+    ("type.googleapis.com/envoy.config.cluster.v3.Cluster", "cds"),
+    ("type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment", "eds"),
+    ("type.googleapis.com/envoy.config.endpoint.v3.LbEndpoint", "leds"),
+    ("type.googleapis.com/envoy.config.listener.v3.Listener", "lds"),
+    ("type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig", "ecds"),
+    ("type.googleapis.com/envoy.config.route.v3.RouteConfiguration", "rds"),
+    ("type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration", "srds"),
+    ("type.googleapis.com/envoy.config.route.v3.VirtualHost", "vhds"),
+    ("type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret", "sds"),
+    ("type.googleapis.com/envoy.service.runtime.v3.Runtime", "rtds"),
+];
 
 /// The version of one resource or of one type's whole content, as it travels in `version` and `version_info`.
 ///
@@ -63,30 +80,25 @@ pub enum Scope {
 
 impl TypeUrl {
     /// CDS.
-    pub const CLUSTER: Self = Self::known("type.googleapis.com/envoy.config.cluster.v3.Cluster");
+    pub const CLUSTER: Self = Self(Repr::Known(0));
     /// EDS.
-    pub const ENDPOINT: Self =
-        Self::known("type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment");
+    pub const ENDPOINT: Self = Self(Repr::Known(1));
     /// LEDS.
-    pub const LOCALITY_ENDPOINT: Self =
-        Self::known("type.googleapis.com/envoy.config.endpoint.v3.LbEndpoint");
+    pub const LOCALITY_ENDPOINT: Self = Self(Repr::Known(2));
     /// LDS.
-    pub const LISTENER: Self = Self::known("type.googleapis.com/envoy.config.listener.v3.Listener");
+    pub const LISTENER: Self = Self(Repr::Known(3));
     /// RDS.
-    pub const ROUTE: Self = Self::known("type.googleapis.com/envoy.config.route.v3.RouteConfiguration");
+    pub const ROUTE: Self = Self(Repr::Known(5));
     /// SRDS.
-    pub const SCOPED_ROUTE: Self =
-        Self::known("type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration");
+    pub const SCOPED_ROUTE: Self = Self(Repr::Known(6));
     /// VHDS.
-    pub const VIRTUAL_HOST: Self = Self::known("type.googleapis.com/envoy.config.route.v3.VirtualHost");
+    pub const VIRTUAL_HOST: Self = Self(Repr::Known(7));
     /// ECDS.
-    pub const EXTENSION_CONFIG: Self =
-        Self::known("type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig");
+    pub const EXTENSION_CONFIG: Self = Self(Repr::Known(4));
     /// RTDS.
-    pub const RUNTIME: Self = Self::known("type.googleapis.com/envoy.service.runtime.v3.Runtime");
+    pub const RUNTIME: Self = Self(Repr::Known(9));
     /// SDS.
-    pub const SECRET: Self =
-        Self::known("type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret");
+    pub const SECRET: Self = Self(Repr::Known(8));
 
     pub(crate) const KNOWN_COUNT: usize = 10;
 
@@ -105,22 +117,16 @@ impl TypeUrl {
         Self::RUNTIME,
     ];
 
-    const fn known(url: &'static str) -> Self {
-        Self(Repr::Known(url))
-    }
-
     /// Any type URL; a known one becomes its constant.
     pub fn new(url: &str) -> Self {
-        Self::KNOWN
-            .into_iter()
-            .find(|known| known.as_str() == url)
-            .unwrap_or_else(|| Self(Repr::Other(Arc::from(url))))
+        let known = NAMES.iter().position(|(known, _)| *known == url);
+        Self(known.map_or_else(|| Repr::Other(Arc::from(url)), Repr::Known))
     }
 
     /// The URL as it travels.
     pub fn as_str(&self) -> &str {
         match &self.0 {
-            Repr::Known(url) => url,
+            Repr::Known(place) => NAMES.get(*place).map_or("", |(url, _)| url),
             Repr::Other(url) => url,
         }
     }
@@ -128,24 +134,15 @@ impl TypeUrl {
     /// The short name operators use (`cds`, `eds`, ...); `other` for a type this crate has no name for, so that it can
     /// label a metric without letting clients invent labels.
     pub fn short(&self) -> &'static str {
-        match self.position() {
-            0 => "cds",
-            1 => "eds",
-            2 => "leds",
-            3 => "lds",
-            4 => "ecds",
-            5 => "rds",
-            6 => "srds",
-            7 => "vhds",
-            8 => "sds",
-            9 => "rtds",
-            _ => "other",
-        }
+        NAMES.get(self.position()).map_or("other", |(_, short)| short)
     }
 
     /// Where the type stands in [`TypeUrl::KNOWN`]; its length for any other type.
     pub fn position(&self) -> usize {
-        Self::KNOWN.iter().position(|known| known == self).unwrap_or(Self::KNOWN.len())
+        match self.0 {
+            Repr::Known(place) => place,
+            Repr::Other(_) => Self::KNOWN_COUNT,
+        }
     }
 
     /// Whether a state-of-the-world response must hold everything the client should have, so that what is absent is deleted
@@ -158,33 +155,6 @@ impl TypeUrl {
     /// resources to return"; Envoy subscribes to SRDS the same way).
     pub fn is_wildcard_by_default(&self) -> bool {
         self.is_full_state()
-    }
-}
-
-impl PartialEq for TypeUrl {
-    fn eq(&self, other: &Self) -> bool {
-        self.as_str() == other.as_str()
-    }
-}
-
-impl Eq for TypeUrl {}
-
-impl Hash for TypeUrl {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.as_str().hash(state);
-    }
-}
-
-/// In the order of [`TypeUrl::KNOWN`], then by URL: a map keyed by type iterates in the order of sending.
-impl Ord for TypeUrl {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.position().cmp(&other.position()).then_with(|| self.as_str().cmp(other.as_str()))
-    }
-}
-
-impl PartialOrd for TypeUrl {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
     }
 }
 
@@ -297,5 +267,23 @@ impl Scope {
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_known_type_is_found_by_its_url_at_its_place() {
+        for (place, known) in TypeUrl::KNOWN.into_iter().enumerate() {
+            assert_eq!(known.position(), place);
+            assert_eq!(TypeUrl::new(known.as_str()), known);
+        }
+        let named = [TypeUrl::CLUSTER, TypeUrl::SECRET, TypeUrl::RUNTIME].map(|kind| kind.short());
+        assert_eq!(named, ["cds", "sds", "rtds"]);
+        let other = TypeUrl::new("a/b");
+        assert!(other > TypeUrl::RUNTIME && other < TypeUrl::new("a/c"));
+        assert_eq!((other.short(), other.as_str(), other.position()), ("other", "a/b", TypeUrl::KNOWN_COUNT));
     }
 }

@@ -83,8 +83,8 @@ pub async fn serve(listener: TcpListener, routes: Routes, stop: CancellationToke
 ///
 /// # Errors
 /// When the address is taken or not ours.
-pub async fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener, std::io::Error> {
-    TcpListener::bind(address).await.map_err(|error| {
+pub fn bind(setting: &str, address: SocketAddr) -> Result<TcpListener, std::io::Error> {
+    zonebreak_xds::listen(address).map_err(|error| {
         std::io::Error::new(error.kind(), format!("failed to listen on {address} ({setting}): {error}"))
     })
 }

@@ -46,9 +46,9 @@ pub async fn run(layers: Layers) -> Outcome {
     let stop = CancellationToken::new();
 
     // Ports first: a server that cannot be reached should not trouble etcd.
-    let xds_port = grpc::bind("xds.listen", config.xds.listen).await.map_err(Failure::usage)?;
-    let admin_port = grpc::bind("admin.listen", config.admin.listen).await.map_err(Failure::usage)?;
-    let health_port = grpc::bind("health.listen", config.health.listen).await.map_err(Failure::usage)?;
+    let xds_port = grpc::bind("xds.listen", config.xds.listen).map_err(Failure::usage)?;
+    let admin_port = grpc::bind("admin.listen", config.admin.listen).map_err(Failure::usage)?;
+    let health_port = grpc::bind("health.listen", config.health.listen).map_err(Failure::usage)?;
     // As bound: port 0 asks the system for one.
     let at = (address(&xds_port), address(&admin_port), address(&health_port));
     let disk = disk(&config)?;

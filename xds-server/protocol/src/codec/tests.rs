@@ -14,6 +14,7 @@ use envoy_types::pb::google::rpc;
 use proptest::prelude::*;
 use prost::{Message, Name};
 
+use super::{PREFIX, Pieces};
 use crate::session::Response;
 use crate::types::{Protocol, TypeUrl, Version};
 use crate::{Resource, ResourceError};
@@ -177,5 +178,12 @@ proptest! {
         response.encode(&mut written);
         prop_assert_eq!(&written, &expected);
         prop_assert_eq!(response.encoded_len(), expected.len());
+
+        let mut pieces = Pieces::new(response);
+        let sent: Vec<_> = std::iter::from_fn(|| pieces.next()).collect();
+        let sent = sent.concat();
+        let (prefix, message) = sent.split_at(PREFIX);
+        prop_assert_eq!(prefix, [&[0], &(expected.len() as u32).to_be_bytes()[..]].concat());
+        prop_assert_eq!(message, &expected);
     }
 }

@@ -18,12 +18,11 @@
 //!
 //! See [`SessionOptions`].
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::event::{Effect, Event, Features, Request, Response};
-use super::order::{Expired, FIRST, Order};
+use super::order::{Expired, FIRST, Order, Watches};
 use super::watch::{Answer, Rules, Watch};
 use crate::error::ProtocolError;
 use crate::snapshot::Snapshot;
@@ -64,7 +63,7 @@ pub struct Session {
     /// Responses sent so far, which makes nonces unique.
     serial: u64,
     order: Order,
-    watches: BTreeMap<TypeUrl, Watch>,
+    watches: Watches,
 }
 
 // === impl SessionOptions ===
@@ -89,7 +88,7 @@ impl Session {
     /// never taken for one of this.
     pub fn new(options: Arc<SessionOptions>, id: StreamId, protocol: Protocol, scope: Scope) -> Self {
         let order = Order::new(options.gate_timeout, options.resume_grace);
-        let (watches, features) = (BTreeMap::new(), Features::default());
+        let (watches, features) = (Watches::new(), Features::default());
         Self {
             options,
             id,
@@ -131,7 +130,7 @@ impl Session {
             return None;
         }
         let order = (self.scope == Scope::Aggregated).then(|| self.order.deadline(now, &self.watches));
-        let beats = self.watches.values().filter_map(Watch::next_beat);
+        let beats = self.watches.values().filter_map(|watch| watch.next_beat());
         order.flatten().into_iter().chain(beats).min()
     }
 
@@ -142,7 +141,7 @@ impl Session {
 
     /// Whether some response has not been answered.
     pub(crate) fn is_waiting(&self) -> bool {
-        self.watches.values().any(Watch::is_in_flight)
+        self.watches.values().any(|watch| watch.is_in_flight())
     }
 
     #[cfg(test)]
@@ -159,7 +158,7 @@ impl Session {
     }
 
     pub(crate) fn watches(&self) -> impl Iterator<Item = &Watch> {
-        self.watches.values()
+        self.watches.values().map(Box::as_ref)
     }
 
     fn request(
@@ -190,7 +189,7 @@ impl Session {
         let watch = self
             .watches
             .entry(type_url.clone())
-            .or_insert_with(|| Watch::new(type_url.clone(), self.protocol, self.features));
+            .or_insert_with(|| Box::new(Watch::new(type_url.clone(), self.protocol, self.features)));
         match watch.answer(now, request) {
             Answer::None => {}
             Answer::Stale => return Ok(()),
@@ -252,13 +251,13 @@ impl Session {
             }
             for type_url in &types {
                 let standing = |watch: &Watch| (watch.answered(), watch.accepted());
-                let before = self.watches.get(type_url).map(standing);
+                let before = self.watches.get(type_url).map(Box::as_ref).map(standing);
                 if let Some(response) = self.offer(now, type_url) {
                     effects.push(Effect::Send(response));
                     moved = true;
                 }
                 // A type with nothing to say has answered for the newest point as well.
-                moved |= before != self.watches.get(type_url).map(standing);
+                moved |= before != self.watches.get(type_url).map(Box::as_ref).map(standing);
             }
             if !moved {
                 return;

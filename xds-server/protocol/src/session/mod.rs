@@ -4,6 +4,7 @@ mod attribution;
 mod event;
 mod held;
 mod machine;
+mod names;
 mod order;
 mod release;
 mod settle;

@@ -82,7 +82,8 @@ pub(crate) struct Expired {
     pub waited: Duration,
 }
 
-pub(crate) type Watches = BTreeMap<TypeUrl, Watch>;
+/// Boxed: a watch is taken out and put back whenever its type is offered to send, and a map of a few must not have room for many.
+pub(crate) type Watches = BTreeMap<TypeUrl, Box<Watch>>;
 
 // === impl Order ===
 

@@ -106,6 +106,6 @@ impl Settle {
 
 /// The watches that are not at the released snapshot.
 fn behind<'a>(released: &Point, watches: &'a Watches) -> Vec<&'a Watch> {
-    let watched = SECOND.iter().filter_map(|type_url| watches.get(type_url));
+    let watched = SECOND.iter().filter_map(|type_url| watches.get(type_url)).map(Box::as_ref);
     watched.filter(|watch| watch.accepted() != released.number).collect()
 }

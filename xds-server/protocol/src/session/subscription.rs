@@ -2,12 +2,12 @@
 //!
 //! It knows what was asked and never what was sent.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::Xxh3;
 
+use super::names::Names;
 use crate::name;
 use crate::type_set::TypeSet;
 use crate::types::TypeUrl;
@@ -19,7 +19,7 @@ const WILDCARD: &str = "*";
 #[derive(Debug, Default)]
 pub(crate) struct Subscription {
     /// Names and aliases.
-    names: BTreeSet<Arc<str>>,
+    names: Names,
     /// Collections of the `xdstp:` scheme.
     globs: BTreeSet<Arc<str>>,
     wildcard: bool,
@@ -78,7 +78,7 @@ impl Subscription {
         self.wildcard
     }
 
-    pub(crate) fn names(&self) -> &BTreeSet<Arc<str>> {
+    pub(crate) fn names(&self) -> &Names {
         &self.names
     }
 
@@ -98,12 +98,31 @@ impl Subscription {
         } else {
             type_url.is_wildcard_by_default()
         };
+        if self.names.is_empty()
+            && self.globs.is_empty()
+            && let Some(all) = Names::all_of(known, names)
+        {
+            self.begin_with(all, was_wildcard, known, &mut change);
+            return change;
+        }
         let wanted = names.iter().filter(|n| *n != WILDCARD).map(|n| name::normal(n));
         let (globs, wanted): (BTreeSet<_>, BTreeSet<_>) = wanted.partition(|n| name::is_glob(n));
-        retain(&mut self.names, &wanted, &mut change.dropped);
-        retain(&mut self.globs, &globs, &mut change.globs_ended);
+        for name in self.names.iter().filter(|name| !wanted.contains(&***name)) {
+            change.dropped.push(name.clone());
+        }
+        if !change.dropped.is_empty() {
+            change.dropped.sort();
+            self.names.retain(|name| wanted.contains(&**name));
+        }
+        self.globs.retain(|glob| {
+            let keep = globs.contains(&**glob);
+            if !keep {
+                change.globs_ended.push(glob.clone());
+            }
+            keep
+        });
         for name in wanted {
-            if !self.names.contains(&*name) {
+            if !self.names.contains(&name) {
                 let name = shared(&name, known);
                 self.names.insert(name.clone());
                 change.asked.push(name.clone());
@@ -118,6 +137,7 @@ impl Subscription {
                 change.globs_began.push(glob);
             }
         }
+        self.names.share(known);
         change.wildcard_began = self.wildcard && !was_wildcard;
         change.wildcard_ended = was_wildcard && !self.wildcard;
         change
@@ -139,6 +159,13 @@ impl Subscription {
             self.wildcard = type_url.is_wildcard_by_default();
         }
         self.explicit |= !subscribe.is_empty();
+        if self.names.is_empty()
+            && unsubscribe.is_empty()
+            && let Some(all) = Names::all_of(known, subscribe)
+        {
+            self.begin_with(all, was_wildcard, known, &mut change);
+            return change;
+        }
         for name in subscribe {
             if name == WILDCARD {
                 self.wildcard = true;
@@ -167,15 +194,29 @@ impl Subscription {
                 self.explicit = true;
             } else if let Some(glob) = self.globs.take(&*name::normal(name)) {
                 change.globs_ended.push(glob);
-            } else if let Some(name) = self.names.take(&*name::normal(name)) {
+            } else if let Some(name) = self.names.take(&name::normal(name)) {
                 // xds_protocol.rst, "Unsubscribing from Resources": a name that was not subscribed to is a phantom,
                 // "it can simply ignore these phantom unsubscriptions".
                 change.dropped.push(name);
             }
         }
+        if !change.asked.is_empty() || !change.dropped.is_empty() {
+            self.names.share(known);
+        }
         change.wildcard_began = self.wildcard && !was_wildcard;
         change.wildcard_ended = was_wildcard && !self.wildcard;
         change
+    }
+
+    /// The client named all resources that there are, at once and none before.
+    fn begin_with(&mut self, all: Names, was_wildcard: bool, known: &TypeSet, change: &mut Change) {
+        self.names = all;
+        change.asked = known.iter().map(|resource| resource.name().clone()).collect();
+        if !was_wildcard {
+            change.new = change.asked.clone();
+        }
+        change.wildcard_began = self.wildcard && !was_wildcard;
+        change.wildcard_ended = was_wildcard && !self.wildcard;
     }
 }
 
@@ -186,17 +227,6 @@ fn hash(names: &[String]) -> u128 {
         hasher.update(&[0]);
     }
     hasher.digest128()
-}
-
-/// Keeps what is wanted and tells what is not.
-fn retain(names: &mut BTreeSet<Arc<str>>, wanted: &BTreeSet<Cow<'_, str>>, dropped: &mut Vec<Arc<str>>) {
-    names.retain(|name| {
-        let keep = wanted.contains(&**name);
-        if !keep {
-            dropped.push(name.clone());
-        }
-        keep
-    });
 }
 
 /// The name as the snapshot holds it, so that a thousand streams do not keep a thousand copies.

@@ -57,7 +57,7 @@ pub async fn run(args: RunArgs) -> Outcome {
     let metrics = Metrics::new(&registry).map_err(anyhow::Error::from)?;
     let process = prometheus::process_collector::ProcessCollector::for_self();
     registry.register(Box::new(process)).map_err(anyhow::Error::from)?;
-    let port = grpc::bind("health.listen", config.health.listen).await.map_err(Failure::usage)?;
+    let port = grpc::bind("health.listen", config.health.listen).map_err(Failure::usage)?;
     tracing::info!(health = %config.health.listen, stream = options.stream, "replicating");
     let stop = CancellationToken::new();
     tokio::spawn(stop_on_signal(stop.clone()));

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::beat::Beat;
+use super::brought::Brought;
 use super::send::same;
 use super::state::{InFlight, Rejected, Watch};
-use crate::name;
 use crate::session::attribution;
 use crate::session::event::{Nack, Request};
-use crate::session::held::Holds;
+use crate::session::held::{Held, Holds};
 use crate::session::subscription::Change;
 use crate::type_set::TypeSet;
-use crate::types::{Protocol, TypeUrl, Version};
+use crate::types::{Protocol, TypeUrl};
 
 /// The most bytes of a client's message that are read and kept. Envoy's are shorter; others' may be of any length.
 const MESSAGE: usize = 4096;
@@ -119,48 +119,60 @@ impl Watch {
     }
 
     /// Takes the part of a request that says what is wanted. `known` is the newest content of the type.
-    pub(crate) fn subscribe(&mut self, request: &Request, first: bool, known: &TypeSet) {
-        let change = match request {
+    pub(crate) fn subscribe(&mut self, request: &Request, first: bool, known: &Arc<TypeSet>) {
+        let (mut change, brought) = match request {
             Request::Sotw(request) => {
                 if first && !request.version_info.is_empty() {
                     self.resume = Some(request.version_info.clone());
                     self.resumed = true;
                 }
-                self.subscription.replace(&self.type_url, &request.resource_names, known)
+                (self.subscription.replace(&self.type_url, &request.resource_names, known), None)
             }
-            Request::Delta(request) => self.subscription.adjust(
-                &self.type_url,
-                &request.resource_names_subscribe,
-                &request.resource_names_unsubscribe,
-                known,
-            ),
+            Request::Delta(request) => {
+                let (subscribe, unsubscribe) =
+                    (&request.resource_names_subscribe, &request.resource_names_unsubscribe);
+                let change = self.subscription.adjust(&self.type_url, subscribe, unsubscribe, known);
+                // discovery.proto, initial_resource_versions: "should only be populated in the first message in a stream" of
+                // the type; what the client has in that version need not be sent again.
+                let brought = first.then_some(&request.initial_resource_versions);
+                (change, brought.filter(|brought| !brought.is_empty()))
+            }
         };
         if first && self.type_url == TypeUrl::VIRTUAL_HOST && matches!(request, Request::Delta(_)) {
             // vhds.rst, "Joining/Reconnecting to a management server": a client without a wish yet waits for what is "likely
             // useful" to it. Nothing is, and that is said.
             self.owed = true;
         }
+        let brought = brought.map(|versions| Brought::new(versions, &self.subscription, known));
+        if let Some(brought) = &brought {
+            brought.answers(&mut change, known);
+        }
         self.follow(change, first && self.resume.is_some());
-        if let Request::Delta(request) = request
-            && first
-        {
-            // discovery.proto, initial_resource_versions: "should only be populated in the first message in a stream" of
-            // the type; what the client has in that version need not be sent again.
-            for (name, version) in &request.initial_resource_versions {
-                let name = name::normal(name);
-                let resource = known.get(&name).filter(|resource| **resource.name() == *name);
-                let aliases = resource.iter().flat_map(|resource| resource.aliases());
-                let mut keys: Vec<Arc<str>> =
-                    aliases.filter(|alias| self.subscription.names_exactly(alias)).cloned().collect();
-                if self.subscription.covers(&name) {
-                    keys.push(resource.map_or_else(|| Arc::from(&*name), |resource| resource.name().clone()));
-                }
-                for key in keys {
-                    self.due.remove(&key);
-                    self.held.begin(&key, Holds::Unseen(Some(Version::new(version))));
-                    self.resumed = true;
+        if let Some(brought) = brought {
+            self.take_up(brought, known);
+        }
+    }
+
+    /// The client has just begun with the type, and has this of it already.
+    fn take_up(&mut self, brought: Brought, known: &Arc<TypeSet>) {
+        self.resumed |= brought.same > 0 || !brought.others.is_empty();
+        let places = || known.iter().zip(&brought.places);
+        // Told as differences from what is nearer: from all that there is, or from nothing.
+        if brought.same > known.len() / 2 {
+            self.held = Held::all_of(known);
+            for (resource, _) in places().filter(|(_, same)| !**same) {
+                if self.subscription.covers(resource.name()) {
+                    self.held.set(resource.name(), Holds::Nothing);
                 }
             }
+        } else {
+            for (resource, _) in places().filter(|(_, same)| **same) {
+                self.held.begin(resource.name(), Holds::Unseen(Some(resource.version().clone())));
+            }
+        }
+        for (name, version) in brought.others {
+            self.due.remove(&name);
+            self.held.set(&name, Holds::Unseen(Some(version)));
         }
     }
 
@@ -180,9 +192,11 @@ impl Watch {
             self.owed = false;
         }
         self.follow_collections(&change);
-        for name in change.asked.iter().chain(&change.dropped) {
-            // Asked again, answered again.
-            self.told.remove(name);
+        if !self.told.is_empty() {
+            for name in change.asked.iter().chain(&change.dropped) {
+                // Asked again, answered again.
+                self.told.remove(name);
+            }
         }
         for name in &change.new {
             self.held.begin(name, if unseen { Holds::Unseen(None) } else { Holds::Nothing });

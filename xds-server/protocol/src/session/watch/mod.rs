@@ -1,6 +1,7 @@
 //! One type on one stream. It begins in `state.rs`.
 
 mod beat;
+mod brought;
 mod collections;
 mod compose;
 mod errors;

@@ -1,0 +1,139 @@
+//! `bench-xds`: what one change costs an xDS server with many clients. Reads arguments, measures, prints; how it is measured is in
+//! `zonebreak_drill::fanout`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Parser, ValueEnum};
+use zonebreak_drill::fanout::{Cache, Figures, Plan, Servers, Speaks, measure, table, targets};
+
+/// How fast one change reaches a thousand proxies, and what they cost the server: our engine, and go-control-plane with its
+/// linear and its snapshot caches in the same run.
+///
+/// Each server is a process of its own with the same made-up services (30 endpoints each, in three zones; a view of the endpoints
+/// for each zone of the clients). The clients are one process on one thread: they subscribe, acknowledge and reconnect as Envoy
+/// does and decode nothing, and their own CPU is in the table. Measured are: one endpoint changed, from the order to the moment
+/// each client has read it (medians over the changes); a pace of changes, late by when each was due; memory a stream; and all
+/// clients coming back at once with what they had. Markdown on standard output, progress on standard error.
+#[derive(Debug, Parser)]
+#[command(name = "bench-xds", version)]
+struct Args {
+    /// Our server: `bench_server`, an example of zonebreak-xds.
+    #[arg(long, value_name = "PROGRAM")]
+    ours: PathBuf,
+    /// go-control-plane's server; without it only ours is measured.
+    #[arg(long, value_name = "PROGRAM")]
+    peer: Option<PathBuf>,
+    /// Services; may be repeated.
+    #[arg(long, value_name = "N", default_values_t = [1, 1_000])]
+    services: Vec<usize>,
+    /// Proxies, each a stream.
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    streams: usize,
+    /// TCP connections they share; as many as streams unless said.
+    #[arg(long, value_name = "N")]
+    connections: Option<usize>,
+    /// The protocol; may be repeated.
+    #[arg(long, value_name = "NAME", value_enum, default_values_t = [Speaks::Delta, Speaks::Sotw])]
+    protocol: Vec<Speaks>,
+    /// Only these servers; may be repeated.
+    #[arg(long, value_name = "NAME", value_enum)]
+    only: Vec<Cache>,
+    /// Single changes that are timed.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    changes: usize,
+    /// How many seconds the single changes may take together; a server that needs longer is timed on fewer.
+    #[arg(long, value_name = "SECONDS", default_value_t = 20)]
+    patience: u64,
+    /// Changes a second that are asked for.
+    #[arg(long, value_name = "N", default_value_t = 25)]
+    rate: u32,
+    /// For how many seconds; 0 leaves it out.
+    #[arg(long, value_name = "SECONDS", default_value_t = 20)]
+    sustain: u64,
+    /// A short run that shows that everything works and that nothing is sent twice: its times are rough.
+    #[arg(long, conflicts_with_all = ["services", "streams", "connections", "changes", "rate", "sustain"])]
+    quick: bool,
+    /// Write all figures to a file as well.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let mut args = Args::parse();
+    if args.quick {
+        (args.services, args.streams, args.changes, args.rate, args.sustain) = (vec![1, 20], 60, 3, 25, 1);
+    }
+    anyhow::ensure!(
+        args.streams >= 3 && !args.services.contains(&0) && args.changes > 0 && args.rate > 0,
+        "there must be at least three streams, one service, one change and one change a second"
+    );
+    let servers = Servers { ours: args.ours.clone(), peer: args.peer.clone() };
+    let caches: Vec<Cache> = Cache::value_variants()
+        .iter()
+        .copied()
+        .filter(|it| args.only.is_empty() || args.only.contains(it))
+        .filter(|it| *it == Cache::Ours || servers.peer.is_some())
+        .collect();
+    let mut measured = Vec::new();
+    for plan in plans(&args) {
+        let mut figures = Vec::new();
+        for &cache in &caches {
+            eprintln!(
+                "bench-xds: {} services, {} streams, {}: {}",
+                plan.services,
+                plan.streams,
+                plan.speaks.title(),
+                cache.title()
+            );
+            let local = tokio::task::LocalSet::new();
+            let found = local.run_until(measure(&servers, cache, &plan)).await;
+            figures.push(found.with_context(|| format!("failed to measure {}", cache.title()))?);
+        }
+        println!("{}", table(&plan, &figures));
+        if args.quick && plan.speaks == Speaks::Delta {
+            check(&figures)?;
+        }
+        measured.push((plan, figures));
+    }
+    print!("{}", targets(&measured));
+    if let Some(file) = &args.json {
+        let all: Vec<&Vec<Figures>> = measured.iter().map(|(_, figures)| figures).collect();
+        let text = serde_json::to_string_pretty(&all)?;
+        std::fs::write(file, text + "\n").with_context(|| format!("failed to write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+fn plans(args: &Args) -> Vec<Plan> {
+    let mut plans = Vec::new();
+    for &services in &args.services {
+        for &speaks in &args.protocol {
+            plans.push(Plan {
+                speaks,
+                services,
+                streams: args.streams,
+                connections: args.connections.unwrap_or(args.streams).clamp(1, args.streams),
+                triggers: args.changes,
+                patience: Duration::from_secs(args.patience),
+                rate: args.rate,
+                sustain: Duration::from_secs(args.sustain),
+            });
+        }
+    }
+    plans
+}
+
+/// What holds on any machine, however busy: everything arrived (or there would be no figures), and to those who came back nothing
+/// was sent but what had changed. State of the world has one version for all endpoints, which says nothing about each.
+fn check(figures: &[Figures]) -> anyhow::Result<()> {
+    let Some(ours) = figures.iter().find(|it| it.cache == Cache::Ours) else { return Ok(()) };
+    let resources = ours.storm.map_or(0.0, |storm| storm.resources);
+    anyhow::ensure!(
+        resources == 1.0,
+        "clients that came back were sent {resources} resources each, and one had changed"
+    );
+    Ok(())
+}

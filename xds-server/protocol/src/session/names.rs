@@ -1,0 +1,88 @@
+//! A set of names that costs nothing where it is all names of a type: then it is those of the snapshot, shared by every stream.
+//!
+//! It holds names and never what they stand for.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::name;
+use crate::type_set::{Places, TypeSet};
+
+/// Names that a client asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    /// All of a set's.
+    all: Option<Arc<Places>>,
+    /// And these, none of which is in `all`.
+    own: BTreeSet<Arc<str>>,
+}
+
+// === impl Names ===
+
+impl Names {
+    /// All names of `known`, if these are just that, each said once.
+    pub(crate) fn all_of(known: &TypeSet, said: &[String]) -> Option<Self> {
+        if said.is_empty() || said.len() != known.len() {
+            return None;
+        }
+        let mut seen = vec![false; known.len()];
+        for said in said {
+            let seen = seen.get_mut(known.place(&name::normal(said))?)?;
+            if std::mem::replace(seen, true) {
+                return None;
+            }
+        }
+        Some(Self { all: Some(known.places().clone()), own: BTreeSet::new() })
+    }
+
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.own.contains(name) || self.all.as_ref().is_some_and(|all| all.contains_key(name))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.own.len() + self.all.as_ref().map_or(0, |all| all.len())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// In no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.all.iter().flat_map(|all| all.keys()).chain(&self.own)
+    }
+
+    /// Answers whether the name is new.
+    pub(crate) fn insert(&mut self, name: Arc<str>) -> bool {
+        let known = self.all.as_ref().is_some_and(|all| all.contains_key(&name));
+        !known && self.own.insert(name)
+    }
+
+    pub(crate) fn take(&mut self, name: &str) -> Option<Arc<str>> {
+        if self.all.as_ref().is_some_and(|all| all.contains_key(name)) {
+            self.unshare();
+        }
+        self.own.take(name)
+    }
+
+    pub(crate) fn retain(&mut self, keep: impl FnMut(&Arc<str>) -> bool) {
+        self.unshare();
+        self.own.retain(keep);
+    }
+
+    /// Shares the names with `known` if they are all of its own.
+    pub(crate) fn share(&mut self, known: &TypeSet) {
+        let same = !self.own.is_empty()
+            && self.len() == known.len()
+            && self.iter().all(|name| known.place(name).is_some());
+        if same {
+            *self = Self { all: Some(known.places().clone()), own: BTreeSet::new() };
+        }
+    }
+
+    fn unshare(&mut self) {
+        if let Some(all) = self.all.take() {
+            self.own.extend(all.keys().cloned());
+        }
+    }
+}
