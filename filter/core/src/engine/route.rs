@@ -173,6 +173,13 @@ impl From<&ServicePolicy> for Rules {
     }
 }
 
+impl Rules {
+    /// Whether more zones than the own one have a share while all is well.
+    pub fn splits(&self, own: Option<u8>) -> bool {
+        self.mode != Mode::Strong || own.is_none() || self.explore > Percent::ZERO
+    }
+}
+
 // === impl Drill ===
 
 impl Drill {

@@ -346,6 +346,15 @@ impl Service {
         }
     }
 
+    /// By how much attempts have shifted between the zones. Where the others have no share of their own, all that they get is
+    /// what is tried again: no shift of theirs hides anything, and to allow for it would be to see nothing.
+    fn drifted(&self) -> f64 {
+        match self.rules.splits(self.own) {
+            true => self.cells.iter().map(|cell| cell.drift.odds()).fold(1.0, f64::max),
+            false => 1.0,
+        }
+    }
+
     /// What cannot wait for the next tick.
     pub fn due(&mut self, now: u64) -> Option<Proposal> {
         if std::mem::take(&mut self.due) { self.propose(now) } else { None }
@@ -471,7 +480,7 @@ impl Service {
         Some(Sight {
             past: *past.get(zone)?,
             past_ms: cell.past_ms(elapsed),
-            shifted: self.cells.iter().map(|cell| cell.drift.odds()).fold(1.0, f64::max),
+            shifted: self.drifted(),
             since,
             shift: shifted(cell, now),
             has_endpoints: cell.capacity > 0,

@@ -95,6 +95,9 @@ pub fn a_dead_zone_is_left_within_half_a_second() {
         500,
     );
     leaves_within("100 % failing, own zone, strong", strong, 0, fails(1.0), 500);
+    // What is retried makes peers, and has them only in the bad time.
+    let retried = |seed| Setup { retry: true, ..strong(seed) };
+    leaves_within("100 % failing, own zone, strong, one retry", retried, 0, fails(1.0), 500);
 }
 
 pub fn a_refusing_zone_is_left_within_half_a_second() {
@@ -113,6 +116,9 @@ pub fn a_gray_zone_is_left_within_one_and_a_half_seconds() {
         1_800,
     );
     leaves_within("30 % failing, own zone, strong", strong, 0, fails(0.3), 1_500);
+    let retried = |seed| Setup { retry: true, ..strong(seed) };
+    // Nobody loses a request meanwhile, and the few that are tried again are all there is to compare with.
+    leaves_within("30 % failing, own zone, strong, one retry", retried, 0, fails(0.3), 2_500);
 }
 
 pub fn a_slow_zone_is_left_within_a_second() {
