@@ -122,7 +122,7 @@ impl Subscription {
             keep
         });
         for name in wanted {
-            if !self.names.contains(&*name) {
+            if !self.names.contains(&name) {
                 let name = shared(&name, known);
                 self.names.insert(name.clone());
                 change.asked.push(name.clone());
@@ -194,7 +194,7 @@ impl Subscription {
                 self.explicit = true;
             } else if let Some(glob) = self.globs.take(&*name::normal(name)) {
                 change.globs_ended.push(glob);
-            } else if let Some(name) = self.names.take(&*name::normal(name)) {
+            } else if let Some(name) = self.names.take(&name::normal(name)) {
                 // xds_protocol.rst, "Unsubscribing from Resources": a name that was not subscribed to is a phantom,
                 // "it can simply ignore these phantom unsubscriptions".
                 change.dropped.push(name);
