@@ -291,7 +291,13 @@ async fn grpc_fails_over_between_localities_and_follows_a_drain() {
 
     // az-b dies: the client leaves it by itself.
     drop(b);
-    assert_eq!(client.call(50).await, all("a", 50));
+    let mut left = client.call(50).await;
+    // A call may have been on its way before the client saw the connection close: that one is lost, and no later one.
+    if left != all("a", 50) {
+        assert!(left.keys().all(|who| who == "a" || who.starts_with("UNAVAILABLE")), "{left:?}");
+        left = client.call(50).await;
+    }
+    assert_eq!(left, all("a", 50));
     assert_eq!(running.server.metrics().gates_expired(), 0);
 }
 
