@@ -51,12 +51,12 @@ pub fn key(zones: &[Zone], excluded: ZoneSet) -> Option<String> {
     for (i, zone) in zones.iter().enumerate() {
         if excluded.contains(i) { out.push(zone) } else { kept.push(zone) }
     }
-    out.sort();
     match (out.as_slice(), kept.as_slice()) {
         ([], _) | (_, []) => None,
         (_, [one]) => Some(only(one)),
         ([a], _) => Some(format!("no-{a}")),
-        ([a, b], _) => Some(format!("no-{a}+{b}")),
+        // The zones come in any order, the key's two by name.
+        ([a, b], _) => Some(format!("no-{}+{}", a.min(b), a.max(b))),
         _ => None,
     }
 }

@@ -12,6 +12,10 @@ pub struct Percent(u16);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Millis(pub u64);
 
+/// A number printed to one decimal, as `{:.1}` prints it, without the code that prints floats: the module has no other use for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tenths(u64);
+
 /// Why a percentage or a duration was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidUnit {
@@ -37,7 +41,10 @@ impl Percent {
             // In range by the check above, so the conversion cannot lose anything but the fraction.
             Ok(Self((percent * 10.0).round() as u16))
         } else {
-            Err(InvalidUnit::Percent(percent.to_string()))
+            // As JSON writes it, whose parser brings the code for that along; JSON has no word for what is no number.
+            let text = serde_json::Number::from_f64(percent).map(|number| number.to_string());
+            let text = text.as_deref().map_or("no number", |text| text.strip_suffix(".0").unwrap_or(text));
+            Err(InvalidUnit::Percent(text.to_owned()))
         }
     }
 
@@ -59,7 +66,10 @@ impl Percent {
 
 impl fmt::Display for Percent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} %", f64::from(self.0) / 10.0)
+        match self.0.checked_rem(10) {
+            Some(0) => write!(f, "{} %", self.0.checked_div(10).unwrap_or_default()),
+            _ => write!(f, "{} %", Tenths(self.0.into())),
+        }
     }
 }
 
@@ -76,6 +86,33 @@ impl Serialize for Percent {
 impl<'de> Deserialize<'de> for Percent {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Self::new(f64::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+// === impl Tenths ===
+
+impl Tenths {
+    /// From thousandths, rounded to the nearest, up where there are two.
+    pub const fn of_thousandths(number: u64) -> Self {
+        match number.saturating_add(50).checked_div(100) {
+            Some(tenths) => Self(tenths),
+            None => Self(0),
+        }
+    }
+}
+
+impl From<f32> for Tenths {
+    /// Rounded to the nearest, to the even one where there are two; what is below 0 or no number is 0.
+    fn from(number: f32) -> Self {
+        // Exact: an f64 holds ten times an f32.
+        Self((f64::from(number) * 10.0).round_ties_even() as u64)
+    }
+}
+
+impl fmt::Display for Tenths {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = |number: Option<u64>| number.unwrap_or_default();
+        write!(f, "{}.{}", of(self.0.checked_div(10)), of(self.0.checked_rem(10)))
     }
 }
 
@@ -138,6 +175,7 @@ impl<'de> Deserialize<'de> for Millis {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn durations_read_and_print_the_same() {
@@ -157,6 +195,26 @@ mod tests {
         assert_eq!(serde_json::to_string(&Percent::new(0.5).unwrap()).unwrap(), "0.5");
         for bad in ["-1", "100.5", "1e9"] {
             assert!(serde_json::from_str::<Percent>(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn tenths_print_as_floats_do(quarters in 0_u32..400_000, number in 0_f32..1e9) {
+            for number in [quarters as f32 / 4.0, number] {
+                prop_assert_eq!(Tenths::from(number).to_string(), format!("{number:.1}"));
+            }
+        }
+
+        #[test]
+        fn percentages_print_as_floats_do(permille in 0_u16..=1000) {
+            prop_assert_eq!(Percent(permille).to_string(), format!("{} %", f64::from(permille) / 10.0));
+        }
+
+        #[test]
+        fn thousandths_are_rounded_to_the_nearest(number in 0_u64..1 << 50) {
+            let Tenths(tenths) = Tenths::of_thousandths(number);
+            prop_assert!((tenths * 100).abs_diff(number) <= 50);
         }
     }
 }

@@ -10,6 +10,7 @@ pub use read::InvalidTransition;
 use crate::{
     detector::Evidence,
     names::{ServiceName, Zone},
+    units::Tenths,
 };
 
 /// What a zone's breaker says. The first four are the breaker's own doing, the others the operator's.
@@ -228,7 +229,7 @@ impl fmt::Display for Transition {
         }
         f.write_str("; ")?;
         if self.to == State::Open {
-            write!(f, "open for {:.1}s, ", self.open_ms as f64 / 1000.0)?;
+            write!(f, "open for {}s, ", Tenths::of_thousandths(self.open_ms))?;
         }
         write!(f, "epoch {}{}", self.epoch, if self.shadow { ", shadow: not carried out" } else { "" })
     }

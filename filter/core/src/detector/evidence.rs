@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::units::Tenths;
+
 /// The counts and the score behind a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Evidence {
@@ -32,8 +34,9 @@ impl fmt::Display for Evidence {
             peers => write!(f, ", peers {} of {peers}", self.peer_k)?,
         }
         if self.needed > 0.0 {
-            let percent = self.bound * 100.0;
-            write!(f, ", bound {percent:.1} %, score {:.1} of {:.0}", self.score, self.needed)?;
+            let (bound, score) = (Tenths::from(self.bound * 100.0), Tenths::from(self.score));
+            let needed = f64::from(self.needed).round_ties_even() as u64;
+            write!(f, ", bound {bound} %, score {score} of {needed}")?;
         }
         Ok(())
     }
