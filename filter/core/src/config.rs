@@ -9,6 +9,7 @@ use crate::{
     names::{ServiceName, Zone},
     policy::{InvalidPolicy, ServicePolicy},
     units::Percent,
+    words::words,
 };
 
 /// The version of the schema below. Raised when an old filter would misread a new configuration.
@@ -40,8 +41,7 @@ pub struct FilterConfig {
 }
 
 /// Where in Envoy an instance of the filter sits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// In the listener's filter chain: decides, and sees the final outcome.
     Downstream,
@@ -116,6 +116,8 @@ pub enum InvalidConfig {
         found: usize,
     },
 }
+
+words! { Role { Downstream = "downstream", Upstream = "upstream" } }
 
 // === impl FilterConfig ===
 

@@ -38,7 +38,11 @@ fn parse(text: &str) -> Option<u64> {
     let mut rest = text;
     let mut number = |digits: usize, then: &str| -> Option<u64> {
         let (number, after) = rest.split_at_checked(digits)?;
-        rest = if then.is_empty() { after } else { after.strip_prefix(|c: char| then.contains(c))? };
+        rest = if then.is_empty() {
+            after
+        } else {
+            after.strip_prefix(|c: char| then.chars().any(|one| one == c))?
+        };
         number.bytes().all(|b| b.is_ascii_digit()).then(|| number.parse().ok())?
     };
     let (year, month, day) = (number(4, "-")?, number(2, "-")?, number(2, "Tt ")?);

@@ -27,3 +27,4 @@ pub mod throttle;
 
 pub mod units;
 pub mod window;
+mod words;

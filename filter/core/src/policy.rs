@@ -13,6 +13,7 @@ use crate::{
     config::MAX_ZONES,
     names::Zone,
     units::{Millis, Percent},
+    words::words,
 };
 
 /// How a service is reached and protected. Unknown fields are errors; absent ones take the defaults below.
@@ -60,8 +61,7 @@ pub struct ServicePolicy {
 }
 
 /// How the zones share the load of a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
     /// Everything to the caller's own zone; another zone only when the own one is broken.
     #[default]
@@ -107,8 +107,7 @@ pub struct BreakerPolicy {
 }
 
 /// What trips a zone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DetectorKind {
     /// A zone whose failures, slow calls or connect failures its peers' rate cannot explain.
     #[default]
@@ -118,8 +117,7 @@ pub enum DetectorKind {
 }
 
 /// How much evidence the `peers` detector asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Sensitivity {
     /// Wilson z = 2, KL 9: faster, about one false trip in ten days at 5 % errors.
     Fast,
@@ -131,8 +129,7 @@ pub enum Sensitivity {
 }
 
 /// Whether the breaker's decisions are carried out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Enforcement {
     /// Decide and act.
     #[default]
@@ -212,6 +209,14 @@ fn is_one(number: &u32) -> bool {
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
+
+words! { Mode { Strong = "strong", Eventual = "eventual" } }
+
+words! { DetectorKind { Peers = "peers", Consecutive = "consecutive" } }
+
+words! { Sensitivity { Fast = "fast", Normal = "normal", Safe = "safe" } }
+
+words! { Enforcement { Enforce = "enforce", Shadow = "shadow", Disabled = "disabled" } }
 
 // === impl ServicePolicy ===
 

@@ -134,8 +134,8 @@ const TRIAL_SCORE: f64 = 2.0;
 const FIRST_TRIAL_SCORE: f64 = 3.0;
 /// Rate of failures that trial requests are held against when nothing else runs: two of twenty are more than that.
 const TRIAL_BOUND: f64 = 0.01;
-/// Share with which a ramp begins.
-const RAMP_START: f64 = 0.05;
+/// Natural logarithm of the share with which a ramp begins, 0.05: a general power costs the module 2 KB.
+const RAMP_START_LN: f64 = -2.995_732_273_553_991;
 /// A clock that jumped back by more than this, in ms, makes every timer run out rather than hang.
 const CLOCK_SLACK_MS: u64 = 1_000;
 
@@ -396,7 +396,7 @@ impl ZoneState {
             State::Ramp if passed(now, self.since, tuning.ramp_ms) => 1.0,
             State::Ramp => {
                 let part = now.saturating_sub(self.since) as f64 / tuning.ramp_ms.max(1) as f64;
-                RAMP_START.powf(1.0 - part)
+                (RAMP_START_LN * (1.0 - part)).exp()
             }
             _ => 1.0,
         }

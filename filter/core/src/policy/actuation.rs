@@ -8,6 +8,7 @@ use crate::{
     names::Zone,
     policy::InvalidPolicy,
     units::{Millis, Percent},
+    words::words,
 };
 
 /// What keeps a user in his zone: written `{"header": "x-user-id"}` or `{"cookie": "session"}`.
@@ -26,8 +27,7 @@ pub enum Sticky {
 }
 
 /// How what goes to other zones than the own one is spread over them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Spread {
     /// By weight alone.
     #[default]
@@ -65,8 +65,7 @@ pub struct AbortPolicy {
 }
 
 /// When requests are failed or delayed on purpose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AbortWhen {
     /// At all times: a drill.
     Always,
@@ -109,7 +108,7 @@ impl Sticky {
     pub(super) fn validate(&self) -> Result<(), InvalidPolicy> {
         let (Self::Header(name) | Self::Cookie(name)) = self;
         // A token (RFC 9110, 5.6.2), which is what names of headers and of cookies are. Pseudo headers begin with a colon.
-        let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+        let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".chars().any(|one| one == c);
         let bare =
             if matches!(self, Self::Header(_)) { name.strip_prefix(':').unwrap_or(name) } else { name };
         if !bare.is_empty() && bare.chars().all(token) {
@@ -119,6 +118,10 @@ impl Sticky {
         Err(InvalidPolicy { field: "sticky", why: why.to_owned() })
     }
 }
+
+words! { Spread { ByWeight = "by_weight", ByLatency = "by_latency" } }
+
+words! { AbortWhen { Always = "always", ZoneDegraded = "zone_degraded", ZoneOpen = "zone_open" } }
 
 // === impl AbortPolicy ===
 
