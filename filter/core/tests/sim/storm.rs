@@ -92,7 +92,11 @@ impl Storm {
             0 => self.configure(),
             // A clock that is set: a little back, far back, far ahead.
             1 => self.now_ns = self.now_ns.saturating_sub(self.below(2_000_000_000)),
-            2 => self.now_ns = [0, 1, self.now_ns / 2, u64::MAX][self.below(4) as usize],
+            2 => {
+                self.now_ns = [0, 1, self.now_ns / 2, u64::MAX][self.below(4) as usize];
+                // What was opened by another clock is not of the last minute of this one.
+                self.opened_ms.clear();
+            }
             3 => {
                 let garbage: Vec<u8> = (0..self.below(150)).map(|_| self.rng.next() as u8).collect();
                 assert!(self.engines[worker].adopt(self.service, &garbage, self.now()).is_err());
