@@ -22,8 +22,8 @@
 //! f of hosts dead, they sit sqrt((1-f)/f) deviations away, which is below Envoy's 1.9 for every f above 21.7 %.)
 //!
 //! The test is run on five windows and three signals (failures, slow answers, failed connects). Against false alarms
-//! from so many looks stand the two margins together, z and the score: simulated over days, base rates of 0.5 % and 5 %
-//! trip nothing.
+//! from so many looks stand the two margins together, z and the score: simulated over a day, base rates of 0.5 % and 5 %
+//! trip nothing where the zones have even shares or 80/10/10.
 //!
 //! # Without peers
 //!
