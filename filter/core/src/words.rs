@@ -2,7 +2,12 @@
 //!
 //! What serde derives for such a type is 1 KB of code for each, most of it the same; here it is a table and one look-up.
 
-use serde::{Deserialize, Deserializer, de::Error};
+use std::fmt;
+
+use serde::{
+    Deserializer,
+    de::{DeserializeSeed, EnumAccess, Error, VariantAccess, Visitor},
+};
 
 /// Gives a type without fields its words in JSON and YAML, as `words! { Mode { Strong = "strong", Eventual = "eventual" } }`.
 macro_rules! words {
@@ -26,13 +31,45 @@ macro_rules! words {
 
 pub(crate) use words;
 
-/// The one of these words that stands there.
+/// The one of these words that stands there. Other words are refused where they stand: as an enum, since that is what formats give
+/// a line and a column for.
 pub(crate) fn read<'de, D: Deserializer<'de>>(
     deserializer: D,
     words: &'static [&'static str],
 ) -> Result<&'static str, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    words.iter().find(|word| **word == text).copied().ok_or_else(|| D::Error::unknown_variant(&text, words))
+    deserializer.deserialize_enum("word", words, Words(words))
+}
+
+/// Reads one of these words.
+#[derive(Clone, Copy)]
+struct Words(&'static [&'static str]);
+
+// === impl Words ===
+
+impl<'de> Visitor<'de> for Words {
+    type Value = &'static str;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a word")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+        let known = self.0.iter().find(|word| **word == text);
+        known.copied().ok_or_else(|| E::unknown_variant(text, self.0))
+    }
+
+    fn visit_enum<A: EnumAccess<'de>>(self, data: A) -> Result<Self::Value, A::Error> {
+        let (word, rest) = data.variant_seed(self)?;
+        rest.unit_variant().map(|()| word)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Words {
+    type Value = &'static str;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_identifier(self)
+    }
 }
 
 #[cfg(test)]
@@ -53,6 +90,6 @@ mod tests {
         }
         let error = |json: &str| serde_json::from_str::<Size>(json).unwrap_err().to_string();
         assert!(error(r#""Small""#).contains("unknown variant `Small`, expected `small` or `very_large`"));
-        assert!(error("1").contains("expected a string"));
+        assert!(error("1").contains("expected value"), "{}", error("1"));
     }
 }
