@@ -1,3 +1,5 @@
+//! The pipeline by example, and against a model with crashes at every step.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! The spool on real files: what is written is read, and what was cut or damaged is never taken for whole.
+
 use std::{fs, os::unix::fs::FileExt as _};
 
 use proptest::prelude::*;
