@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     names::{ServiceName, Zone},
+    objects::Objects,
     policy::{InvalidPolicy, ServicePolicy},
     units::Percent,
     words::words,
@@ -124,12 +125,18 @@ words! { Role { Downstream = "downstream", Upstream = "upstream" } }
 impl FilterConfig {
     /// Reads and checks a whole configuration.
     pub fn parse(json: &[u8]) -> Result<Self, InvalidConfig> {
-        let config: Self = serde_json::from_slice(json).map_err(|e| InvalidConfig::Parse {
+        let config = Self::read(json).map_err(|e| InvalidConfig::Parse {
             line: e.line(),
             column: e.column(),
             why: e.to_string(),
         })?;
         config.validate().map(|()| config)
+    }
+
+    fn read(json: &[u8]) -> serde_json::Result<Self> {
+        let mut text = serde_json::Deserializer::from_slice(json);
+        let config = Self::deserialize(Objects(&mut text))?;
+        text.end().map(|()| config)
     }
 
     fn validate(&self) -> Result<(), InvalidConfig> {
@@ -166,7 +173,17 @@ mod tests {
             (ok.replace("\"version\": 1", "\"version\": 2"), "version 2 is not 1"),
             (ok.replace("eventual", "sometimes"), "line 2 column"),
             (ok.replace("\"mode\": \"eventual\"", "\"port\": 0"), "services.order-svc.policy.port: must be"),
+            (
+                ok.replace("{\"mode\": \"eventual\"}", "[\"eventual\"]"),
+                "invalid type: sequence, expected struct ServicePolicy",
+            ),
+            (
+                ok.replace("[{\"zone\"", "[[{\"zone\"").replace("}],", "}]],"),
+                "invalid type: sequence, expected struct Shift",
+            ),
+            (ok.replace("}}}", "}}} 1"), "trailing characters at line 3"),
             ("{".to_owned(), "failed to read the configuration at line 1"),
+            ("[1, \"downstream\"]".to_owned(), "expected struct FilterConfig"),
         ] {
             let error = FilterConfig::parse(bad.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(says), "{error}");

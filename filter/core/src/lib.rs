@@ -17,6 +17,7 @@ pub mod instant;
 pub mod latency;
 pub mod mix;
 pub mod names;
+mod objects;
 pub mod picker;
 pub mod policy;
 pub mod shares;

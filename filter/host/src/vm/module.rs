@@ -18,6 +18,7 @@ use crate::{HostError, abi};
 pub struct Module {
     pub(super) engine: Engine,
     pub(super) linked: InstancePre<VmState>,
+    size: usize,
 }
 
 /// Where `scripts/build` leaves the filter, and what it is made of, seen from this crate.
@@ -58,7 +59,12 @@ impl Module {
         let module = wasmtime::Module::new(&engine, code).map_err(HostError::Compile)?;
         let linker = abi::link(&engine).map_err(HostError::Link)?;
         let linked = linker.instantiate_pre(&module).map_err(HostError::Link)?;
-        Ok(Self { engine, linked })
+        Ok(Self { engine, linked, size: code.len() })
+    }
+
+    /// Bytes of the code as it is shipped.
+    pub const fn size(&self) -> usize {
+        self.size
     }
 }
 

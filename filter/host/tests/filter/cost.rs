@@ -9,6 +9,13 @@ use zonebreak_host::{
 
 use crate::support::*;
 
+/// V8 compiles it in each proxy, which takes 0.07 MB for each KB (docs/bench-breaker.md).
+#[test]
+fn the_module_is_small() {
+    let size = filter().size();
+    assert!(size <= 250_000, "{size} bytes");
+}
+
 #[test]
 fn memory_does_not_grow_over_a_million_requests() {
     let mut mesh = mesh(Setup { rate: 2000.0, ..setup(1, 1) }, &even());
