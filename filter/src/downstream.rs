@@ -8,7 +8,7 @@ use proxy_wasm::{
     types::Action,
 };
 use zonebreak_core::{
-    classify::flag,
+    classify::{IDEMPOTENT_METHODS, flag},
     engine::{Decision, Outcome, Reason, Refusal, ServiceId, ZoneId},
     policy::Sticky,
     sticky,
@@ -197,5 +197,5 @@ fn user(by: &Sticky) -> Option<String> {
 /// Whether a request may safely be the one that finds a zone still broken.
 fn is_idempotent() -> bool {
     let method = host::header(proxy_wasm::types::MapType::HttpRequestHeaders, ":method");
-    matches!(method.as_deref(), Some("GET" | "HEAD" | "OPTIONS" | "TRACE"))
+    method.is_some_and(|method| IDEMPOTENT_METHODS.contains(&method.as_str()))
 }

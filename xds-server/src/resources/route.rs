@@ -20,7 +20,9 @@ use envoy_types::pb::{
     },
     google::protobuf::UInt32Value,
 };
-use zonebreak_core::{names::ServiceName, policy::RetryPolicy as Retry, units::Millis};
+use zonebreak_core::{
+    classify::IDEMPOTENT_METHODS, names::ServiceName, policy::RetryPolicy as Retry, units::Millis,
+};
 use zonebreak_topology::view::ServiceView;
 
 use super::{listener, packed, sources};
@@ -30,9 +32,6 @@ const ANY_FAILURE: &str = "5xx,reset,connect-failure,refused-stream,unavailable"
 
 /// The request cannot have reached a backend, or (`unavailable`) the backend's gRPC library says that it may be tried again.
 const NEVER_ARRIVED: &str = "connect-failure,refused-stream,unavailable";
-
-/// Methods that may run twice (RFC 9110, section 9.2.2).
-const IDEMPOTENT: &str = "GET|HEAD|OPTIONS|TRACE|PUT|DELETE";
 
 /// Tries to find a host that this request has not failed on before; Envoy takes the last pick after that.
 const HOST_PICKS: i64 = 3;
@@ -78,7 +77,8 @@ fn routes_to(service: &ServiceName, view: &ServiceView) -> Vec<Route> {
         (0, _) => vec![route_to(service, view, RouteMatch::default(), None)],
         (_, true) => vec![route_to(service, view, RouteMatch::default(), Some(ANY_FAILURE))],
         (_, false) => {
-            let idempotent = RouteMatch { headers: vec![method(IDEMPOTENT)], ..Default::default() };
+            let idempotent =
+                RouteMatch { headers: vec![method(&IDEMPOTENT_METHODS.join("|"))], ..Default::default() };
             vec![
                 route_to(service, view, idempotent, Some(ANY_FAILURE)),
                 route_to(service, view, RouteMatch::default(), Some(NEVER_ARRIVED)),
