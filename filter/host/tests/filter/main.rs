@@ -6,6 +6,7 @@ mod compatibility;
 mod cost;
 mod counting;
 mod crashes;
+mod endings;
 mod endurance;
 mod faults;
 mod policies;
