@@ -110,7 +110,7 @@ fn a_what_if_says_that_it_is_one() {
     assert!(safe["notes"][0].as_str().unwrap().starts_with("what if:"), "{safe}");
 
     for (text, says) in [
-        ("breaker: {sensitivity: lots}\n", "unknown variant `lots`"),
+        ("breaker: {sensitivity: lots}\n", "error: policy.yaml:1:24: unknown variant `lots`"),
         ("retry: {attempts: 9}\n", "retry.attempts: must be 0 to 3"),
         ("services: {}\n", "it has no service order-svc"),
         ("services: {order-svc: {mode: fast}}\n", "unknown variant `fast`"),
@@ -131,7 +131,7 @@ fn what_cannot_be_used_is_refused_with_the_reason() {
         (&["hard.jsonl", "--at", "soon"], 2, "a moment is a time such as"),
         (&["hard.jsonl", "--at", "+1h"], 2, "is not in the recording, which goes from"),
         (&["hard.log", "--at", "+1s"], 2, "it is no recording"),
-        (&["record", "--envoy", "http://127.0.0.1:9"], 7, "http://127.0.0.1:9/stats"),
+        (&["record", "--envoy", "http://127.0.0.1:9"], 7, "the Envoy at http://127.0.0.1:9: "),
         (&["record", "--envoy", "127.0.0.1:9"], 2, "http://host:port"),
         (&["record", "--every", "1ms"], 2, "at least 10ms"),
         (&["hard.jsonl", "record"], 2, "cannot be used with"),

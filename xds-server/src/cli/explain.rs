@@ -24,6 +24,7 @@ use zonebreak_topology::{document::Document, entry::Entry};
 
 use super::output::OutputArgs;
 use crate::{
+    config,
     exit::{Exit, Failure, Outcome},
     explain::{
         model::{EvidenceRow, PolicySource},
@@ -234,7 +235,7 @@ fn moments(at: &[At], series: &Series) -> Vec<u64> {
 fn policy(file: &Path, service: &ServiceName) -> Result<ServicePolicy, Failure> {
     let (name, content) = read(file)?;
     let fail = |why: &dyn std::fmt::Display| Failure::usage(format_args!("failed to use {name}: {why}"));
-    let fields: serde_json::Value = serde_saphyr::from_str(&content).map_err(|error| fail(&error))?;
+    let fields: serde_json::Value = config::parse(Path::new(&name), &content).map_err(Failure::usage)?;
     let policy = if fields.get("services").is_some() {
         let document = Document::parse(&content).map_err(|error| fail(&error))?;
         if let Some(problem) = document.problems.first() {
@@ -247,7 +248,7 @@ fn policy(file: &Path, service: &ServiceName) -> Result<ServicePolicy, Failure> 
             _ => return Err(fail(&format_args!("it has no service {service}"))),
         }
     } else {
-        serde_saphyr::from_str(&content).map_err(|error| fail(&error))?
+        config::parse(Path::new(&name), &content).map_err(Failure::usage)?
     };
     policy.validate().map_err(|error| fail(&error))?;
     Ok(policy)
@@ -327,8 +328,9 @@ async fn record(args: &RecordArgs) -> Outcome {
         error => Err(error),
     });
     let recorded = recorded.map_err(|error| match error {
-        RecordError::Unreachable { .. } => Failure::new(Exit::Unreachable, error)
-            .hint("name Envoy's admin port with --envoy URL; in a pod: kubectl port-forward POD 15000"),
+        RecordError::Unreachable { .. } => Failure::new(Exit::Unreachable, error).hint(
+            "name Envoy's admin port with --envoy URL; in a pod of Istio: kubectl port-forward POD 15000",
+        ),
         RecordError::NoFilter { .. } => Failure::new(Exit::CheckFailed, error),
         RecordError::Write(_) => Failure::new(Exit::Unexpected, error),
     })?;

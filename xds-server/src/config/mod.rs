@@ -14,7 +14,7 @@ mod tests;
 
 pub use error::ConfigError;
 pub use keys::{KEYS, Key, Reload};
-pub use load::{Effective, Layers, Origin, Override, Requirement};
+pub use load::{Effective, Layers, Origin, Override, Requirement, parse};
 pub use replicate::{LeaseChoice, ReplicateConfig, StrangerChoice};
 pub use schema::{
     AdminConfig, Config, EtcdConfig, FilterConfig, HealthConfig, ListenersConfig, LogConfig, TopologyConfig,

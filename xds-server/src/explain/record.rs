@@ -48,10 +48,10 @@ pub struct Recorded {
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     /// Envoy does not answer.
-    #[error("failed to read Envoy's counters from {url}: {why}")]
+    #[error("failed to read the counters of the Envoy at {envoy}: {why}")]
     Unreachable {
-        /// What was asked.
-        url: String,
+        /// Its admin port.
+        envoy: String,
         /// Why.
         why: String,
     },
@@ -167,7 +167,7 @@ impl Admin {
         let base = base.trim_end_matches('/').to_owned();
         let http = reqwest::Client::builder().timeout(ANSWER_TIMEOUT).build();
         let http =
-            http.map_err(|error| RecordError::Unreachable { url: base.clone(), why: error.to_string() })?;
+            http.map_err(|error| RecordError::Unreachable { envoy: base.clone(), why: error.to_string() })?;
         Ok(Self { base, http })
     }
 
@@ -178,7 +178,7 @@ impl Admin {
             while let Some(inner) = cause.source() {
                 cause = inner;
             }
-            RecordError::Unreachable { url: url.clone(), why: cause.to_string() }
+            RecordError::Unreachable { envoy: self.base.clone(), why: cause.to_string() }
         };
         let answer = self.http.get(&url).send().await.and_then(reqwest::Response::error_for_status);
         answer.map_err(fail)?.text().await.map_err(fail)
