@@ -107,6 +107,9 @@ pub const fn grpc_status(status: u32) -> Outcome {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
     use super::*;
 
     /// The rows that were measured on a real Envoy, in the reference's order.

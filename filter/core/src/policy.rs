@@ -455,6 +455,9 @@ impl<'de> Deserialize<'de> for StatusClass {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
     use super::*;
 
     const EXAMPLE: &str = r#"{ "hosts": ["order-svc", "order-svc.prod"], "port": 8080,

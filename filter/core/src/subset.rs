@@ -120,6 +120,9 @@ impl FromIterator<usize> for ZoneSet {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
     use super::*;
 
     fn zones(names: &str) -> Vec<Zone> {

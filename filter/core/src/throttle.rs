@@ -87,6 +87,9 @@ impl Throttle {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
     use super::*;
     use crate::mix::{fraction, mix};
     use proptest::prelude::*;

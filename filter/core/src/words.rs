@@ -74,6 +74,9 @@ impl<'de> DeserializeSeed<'de> for Words {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
     #[derive(Debug, PartialEq)]
     enum Size {
         Small,

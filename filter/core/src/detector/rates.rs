@@ -240,6 +240,9 @@ impl From<&BreakerPolicy> for Bar {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
     use super::*;
     use crate::window::Windows;
 

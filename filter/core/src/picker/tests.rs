@@ -1,5 +1,8 @@
 //! The picker against a model of Envoy: shares come out exact, whatever the zones keep.
 
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
 use proptest::prelude::*;
 
 use super::*;

@@ -100,6 +100,9 @@ impl ZoneAssessment {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
     use super::*;
     use crate::{
         breaker::{ZoneState, step},

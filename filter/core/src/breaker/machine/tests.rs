@@ -1,5 +1,8 @@
 //! The moves of the machine, one by one, on windows made up by hand.
 
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
 use super::*;
 use crate::{policy::BreakerPolicy, window::Windows};
 

@@ -52,6 +52,9 @@ impl Beside {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
     use super::*;
     use crate::detector::compare::worse;
     use proptest::prelude::*;

@@ -127,6 +127,9 @@ fn alone(own: &Counts, remembered: &Counts, signal: Signal, bar: Bar) -> (Eviden
 
 #[cfg(test)]
 mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
     use super::*;
     use crate::{detector::rates::strongest, window::Windows};
     use proptest::prelude::*;

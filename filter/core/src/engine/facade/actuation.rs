@@ -1,5 +1,8 @@
 //! What a policy makes of requests, through the engine's face: stickiness, shedding, limits, drills, spread, exploration.
 
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
 use super::{tests::*, *};
 use crate::{
     instant::Instant,

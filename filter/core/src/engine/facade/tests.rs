@@ -1,5 +1,8 @@
 //! The engine as the filter drives it: configurations, requests, attempts, and how much memory it takes.
 
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
 use super::*;
 use crate::{
     breaker::Cause,
