@@ -22,6 +22,8 @@ pub struct EmbeddedOptions {
     /// Runtime of the proxy (Envoy's word for settings such as `circuit_breakers.<cluster>.default.max_pending_requests`), for
     /// what no policy sets; none when null.
     pub runtime: Value,
+    /// What an operator has forced on every endpoint (the value of a key under `forced`); nothing when null.
+    pub forced: Value,
 }
 
 /// The running pair. The proxy is in the first zone of the backends and listens on `port`.
@@ -45,6 +47,7 @@ impl Default for EmbeddedOptions {
             filter: true,
             config: None,
             runtime: Value::Null,
+            forced: Value::Null,
         }
     }
 }
@@ -54,9 +57,9 @@ impl Default for EmbeddedOptions {
 impl Embedded {
     /// Starts both and waits until the proxy has its listener and, where wanted, the filter works.
     pub async fn start(lab: &Lab, backends: &Backends, options: EmbeddedOptions) -> Result<Self, LabError> {
-        let EmbeddedOptions { policy, concurrency, filter, config, runtime } = options;
+        let EmbeddedOptions { policy, concurrency, filter, config, runtime, forced } = options;
         let port = Port::reserve()?;
-        let topology = topology(policy, backends, port.number()).to_string();
+        let topology = topology(policy, backends, port.number(), &forced).to_string();
         let plane = PlaneOptions { topology: Some(topology), filter, config, ..Default::default() };
         let plane = Plane::start(lab, plane).await?;
         let own = backends.zones()[0].name();
@@ -79,7 +82,7 @@ impl Embedded {
     }
 }
 
-fn topology(mut policy: Value, backends: &Backends, port: u16) -> Value {
+fn topology(mut policy: Value, backends: &Backends, port: u16, forced: &Value) -> Value {
     let zone = |name: &str| (name.to_owned(), json!({"region": REGION}));
     let zones: Value = backends.zones().iter().map(|it| zone(it.name())).collect();
     let mut endpoints = serde_json::Map::new();
@@ -91,6 +94,12 @@ fn topology(mut policy: Value, backends: &Backends, port: u16) -> Value {
         }
     }
     policy["port"] = json!(port);
+    let mut topology =
+        json!({"zones": zones, "services": {SERVICE: policy}, "endpoints": {SERVICE: &endpoints}});
+    if !forced.is_null() {
+        let each: Value = endpoints.keys().map(|id| (id.clone(), forced.clone())).collect();
+        topology["forced"] = json!({SERVICE: each});
+    }
     // JSON is YAML.
-    json!({"zones": zones, "services": {SERVICE: policy}, "endpoints": {SERVICE: endpoints}})
+    topology
 }

@@ -3,7 +3,7 @@
 
 mod attempts;
 mod bench;
-mod overflow;
+mod no_attempt;
 mod panics;
 mod subsets;
 mod workers;

@@ -24,6 +24,24 @@ async fn a_request_that_overflows_is_charged_to_the_zone_that_was_chosen() {
     assert!(answers.iter().all(|answer| answer.status == 503 && answer.zone.is_none()), "{answers:?}");
     let overflowed = bench.stat(&format!("cluster.{SERVICE}.upstream_rq_pending_overflow")).await;
     assert_eq!((overflowed, bench.reached().len()), (COUNT as u64, 0), "no backend saw any of them");
+    charged_at_home(&bench).await;
+}
+
+/// All endpoints are down, and Envoy is told to send nothing to those that are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_without_a_host_is_charged_to_the_zone_that_was_chosen() {
+    let _turn = turn().await;
+    let forced = json!({"state": "unhealthy", "reason": "all of it is down", "actor": "lab", "expires_at": "2100-01-01T00:00:00Z"});
+    let runtime = json!({"upstream.healthy_panic_threshold": 0});
+    let bench = Bench::start(EmbeddedOptions { runtime, forced, ..at_home(0) }).await;
+    let answers = bench.ask(COUNT).await;
+    assert!(answers.iter().all(|answer| answer.status == 503 && answer.zone.is_none()), "{answers:?}");
+    let without = bench.stat(&format!("cluster.{SERVICE}.upstream_cx_none_healthy")).await;
+    assert_eq!((without, bench.reached().len()), (COUNT as u64, 0), "no backend saw any of them");
+    charged_at_home(&bench).await;
+}
+
+async fn charged_at_home(bench: &Bench) {
     until("all charged to the own zone, once", SOON, async || {
         let found = bench.attempts().await;
         if found == counts([(ZONES[0], "fail", COUNT)]) { Ok(()) } else { Err(format!("{found:?}")) }
