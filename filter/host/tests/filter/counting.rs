@@ -1,5 +1,7 @@
 //! What is counted is what happened: each attempt and each request once, whoever sees it, and nothing that says nothing.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use zonebreak_host::{
     mesh::{Attempts, Clients, Effect, End, Fault, Mesh},
     vm::Headers,
@@ -192,4 +194,36 @@ fn a_clients_own_key_is_taken_off() {
         assert!((share - 1.0 / 3.0).abs() < 0.02, "zone {zone}: {share}");
     }
     assert_eq!(mesh.record().leaked, 0);
+}
+
+/// The table in the docs names every stat, with its labels and their values, and no other.
+#[test]
+fn the_page_names_every_stat() {
+    let page = include_str!("../../../../docs/how-the-breaker-decides.md");
+    let table = page.split_once("## What the filter counts").unwrap().1.split_once("\n## ").unwrap().0;
+    let code =
+        |cell: &str| -> BTreeSet<String> { cell.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
+    let told: BTreeMap<String, BTreeSet<String>> = table
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .map(|line| {
+            let mut cells = line.split(" | ");
+            let name = code(cells.next().unwrap()).pop_first().unwrap();
+            (name, code(cells.next().unwrap()))
+        })
+        .collect();
+    let mesh = mesh(setup(1, 1), &even());
+    let mut counted = BTreeMap::<String, BTreeSet<String>>::new();
+    for (stat, _) in mesh.process().metrics().all() {
+        let mut parts = stat.split(';');
+        let labels = counted.entry(parts.next().unwrap().to_owned()).or_default();
+        for (label, value) in parts.filter_map(|part| part.split_once('=')) {
+            match label {
+                "service" => {}
+                "zone" => drop(labels.insert(label.to_owned())),
+                _ => labels.extend([label.to_owned(), value.to_owned()]),
+            }
+        }
+    }
+    assert_eq!(told, counted);
 }
