@@ -18,6 +18,15 @@
 //! Under both of these together still a quarter of the evidence must be there. Where the peers did not fail, and there were enough
 //! of them to say so, this changes nothing.
 //!
+//! # When the peers are in trouble too
+//!
+//! Peers that fare badly in any way (see `odds_in` in [`super::rates`]) are the sign of a service in trouble, and then little can be
+//! measured: where all zones fail for half a second and are slow for the next, each zone has its own mixture; at 30 requests a
+//! second no shift is seen through the noise; and ten looks a second in ever new mixtures find the one by chance that
+//! exceeds a quarter. So a shift is then taken for granted ([`Odds::in_trouble`]), and *all* of the evidence must be there
+//! under it. It costs a real fault nothing: its peers are well. Nor is a dead zone hidden by a service a fifth of which fails: under
+//! odds four times greater that is a half, against which 14 of 14 score 9.7.
+//!
 //! # What peers are remembered for
 //!
 //! Where most of the load stays at home, the peers' few attempts in a short window prove little: 0 of 40 may still be 18 %. But they
@@ -62,6 +71,8 @@ pub struct Odds {
     pub once: f64,
     /// In all of them: attempts shift to and fro.
     pub throughout: f64,
+    /// Part of the evidence that must remain when the odds are taken to be so much greater.
+    pub rest: f64,
 }
 
 /// A zone beside a rate of its peers, and how many attempts that rate is worth.
@@ -108,8 +119,11 @@ const LIKE_BEFORE: f64 = 0.5;
 /// What one retry makes of a tenth of the attempts, where 80 % are sent to the own zone and the rest to two others.
 const ONCE: f64 = 5.0;
 
-/// Part of the evidence that must remain when the odds are taken to be so much greater.
+/// Part of the evidence that must remain under such odds.
 const REST: f64 = 0.25;
+
+/// What a shift may do to the odds where it cannot be measured.
+const UNSEEN: f64 = 4.0;
 
 /// By how much the zone is worse, if it is; `past` is what the peers did before: bad attempts, and all.
 pub fn worse(
@@ -125,7 +139,7 @@ pub fn worse(
     pooled.finding(bar, past)?;
     let finding = Beside::standardised(&stretches, 1.0).finding(bar, past)?;
     let begun = Beside::standardised(&stretches, odds.once);
-    (begun.score(bar.z, odds.throughout, Past::NONE).score >= bar.score * REST).then_some(finding)
+    (begun.score(bar.z, odds.throughout, Past::NONE).score >= bar.score * odds.rest).then_some(finding)
 }
 
 /// A rate whose odds are so many times greater.
@@ -150,7 +164,13 @@ impl Odds {
     /// `share` is the zone's attempts for each of its peers', in the long run: where all fails and is tried again, that may become
     /// one for one. `shifted` is what [`super::Drift::odds`] says.
     pub fn new(share: f64, shifted: f64) -> Self {
-        Self { once: share.max(ONCE), throughout: shifted }
+        Self { once: share.max(ONCE), throughout: shifted, rest: REST }
+    }
+
+    /// The same while the peers fare badly themselves.
+    #[must_use]
+    pub fn in_trouble(self) -> Self {
+        Self { throughout: self.throughout.max(UNSEEN), rest: 1.0, ..self }
     }
 }
 
@@ -234,7 +254,7 @@ mod tests {
     use proptest::prelude::*;
 
     const NORMAL: Bar = Bar { z: 3.0, score: 9.0, alone: 0.1 };
-    const STILL: Odds = Odds { once: ONCE, throughout: 1.0 };
+    const STILL: Odds = Odds { once: ONCE, throughout: 1.0, rest: REST };
 
     fn stretch((k, n): (u32, u32), (peer_k, peer_n): (u32, u32)) -> Stretch {
         Stretch { n, k, peer_n, peer_k }
