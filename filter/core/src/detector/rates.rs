@@ -145,7 +145,7 @@ fn worse_in(zone: &Profile, peers: &Profile, span: Span, signal: Signal) -> bool
 }
 
 /// The odds to reckon with in a window: others while the peers fare badly themselves, in whatever way, in the window or just before.
-fn odds_in(peers: &Profile, span: Span, odds: Odds) -> Odds {
+fn odds_in(peers: &Profile, span: Span, bar: Bar, odds: Odds) -> Odds {
     let ill = |span| {
         let counts = peers.of(span);
         [Signal::Failures, Signal::Slow].into_iter().any(|signal| {
@@ -153,7 +153,7 @@ fn odds_in(peers: &Profile, span: Span, odds: Odds) -> Odds {
             stats::score(k, n, WELL) > DOUBT
         })
     };
-    if ill(span) || ill(Span::Ten) { odds.in_trouble() } else { odds }
+    if ill(span) || ill(Span::Ten) { odds.in_trouble(bar) } else { odds }
 }
 
 /// Judges a zone by one window against its peers.
@@ -174,7 +174,7 @@ fn beside_peers(
         Stretch { n, k, peer_n, peer_k }
     });
     let past = signal.of(&peers.of(Span::Sixty).minus(others));
-    let found = compare::worse(stretches, past, bar, odds_in(peers, span, odds))?;
+    let found = compare::worse(stretches, past, bar, odds_in(peers, span, bar, odds))?;
     Some(signal.evidence(&own, &others, found.bound, found.score, bar))
 }
 

@@ -25,7 +25,7 @@ pub fn weigh(
         let whole = pooled.score(bar.z, 1.0, past);
         return (if whole.score < finding.score { whole } else { finding }, missing);
     }
-    let begun = Beside::standardised(&stretches, odds.once).score(bar.z, odds.throughout, Past::NONE);
+    let begun = Beside::standardised(&stretches, odds.once).score(odds.z, odds.throughout, Past::NONE);
     let timed = standardised.missing(bar, past).is_some() || begun.score < bar.score * odds.rest;
     (finding, timed.then_some(Missing::Timing))
 }
@@ -68,7 +68,7 @@ mod tests {
         ) {
             let bar = Bar { z: if fast { 2.0 } else { 3.0 }, score: 9.0, alone: 0.1 };
             let (past, odds) = ((past.0.min(past.1), past.1), Odds::new(4.0, shifted));
-            let odds = if in_trouble { odds.in_trouble() } else { odds };
+            let odds = if in_trouble { odds.in_trouble(bar) } else { odds };
             let stretches: Vec<_> = stretches
                 .into_iter()
                 .map(|(n, k, peer_n, peer_k)| Stretch { n, k: k.min(n), peer_n, peer_k: peer_k.min(peer_n) })

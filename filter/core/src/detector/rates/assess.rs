@@ -103,7 +103,7 @@ fn beside(
     });
     let (own, others) = (zone.of(span), peers.of(span));
     let past = signal.of(&peers.of(Span::Sixty).minus(others));
-    let (found, missing) = compare::assess::weigh(stretches, past, bar, odds_in(peers, span, odds));
+    let (found, missing) = compare::assess::weigh(stretches, past, bar, odds_in(peers, span, bar, odds));
     let evidence = signal.evidence(&own, &others, found.bound, found.score, bar);
     (evidence, missing)
 }
