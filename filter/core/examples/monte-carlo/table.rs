@@ -64,21 +64,38 @@ impl Results {
 // === impl Verdict ===
 
 impl Verdict {
+    /// What is asked of ours, for each 100 minutes of a global failure and each 24 h of health: `normal` and `safe` trip nothing,
+    /// and `fast` hardly anything, which is the price of its name.
     pub fn of(results: &Results) -> Self {
-        let mut bad = String::new();
+        let mut bad = Vec::new();
         for (split, (_, name)) in SPLITS.iter().enumerate() {
-            let scenes = (0..BASES.len()).map(Scene::Health).chain([Scene::Global]);
-            for scene in scenes {
-                let (trips, runs) = results.trips(split, scene, Contender::OursNormal);
-                if trips > 0 {
-                    let _ = write!(
-                        bad,
-                        "ours (normal) tripped {trips} times in {runs} runs of {scene:?}, {name}; "
-                    );
+            for contender in [Contender::OursFast, Contender::OursNormal, Contender::OursSafe] {
+                for scene in (0..BASES.len()).map(Scene::Health).chain([Scene::Global]) {
+                    let (trips, runs) = results.trips(split, scene, contender);
+                    let most = ceiling(contender, scene, split, runs);
+                    if trips > most {
+                        bad.push(format!(
+                            "{} tripped {trips} times in {runs} runs of {scene:?}, {name}, at most {most}",
+                            contender.name()
+                        ));
+                    }
                 }
             }
         }
-        if bad.is_empty() { Self::Good } else { Self::Bad(bad.trim_end_matches("; ").to_owned()) }
+        if bad.is_empty() { Self::Good } else { Self::Bad(bad.join("; ")) }
+    }
+}
+
+/// How often ours may trip in so many runs. `fast` may in 1 of 100 minutes and twice in 24 h; a rate of its own is no excuse for
+/// less than one in the runs at hand.
+fn ceiling(contender: Contender, scene: Scene, split: usize, runs: usize) -> u64 {
+    let runs = runs as u64;
+    match (contender, scene) {
+        (Contender::OursFast, Scene::Global) => runs.div_ceil(100),
+        (Contender::OursFast, _) => (2 * runs).div_ceil(24),
+        // Three in a hundred of the load are too few to tell 5 % of errors from trouble every time.
+        (Contender::OursNormal, Scene::Health(1)) if split == 2 => runs.div_ceil(24),
+        _ => 0,
     }
 }
 

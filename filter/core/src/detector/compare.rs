@@ -15,15 +15,25 @@
 //! - where the zones' parts of the attempts have been seen to shift ([`super::drift`]), that may be so in every stretch, as often as
 //!   the trouble changed its kind, and the odds are taken to be so much greater in all of them.
 //!
-//! Under both of these together still a quarter of the evidence must be there. Where the peers did not fail, and there were enough
+//! Under both of these together still a quarter of the evidence must be there, at two standard deviations of the peers. Where the peers did not fail, and there were enough
 //! of them to say so, this changes nothing.
+//!
+//! # When the peers are in trouble too
+//!
+//! Peers that fare badly in any way (see `odds_in` in [`super::rates`]) are the sign of a service in trouble, and then little can be
+//! measured: where all zones fail for half a second and are slow for the next, each zone has its own mixture; at 30 requests a
+//! second no shift is seen through the noise; and ten looks a second in ever new mixtures find the one by chance that
+//! exceeds a quarter. So a shift is then taken for granted ([`Odds::in_trouble`]), and *all* of the evidence must be there
+//! under it. It costs a real fault nothing: its peers are well. Nor is a dead zone hidden by a service a fifth of which fails: under
+//! odds four times greater that is a half, against which 14 of 14 score 9.7.
 //!
 //! # What peers are remembered for
 //!
 //! Where most of the load stays at home, the peers' few attempts in a short window prove little: 0 of 40 may still be 18 %. But they
 //! had hundreds in the minute before. As long as nothing in the window speaks against it, that past weighs as much again as
 //! two windows of theirs. It is no evidence of how they are *now*, which is all that tells a broken zone from a broken
-//! service; so the quarter of the evidence above must be there without it.
+//! service; so the quarter of the evidence above must be there without it. (At two standard deviations, not three: three would ask
+//! more of the few peers in the window than of the window and the past together.)
 //!
 //! Windows are told in stretches as fine as they are known ([`crate::window::Profile::strata`]): recent ones in tenths of a
 //! second.
@@ -62,6 +72,10 @@ pub struct Odds {
     pub once: f64,
     /// In all of them: attempts shift to and fro.
     pub throughout: f64,
+    /// Part of the evidence that must remain when the odds are taken to be so much greater.
+    pub rest: f64,
+    /// Standard deviations that the peers' rate may be better than it looks, for that.
+    pub z: f64,
 }
 
 /// A zone beside a rate of its peers, and how many attempts that rate is worth.
@@ -108,8 +122,12 @@ const LIKE_BEFORE: f64 = 0.5;
 /// What one retry makes of a tenth of the attempts, where 80 % are sent to the own zone and the rest to two others.
 const ONCE: f64 = 5.0;
 
-/// Part of the evidence that must remain when the odds are taken to be so much greater.
+/// Part of the evidence that must remain under such odds, and how lucky the peers may have been for that.
 const REST: f64 = 0.25;
+const Z: f64 = 2.0;
+
+/// What a shift may do to the odds where it cannot be measured.
+const UNSEEN: f64 = 4.0;
 
 /// By how much the zone is worse, if it is; `past` is what the peers did before: bad attempts, and all.
 pub fn worse(
@@ -125,7 +143,7 @@ pub fn worse(
     pooled.finding(bar, past)?;
     let finding = Beside::standardised(&stretches, 1.0).finding(bar, past)?;
     let begun = Beside::standardised(&stretches, odds.once);
-    (begun.score(bar.z, odds.throughout, Past::NONE).score >= bar.score * REST).then_some(finding)
+    (begun.score(odds.z, odds.throughout, Past::NONE).score >= bar.score * odds.rest).then_some(finding)
 }
 
 /// A rate whose odds are so many times greater.
@@ -150,7 +168,13 @@ impl Odds {
     /// `share` is the zone's attempts for each of its peers', in the long run: where all fails and is tried again, that may become
     /// one for one. `shifted` is what [`super::Drift::odds`] says.
     pub fn new(share: f64, shifted: f64) -> Self {
-        Self { once: share.max(ONCE), throughout: shifted }
+        Self { once: share.max(ONCE), throughout: shifted, rest: REST, z: Z }
+    }
+
+    /// The same while the peers fare badly themselves.
+    #[must_use]
+    pub fn in_trouble(self, bar: Bar) -> Self {
+        Self { throughout: self.throughout.max(UNSEEN), rest: 1.0, z: bar.z, ..self }
     }
 }
 
@@ -237,7 +261,7 @@ mod tests {
     use proptest::prelude::*;
 
     const NORMAL: Bar = Bar { z: 3.0, score: 9.0, alone: 0.1 };
-    const STILL: Odds = Odds { once: ONCE, throughout: 1.0 };
+    const STILL: Odds = Odds { once: ONCE, throughout: 1.0, rest: REST, z: Z };
 
     fn stretch((k, n): (u32, u32), (peer_k, peer_n): (u32, u32)) -> Stretch {
         Stretch { n, k, peer_n, peer_k }

@@ -74,6 +74,10 @@ const PRESENT: u32 = 10;
 const LEAST_BAD: u32 = 3;
 const LEAST_BAD_ALONE: u32 = 5;
 
+/// Bad attempts of the peers, as a rate, that are no trouble; and how much must speak against there being no more, in nats.
+const WELL: f64 = 0.05;
+const DOUBT: f64 = 0.5;
+
 /// Whether these 10 s of the other zones make them peers to compare with.
 pub fn are_peers(ten: &Counts) -> bool {
     // Those that never answer are there too.
@@ -140,6 +144,18 @@ fn worse_in(zone: &Profile, peers: &Profile, span: Span, signal: Signal) -> bool
     rate(zone) > 0.0 && rate(peers) <= compare::GAIN * rate(zone)
 }
 
+/// The odds to reckon with in a window: others while the peers fare badly themselves, in whatever way, in the window or just before.
+fn odds_in(peers: &Profile, span: Span, bar: Bar, odds: Odds) -> Odds {
+    let ill = |span| {
+        let counts = peers.of(span);
+        [Signal::Failures, Signal::Slow].into_iter().any(|signal| {
+            let (k, n) = signal.of(&counts);
+            stats::score(k, n, WELL) > DOUBT
+        })
+    };
+    if ill(span) || ill(Span::Ten) { odds.in_trouble(bar) } else { odds }
+}
+
 /// Judges a zone by one window against its peers.
 fn beside_peers(
     zone: &Profile,
@@ -158,7 +174,7 @@ fn beside_peers(
         Stretch { n, k, peer_n, peer_k }
     });
     let past = signal.of(&peers.of(Span::Sixty).minus(others));
-    let found = compare::worse(stretches, past, bar, odds)?;
+    let found = compare::worse(stretches, past, bar, odds_in(peers, span, bar, odds))?;
     Some(signal.evidence(&own, &others, found.bound, found.score, bar))
 }
 

@@ -2,7 +2,7 @@
 //! [`super::worse`] one by one to say which of them fails, and a property test holds the two together. The filter never calls
 //! it, so the linker leaves it out of the module.
 
-use super::{Beside, Finding, GAIN, LEAST_BAD, LEAST_GAP, Odds, PEERS, Past, REST, Stretch};
+use super::{Beside, Finding, GAIN, LEAST_BAD, LEAST_GAP, Odds, PEERS, Past, Stretch};
 use crate::{
     detector::{Bar, Missing},
     stats,
@@ -25,8 +25,8 @@ pub fn weigh(
         let whole = pooled.score(bar.z, 1.0, past);
         return (if whole.score < finding.score { whole } else { finding }, missing);
     }
-    let begun = Beside::standardised(&stretches, odds.once).score(bar.z, odds.throughout, Past::NONE);
-    let timed = standardised.missing(bar, past).is_some() || begun.score < bar.score * REST;
+    let begun = Beside::standardised(&stretches, odds.once).score(odds.z, odds.throughout, Past::NONE);
+    let timed = standardised.missing(bar, past).is_some() || begun.score < bar.score * odds.rest;
     (finding, timed.then_some(Missing::Timing))
 }
 
@@ -67,9 +67,11 @@ mod tests {
             past in (0_u32..300, 0_u32..3_000),
             shifted in 1.0..32.0_f64,
             fast in any::<bool>(),
+            in_trouble in any::<bool>(),
         ) {
             let bar = Bar { z: if fast { 2.0 } else { 3.0 }, score: 9.0, alone: 0.1 };
             let (past, odds) = ((past.0.min(past.1), past.1), Odds::new(4.0, shifted));
+            let odds = if in_trouble { odds.in_trouble(bar) } else { odds };
             let stretches: Vec<_> = stretches
                 .into_iter()
                 .map(|(n, k, peer_n, peer_k)| Stretch { n, k: k.min(n), peer_n, peer_k: peer_k.min(peer_n) })

@@ -5,7 +5,7 @@
 use super::{
     LEAST_BAD_ALONE, Signal, are_peers,
     compare::{self, Odds, Stretch},
-    explained, parts, present, worse_in,
+    explained, odds_in, parts, present, worse_in,
 };
 use crate::{
     detector::{Bar, Evidence},
@@ -103,7 +103,7 @@ fn beside(
     });
     let (own, others) = (zone.of(span), peers.of(span));
     let past = signal.of(&peers.of(Span::Sixty).minus(others));
-    let (found, missing) = compare::assess::weigh(stretches, past, bar, odds);
+    let (found, missing) = compare::assess::weigh(stretches, past, bar, odds_in(peers, span, bar, odds));
     let evidence = signal.evidence(&own, &others, found.bound, found.score, bar);
     (evidence, missing)
 }
