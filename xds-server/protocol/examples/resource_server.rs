@@ -110,7 +110,11 @@ async fn change(
     let mut next = previous.edit(ChangeId(*changes + 1));
 
     let named = change.set.iter().map(|set| &set.type_url).chain(change.remove.iter().map(|r| &r.type_url));
-    let named: BTreeSet<TypeUrl> = named.map(|url| TypeUrl::new(url)).collect();
+    let mut named: BTreeSet<TypeUrl> = named.map(|url| TypeUrl::new(url)).collect();
+    if change.replace && named.is_empty() {
+        // Nothing in the place of everything.
+        named.extend(previous.types().map(|(type_url, _)| type_url.clone()));
+    }
     for type_url in &named {
         next.version(type_url, Version::new(&change.version));
         if change.replace {

@@ -4,15 +4,17 @@
 //! A stream takes a place before it gets its first snapshot, and gives it back when it has acknowledged all of that, goes away,
 //! or has had it for [`PATIENCE`]: a client that answers slowly, or never, holds up nobody for longer. What a stream that has
 //! been admitted is sent from then on is nobody's to hold up.
+//!
+//! A stream runs only while its client reads. So the place is not the stream's: a small task waits for it and holds it, for
+//! [`PATIENCE`] at most, and the stream only says when it is done.
 
-use std::pin::Pin;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
-use crate::clock::now;
+use futures::FutureExt;
+use tokio::sync::{Semaphore, oneshot};
 
 /// How long a stream may take for its first sync before the next one is let in: what a proxy needs to compile a filter, and
 /// little enough that a thousand deaf clients delay a fleet by seconds and not for ever.
@@ -32,21 +34,18 @@ struct Counts {
 }
 
 /// Where one stream stands.
+#[derive(Debug)]
 pub(crate) enum Entrance {
     /// It has not said who it is, or was admitted and is done.
     Open,
     /// It asked for a place.
-    Waiting(Pin<Box<dyn Future<Output = Place> + Send>>),
-    /// It has one.
-    Inside(Place),
+    Waiting(oneshot::Receiver<()>, Stay),
+    /// It has one, or had it for as long as anybody may.
+    Inside(Stay),
 }
 
-/// A place taken.
-pub(crate) struct Place {
-    _permit: Option<OwnedSemaphorePermit>,
-    until: Instant,
-    _inside: Counted,
-}
+/// A stream's interest in its place, or in its turn: given up by dropping it.
+type Stay = oneshot::Sender<Infallible>;
 
 /// One more in a count, until dropped.
 struct Counted(Arc<Counts>, fn(&Counts) -> &AtomicU64);
@@ -62,17 +61,33 @@ impl Admission {
         }
     }
 
-    /// Asks for a place.
+    /// Asks for a place. Only within a runtime.
     pub(crate) fn enter(&self) -> Entrance {
-        let (places, counts) = (self.places.clone(), self.counts.clone());
+        let counts = self.counts.clone();
         let waiting = Counted::new(&counts, |counts| &counts.waiting);
-        Entrance::Waiting(Box::pin(async move {
+        let (stay, mut gone) = oneshot::channel::<Infallible>();
+        let (admit, admitted) = oneshot::channel();
+        let mut place = Box::pin(self.places.clone().acquire_owned());
+        // Asked for once here, so that places are given in the order of coming and not of the tasks' beginning.
+        let at_once = tokio::task::coop::unconstrained(&mut place).now_or_never();
+        tokio::spawn(async move {
             // The semaphore is never closed; if it were, waiting for it would be wrong.
-            let permit = places.acquire_owned().await.ok();
+            let place = match at_once {
+                Some(place) => place.ok(),
+                None => tokio::select! {
+                    place = place => place.ok(),
+                    _ = &mut gone => return,
+                },
+            };
             drop(waiting);
-            let inside = Counted::new(&counts, |counts| &counts.inside);
-            Place { _permit: permit, until: now() + PATIENCE, _inside: inside }
-        }))
+            let _inside = Counted::new(&counts, |counts| &counts.inside);
+            // Fails when the stream is gone, which the next line notices.
+            _ = admit.send(());
+            // Either the stream is done or its time is.
+            _ = tokio::time::timeout(PATIENCE, gone).await;
+            drop(place);
+        });
+        Entrance::Waiting(admitted, stay)
     }
 
     /// Streams that wait for a place.
@@ -91,22 +106,20 @@ impl Admission {
 impl Entrance {
     /// Waits for the place, if one was asked for. Safe to cancel: the place in the queue stays.
     pub(crate) async fn admitted(&mut self) {
-        if let Self::Waiting(place) = self {
-            *self = Self::Inside(place.await);
+        if let Self::Waiting(admitted, _) = self {
+            // Who admits goes away without a word only with the whole runtime.
+            _ = admitted.await;
+            if let Self::Waiting(_, stay) = std::mem::replace(self, Self::Open) {
+                *self = Self::Inside(stay);
+            }
         }
     }
 
-    /// When the place is given back at the latest.
-    pub(crate) fn until(&self) -> Option<Instant> {
-        match self {
-            Self::Inside(place) => Some(place.until),
-            Self::Open | Self::Waiting(_) => None,
-        }
-    }
-
-    /// Gives the place back if the stream is done with it at `now`.
-    pub(crate) fn leave_if(&mut self, now: Instant, done: impl FnOnce() -> bool) {
-        if self.until().is_some_and(|until| until <= now || done()) {
+    /// Gives the place back if the stream is done with it; asks only one that has it still.
+    pub(crate) fn leave_if(&mut self, done: impl FnOnce() -> bool) {
+        if let Self::Inside(stay) = self
+            && (stay.is_closed() || done())
+        {
             *self = Self::Open;
         }
     }
@@ -131,27 +144,49 @@ impl Drop for Counted {
 mod tests {
     use super::*;
 
-    #[tokio::test]
+    /// Lets the tasks that hold places come to rest.
+    async fn settle() {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn places_are_given_in_the_order_of_asking_and_back_when_done() {
         let admission = Admission::new(1);
         let (mut one, mut two, mut three) = (admission.enter(), admission.enter(), admission.enter());
         one.admitted().await;
+        settle().await;
         for later in [&mut two, &mut three] {
             assert!(futures::poll!(Box::pin(later.admitted())).is_pending());
         }
         assert_eq!((admission.inside(), admission.waiting()), (1, 2));
-        one.leave_if(Instant::now(), || false);
+        one.leave_if(|| false);
+        settle().await;
         assert!(futures::poll!(Box::pin(two.admitted())).is_pending(), "it is not done");
-        one.leave_if(Instant::now(), || true);
+        one.leave_if(|| true);
+        settle().await;
         assert!(futures::poll!(Box::pin(three.admitted())).is_pending(), "the second came first");
         two.admitted().await;
-        // A client that never answers gives its place back all the same, and so does one that goes away in the queue.
-        two.leave_if(Instant::now() + PATIENCE, || false);
-        three.admitted().await;
+        // One that goes away, from within and from the queue, leaves nothing behind.
         let gone = admission.enter();
-        drop((three, gone));
+        drop((two, gone));
+        three.admitted().await;
+        drop(three);
+        settle().await;
         assert_eq!((admission.inside(), admission.waiting()), (0, 0));
-        let mut four = admission.enter();
-        four.admitted().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_that_nobody_drives_give_their_places_back_in_time() {
+        let admission = Admission::new(1);
+        // Neither is ever looked at again: their clients do not read.
+        let deaf = [admission.enter(), admission.enter()];
+        let mut other = admission.enter();
+        let asked = tokio::time::Instant::now();
+        other.admitted().await;
+        let waited = asked.elapsed();
+        assert!(waited >= 2 * PATIENCE && waited < 3 * PATIENCE, "{waited:?}");
+        drop(deaf);
     }
 }

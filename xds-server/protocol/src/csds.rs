@@ -55,7 +55,10 @@ impl ClientStatusDiscoveryService for ClientStatus {
         request: Request<Streaming<ClientStatusRequest>>,
     ) -> Result<Response<Self::StreamClientStatusStream>, Status> {
         let shared = self.shared.clone();
-        let answers = request.into_inner().map(move |request| answer(&shared, &request?));
+        let answers = request.into_inner().then(move |request| {
+            let shared = shared.clone();
+            async move { answered(shared, request?).await }
+        });
         Ok(Response::new(Box::pin(answers)))
     }
 
@@ -63,8 +66,14 @@ impl ClientStatusDiscoveryService for ClientStatus {
         &self,
         request: Request<ClientStatusRequest>,
     ) -> Result<Response<ClientStatusResponse>, Status> {
-        answer(&self.shared, request.get_ref()).map(Response::new)
+        answered(self.shared.clone(), request.into_inner()).await.map(Response::new)
     }
+}
+
+/// The answer, made beside the threads that serve streams: it walks over every resource of every client, and waits for sessions.
+async fn answered(shared: Arc<Shared>, request: ClientStatusRequest) -> Result<ClientStatusResponse, Status> {
+    let made = tokio::task::spawn_blocking(move || answer(&shared, &request)).await;
+    made.unwrap_or_else(|error| Err(Status::internal(format!("failed to answer: {error}"))))
 }
 
 fn answer(shared: &Shared, request: &ClientStatusRequest) -> Result<ClientStatusResponse, Status> {
@@ -127,5 +136,46 @@ fn generic(resource: ResourceStatus) -> GenericXdsConfig {
         config_status: status.into(),
         error_state,
         ..GenericXdsConfig::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::hub::Hub;
+    use crate::session::{Session, SessionOptions};
+    use crate::types::{Protocol, Scope, StreamId, ViewKey};
+
+    /// On one thread: an answer that is made there would keep everything else waiting, as it waits for the session.
+    #[tokio::test]
+    async fn an_answer_that_takes_long_keeps_no_stream_waiting() {
+        let server = Server::new(Hub::new(), |_: &_| ViewKey::new(""), Default::default());
+        let session = Session::new(
+            Arc::new(SessionOptions::default()),
+            StreamId(1),
+            Protocol::Delta,
+            Scope::Aggregated,
+        );
+        let entry = server.shared().entry(session);
+        let (held, is_held) = mpsc::channel();
+        let (free, freed) = mpsc::channel::<()>();
+        let holder = std::thread::spawn(move || {
+            let _busy = entry.session();
+            held.send(()).unwrap();
+            freed.recv_timeout(Duration::from_secs(5)).is_ok()
+        });
+        is_held.recv().unwrap();
+        let service = ClientStatus::new(&server);
+        let asked = service.fetch_client_status(Request::new(ClientStatusRequest::default()));
+        let others = async {
+            tokio::task::yield_now().await;
+            free.send(()).unwrap();
+        };
+        let (answer, ()) = tokio::join!(asked, others);
+        assert_eq!(answer.unwrap().into_inner().config.len(), 1);
+        assert!(holder.join().unwrap(), "the only thread stood still");
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! One row a stream: a proxy that uses the per-type services has several. A row goes when its stream does. The ledger reads
 //! sessions and never moves them.
+//!
+//! Locks are taken in the order journal, rows, and, once no row is held any more, how far a stream has come, its session: a
+//! session's lock may be waited for while its stream is stepped, and nobody else is to wait for that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -151,9 +154,7 @@ impl Ledger {
     /// How these streams stand with what they were given on trial since `since`. Streams that went away are done with it.
     pub(crate) fn trial(&self, hub: &Hub, streams: &BTreeSet<StreamId>, since: Instant) -> TrialStatus {
         let mut status = TrialStatus::default();
-        let entries = self.streams();
-        let entries: Vec<Arc<Entry>> = streams.iter().filter_map(|id| entries.get(id).cloned()).collect();
-        for entry in entries {
+        for entry in self.among(streams) {
             let session = entry.session();
             let refused = session.refusals().filter(|(_, nack)| nack.at >= since);
             let before = status.refusals.len();
@@ -202,6 +203,12 @@ impl Ledger {
             total.refusing += usize::from(session.refuses());
         }
         total
+    }
+
+    /// Those of these streams that are still there.
+    fn among(&self, ids: &BTreeSet<StreamId>) -> Vec<Arc<Entry>> {
+        let streams = self.streams();
+        ids.iter().filter_map(|id| streams.get(id).cloned()).collect()
     }
 
     /// The streams of this moment, so that reading them holds up no new one.
@@ -328,5 +335,43 @@ impl Identity {
             locality: Locality { region: locality.region, zone: locality.zone, sub_zone: locality.sub_zone },
             user_agent: format!("{} {version}", node.user_agent_name).trim().to_owned(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::session::SessionOptions;
+
+    #[test]
+    fn a_stream_that_is_busy_holds_up_who_looks_at_it_and_nobody_else() {
+        let (ledger, hub) = (Ledger::default(), Hub::new());
+        let session = Session::new(
+            Arc::new(SessionOptions::default()),
+            StreamId(1),
+            Protocol::Delta,
+            Scope::Aggregated,
+        );
+        let entry = ledger.open(StreamId(1), None, session);
+        let (done, finished) = mpsc::channel();
+        let freed = std::thread::scope(|scope| {
+            let busy = entry.session();
+            let (ledger, hub) = (&ledger, &hub);
+            scope.spawn(move || ledger.trial(hub, &[StreamId(1)].into(), Instant::now()).waiting);
+            // The look at the trial waits for the session by now, or soon.
+            std::thread::sleep(Duration::from_millis(50));
+            scope.spawn(move || {
+                ledger.following(&BTreeSet::new());
+                // Nobody listens after the time is up.
+                _ = done.send(());
+            });
+            let freed = finished.recv_timeout(Duration::from_secs(5));
+            drop(busy);
+            freed
+        });
+        assert!(freed.is_ok(), "the rows stayed locked for as long as one session was");
     }
 }

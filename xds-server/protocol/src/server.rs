@@ -184,6 +184,12 @@ impl Shared {
         stream::serve(self.clone(), entry, requests)
     }
 
+    /// A row without its stream.
+    #[cfg(test)]
+    pub(crate) fn entry(&self, session: Session) -> Arc<Entry> {
+        self.ledger.open(StreamId(1), None, session)
+    }
+
     pub(crate) fn closed(&self, entry: &Entry) {
         self.ledger.close(entry.id());
         entry.leave(&self.journal);

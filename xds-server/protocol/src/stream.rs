@@ -1,7 +1,8 @@
 //! One stream's rim: requests, snapshots and time go into the session, its effects go out.
 //!
 //! The response stream drives itself: it has no task and no queue of its own beyond what one step asked to send. A client that
-//! does not read is therefore not polled, and costs no more memory than that. It decides nothing.
+//! does not read is therefore not polled, and costs no more memory than that; so nothing that others wait for may be held here.
+//! It decides nothing.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -109,8 +110,7 @@ impl Served {
 
     async fn wake(&mut self) -> Wake {
         let now = now();
-        let deadline =
-            [self.entry.session().deadline(now), self.entrance.until()].into_iter().flatten().min();
+        let deadline = self.entry.session().deadline(now);
         let timer = async {
             match deadline {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -176,7 +176,7 @@ impl Served {
             self.entry.report(self.shared.journal(), Progress::Answered(now));
         }
         let (entry, entrance) = (&self.entry, &mut self.entrance);
-        entrance.leave_if(now, || answered && entry.has_all());
+        entrance.leave_if(|| answered && entry.has_all());
     }
 
     fn take(&mut self, effect: Effect) {

@@ -132,6 +132,24 @@ async fn a_view_is_served_as_it_was_set_on_every_kind_of_stream() {
 }
 
 #[tokio::test]
+async fn nothing_in_the_place_of_everything_clears_the_view() {
+    let example = start().await;
+    for (n, stream) in STREAMS.into_iter().enumerate() {
+        let node = format!("node-{n}");
+        example.post(&node, json!({"version": "1", "set": [set(&CDS, "a", "A"), set(&EDS, "e", "E")]})).await;
+        let mut peer = example.peer(&node, stream, &CDS).await;
+        peer.ask(&CDS, &[]).await;
+        let first = peer.expect().await;
+        peer.ack(&first, &[]).await;
+        example.post(&node, json!({"version": "2", "replace": true})).await;
+        let cleared = peer.expect().await;
+        assert_eq!((cleared.version.as_str(), cleared.values.len()), ("2", 0), "{stream:?}");
+        assert_eq!(cleared.removed, if stream.0 == Protocol::Delta { vec!["a"] } else { vec![] });
+        peer.ack(&cleared, &[]).await;
+    }
+}
+
+#[tokio::test]
 async fn types_that_a_change_does_not_name_keep_their_version_and_are_silent() {
     let example = start().await;
     for (n, stream) in STREAMS.into_iter().enumerate() {

@@ -48,7 +48,11 @@ impl Client {
 
 /// A megabyte that is another one each time.
 fn secret(content: u64) -> Resource {
-    let mut value = vec![0; 1 << 20];
+    large(content, 1 << 20)
+}
+
+fn large(content: u64, bytes: usize) -> Resource {
+    let mut value = vec![0; bytes];
     value[..8].copy_from_slice(&content.to_le_bytes());
     Resource::from_value("s", TypeUrl::SECRET, value)
 }
@@ -109,5 +113,22 @@ async fn a_storm_is_let_in_a_few_at_a_time_and_deaf_clients_hold_up_nobody_for_e
         let change = client.next().await;
         client.ack(&change);
     }
+    drop(deaf);
+}
+
+/// More than a client's window takes: the server cannot write the rest before it reads, and so does not look after its stream.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_read_nothing_give_their_places_back_though_their_streams_stand_still() {
+    let running = start(ServerOptions { max_initial_syncs: 2, ..ServerOptions::default() }).await;
+    running.publish("front", 1, vec![large(1, 3 << 20)]);
+    let mut deaf = Vec::new();
+    for _ in 0..4 {
+        deaf.push(Client::connect(&running).await);
+    }
+    let mut client = Client::connect(&running).await;
+    let first = client.next().await;
+    client.ack(&first);
+    eventually("one has it", || running.server.convergence().converged == 1).await;
+    eventually("every place is free", || running.server.initial_syncs() == (0, 0)).await;
     drop(deaf);
 }

@@ -23,7 +23,8 @@
 //! ```
 //!
 //! While a service is held, what is added and changed still goes through: its endpoints are those that it had, overlaid with
-//! those that the source has. Its policy, and the zones that its endpoints lie in, stay with it. The number to come back to is
+//! those that the source has. Its policy, and the zones that its endpoints lie in, stay with it, and nothing else does: what
+//! is said of zones meanwhile, drains included, counts for it as for all. The number to come back to is
 //! the one that there was when the hold began; time alone releases nothing.
 //!
 //! A confirmation says how far down a service may go ([`Confirmation::endpoints`]), so that a second accident after the
@@ -41,7 +42,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use zonebreak_core::{
-    names::ServiceName,
+    names::{ServiceName, Zone},
     units::{Millis, Percent},
 };
 
@@ -283,18 +284,29 @@ impl Gate {
             if let Some(policy) = before.services.get(name).filter(|_| !said.services.contains_key(name)) {
                 topology.services.insert(name.clone(), policy.clone());
             }
-            let unknown = |endpoint: &Endpoint| {
-                let zone = before.canonical(&endpoint.zone);
-                before.zones.contains_key(zone) && !said.zones.contains_key(zone)
-            };
-            if served.values().any(unknown) {
-                (topology.zones, topology.aliases) = (before.zones.clone(), before.aliases.clone());
+            for endpoint in served.values() {
+                keep_zone(&mut topology, before, &endpoint.zone);
             }
             // The very same map as before where it holds the same, so that nothing downstream takes it for a change.
             let same = before.endpoints.get(name).filter(|old| ***old == served).cloned();
             topology.endpoints.insert(name.clone(), same.unwrap_or_else(|| Arc::new(served)));
         }
         Arc::new(topology)
+    }
+}
+
+/// Keeps the zone that `before` knew under this name, with its other names, where `topology` knows it no more. Zones that it
+/// knows, and all else that is said of zones, stay as they are said: a hold is one service's.
+fn keep_zone(topology: &mut Topology, before: &Topology, name: &Zone) {
+    let zone = before.canonical(name);
+    let Some(spec) = before.zones.get(zone).filter(|_| !topology.zones.contains_key(zone)) else { return };
+    Arc::make_mut(&mut topology.zones).insert(zone.clone(), spec.clone());
+    let names = before.aliases.iter().filter(|(_, of)| *of == zone);
+    for (alias, _) in names {
+        // A name that was given to another zone, or is one by now, is that one's.
+        if !topology.aliases.contains_key(alias) && !topology.zones.contains_key(alias) {
+            Arc::make_mut(&mut topology.aliases).insert(alias.clone(), zone.clone());
+        }
     }
 }
 

@@ -101,6 +101,33 @@ fn what_is_added_to_a_held_service_is_served_and_what_comes_back_releases_it() {
 }
 
 #[test]
+fn a_hold_of_one_service_stops_nothing_that_is_said_of_zones() {
+    let mut world = World::new(4);
+    (0..4).for_each(|n| world.remove(n));
+    world.delete("zones/az-a");
+    world.say(100);
+    world.put("zones/az-b", r#"{"region": "eu-2", "aliases": ["b"]}"#);
+    world.put(
+        "shifts/az-b",
+        r#"{"keep_percent": 0, "reason": "r", "actor": "a", "started_at": "2026-01-01T00:00:00Z",
+        "expires_at": "2026-01-01T00:30:00Z"}"#,
+    );
+    let admitted = world.say(101);
+    assert_eq!((names(&admitted).as_str(), world.gate.held().len()), ("0 1 2 3", 1));
+    let zones: Vec<&str> = admitted.topology.zones.keys().map(|zone| zone.as_str()).collect();
+    assert_eq!(zones, ["az-a", "az-b"], "a zone that is new is there, and the held one's stays");
+    for (alias, zone) in [("a", "az-a"), ("b", "az-b")] {
+        let alias = zonebreak_core::names::Zone::new(alias).unwrap();
+        assert_eq!(admitted.topology.canonical(&alias).as_str(), zone);
+    }
+    assert_eq!(admitted.topology.shifts.len(), 1);
+    // A zone that comes back as something else is that.
+    world.put("zones/az-a", r#"{"region": "eu-3"}"#);
+    let admitted = world.say(102);
+    assert_eq!(admitted.topology.zones["az-a"].region, "eu-3");
+}
+
+#[test]
 fn a_loss_in_small_steps_is_held_within_the_window_and_not_beyond_it() {
     for (pause, left) in [(1, "2 3"), (6, "2 3"), (12, "3")] {
         let mut world = World::new(4);
