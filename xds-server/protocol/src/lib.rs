@@ -64,7 +64,9 @@ pub use metrics::{AckLatency, Metrics, StreamCount, TypeMetrics};
 pub use resource::{Resource, ResourceError};
 pub use server::{Server, ServerOptions};
 pub use service::service_names;
-pub use session::{Effect, Event, Nack, NackStatus, Request, Response, Session, SessionOptions, TypeStatus};
+pub use session::{
+    Effect, Event, Nack, NackStatus, Request, Resources, Response, Session, SessionOptions, TypeStatus,
+};
 pub use snapshot::{Snapshot, SnapshotBuilder};
 pub use transport::{Punctual, TransportOptions, listen};
 pub use type_set::TypeSet;

@@ -3,7 +3,7 @@
 //! A builder reuses whatever did not change, by content. It never publishes; that is the hub's.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::error::SnapshotError;
 use crate::name;
@@ -23,6 +23,8 @@ pub struct Snapshot {
     types: BTreeMap<TypeUrl, Arc<TypeSet>>,
     /// Earlier contents of the full-state types, newest first.
     past: BTreeMap<TypeUrl, Vec<Arc<TypeSet>>>,
+    /// Whether all clusters together lead to all endpoints, once that was asked.
+    whole: OnceLock<bool>,
 }
 
 /// Collects the resources of a snapshot.
@@ -85,6 +87,24 @@ impl Snapshot {
         let children =
             self.types.values().flat_map(|set| set.iter()).flat_map(|resource| resource.children());
         children.filter(|(type_url, name)| self.get(type_url, name).is_none()).cloned().collect()
+    }
+
+    /// Whether the endpoints here are just what all clusters here lead to.
+    pub(crate) fn leads_to_all_endpoints(&self) -> bool {
+        *self.whole.get_or_init(|| {
+            let endpoints = self.set(&TypeUrl::ENDPOINT);
+            let mut led_to = vec![false; endpoints.len()];
+            for (type_url, name) in self.set(&TypeUrl::CLUSTER).iter().flat_map(|cluster| cluster.children())
+            {
+                if *type_url != TypeUrl::ENDPOINT {
+                    return false;
+                }
+                if let Some(led_to) = endpoints.place(name).and_then(|place| led_to.get_mut(place)) {
+                    *led_to = true;
+                }
+            }
+            endpoints.is_plain() && !endpoints.is_empty() && led_to.into_iter().all(|led_to| led_to)
+        })
     }
 
     /// Whether a client in sync with one is in sync with the other.
@@ -206,7 +226,7 @@ impl SnapshotBuilder {
             types.insert(type_url, TypeSet::build(resources, errors, version, old));
         }
         let past = past(&previous, &types);
-        Snapshot { change: self.change, types, past }
+        Snapshot { change: self.change, types, past, whole: OnceLock::new() }
     }
 }
 

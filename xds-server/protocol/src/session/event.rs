@@ -11,6 +11,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, Disc
 use crate::error::ProtocolError;
 use crate::resource::{Resource, ResourceError};
 use crate::snapshot::Snapshot;
+use crate::type_set::TypeSet;
 use crate::types::{Protocol, TypeUrl, Version};
 
 /// What happens to a stream.
@@ -77,7 +78,7 @@ pub struct Response {
     /// Unique on the stream.
     pub nonce: Arc<str>,
     /// No name twice.
-    pub resources: Vec<Arc<Resource>>,
+    pub resources: Resources,
     /// `removed_resources`; always empty in state of the world.
     pub removed: Vec<Arc<str>>,
     /// Resources whose time to live begins anew, sent without their content.
@@ -92,6 +93,15 @@ pub struct Response {
     pub heartbeat: bool,
     /// Who we are: `control_plane.identifier`, left out when empty.
     pub control_plane: Arc<str>,
+}
+
+/// The resources of a response: a slice of them.
+#[derive(Clone, Debug)]
+pub enum Resources {
+    /// These.
+    Chosen(Vec<Arc<Resource>>),
+    /// All of a set, shared with every other response that brings all of it.
+    All(Arc<TypeSet>),
 }
 
 /// What a client says it can do (client_features.rst), as far as it matters here.
@@ -116,6 +126,25 @@ pub struct Nack {
     pub resources: Vec<Arc<str>>,
     /// When the refusal arrived.
     pub at: Instant,
+}
+
+// === impl Resources ===
+
+impl std::ops::Deref for Resources {
+    type Target = [Arc<Resource>];
+
+    fn deref(&self) -> &[Arc<Resource>] {
+        match self {
+            Self::Chosen(chosen) => chosen,
+            Self::All(set) => set.iter().as_slice(),
+        }
+    }
+}
+
+impl From<Vec<Arc<Resource>>> for Resources {
+    fn from(chosen: Vec<Arc<Resource>>) -> Self {
+        Self::Chosen(chosen)
+    }
 }
 
 // === impl Features ===

@@ -22,8 +22,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::event::{Effect, Event, Features, Request, Response};
-use super::order::{Expired, FIRST, Order, Watches};
-use super::watch::{Answer, Rules, Watch};
+use super::order::{Expired, FIRST, Order, Point, Watches};
+use super::watch::{Answer, Children, Content, Rules, Watch};
 use crate::error::ProtocolError;
 use crate::snapshot::Snapshot;
 use crate::type_set::TypeSet;
@@ -194,14 +194,14 @@ impl Session {
             Answer::None => {}
             Answer::Stale => return Ok(()),
             Answer::Ack { heartbeat: true, .. } => {}
-            Answer::Ack { latency, serial, names, heartbeat: false } => {
-                self.order.answered(now, &type_url, serial, &names);
+            Answer::Ack { latency, serial, content, heartbeat: false } => {
+                self.order.answered(now, &type_url, serial, &content);
                 effects.push(Effect::Acked { type_url: type_url.clone(), latency });
             }
-            Answer::Nack { nack, serial, mut names } => {
+            Answer::Nack { nack, serial, mut content } => {
                 // Where an older version stays in use, nothing more is to be waited for.
-                names.retain(|name| watch.has(name));
-                self.order.answered(now, &type_url, serial, &names);
+                content.retain(|name, _| watch.has(name));
+                self.order.answered(now, &type_url, serial, &Content::Chosen(content));
                 effects.push(Effect::Nacked { type_url: type_url.clone(), nack });
             }
         }
@@ -209,6 +209,9 @@ impl Session {
         watch.subscribe(request, first, known);
         if first {
             // What the client says it has is not enough for a cluster it was sent before it said so.
+            if let Some(all) = self.order.expected_all(&type_url) {
+                watch.repeat_all(all);
+            }
             self.order.expected(&type_url).for_each(|name| {
                 watch.repeat(name);
             });
@@ -250,14 +253,7 @@ impl Session {
                 effects.push(Effect::GateExpired { waiting_for, waited });
             }
             for type_url in &types {
-                let standing = |watch: &Watch| (watch.answered(), watch.accepted());
-                let before = self.watches.get(type_url).map(Box::as_ref).map(standing);
-                if let Some(response) = self.offer(now, type_url) {
-                    effects.push(Effect::Send(response));
-                    moved = true;
-                }
-                // A type with nothing to say has answered for the newest point as well.
-                moved |= before != self.watches.get(type_url).map(Box::as_ref).map(standing);
+                moved |= self.offer(now, type_url, effects);
             }
             if !moved {
                 return;
@@ -265,12 +261,35 @@ impl Session {
         }
     }
 
-    /// Lets one type send if it may.
-    fn offer(&mut self, now: Instant, type_url: &TypeUrl) -> Option<Response> {
+    /// Lets one type send if it may. Answers whether it did, or has come further without: a type with nothing to say has answered
+    /// for the newest point as well.
+    fn offer(&mut self, now: Instant, type_url: &TypeUrl, effects: &mut Vec<Effect>) -> bool {
+        let aggregated = self.scope == Scope::Aggregated;
+        let goal = if aggregated {
+            self.order.goal(type_url)
+        } else {
+            self.order.newest().map(|point| (point, true))
+        };
+        let (Some((point, changes)), Some(watch)) = (goal, self.watches.get_mut(type_url)) else {
+            return false;
+        };
+        let before = (watch.answered(), watch.accepted());
+        let stays = watch.stays(point.snapshot.set(type_url), point.number);
+        let mut moved = before != (watch.answered(), watch.accepted());
+        if !stays {
+            let point = point.clone();
+            let response = self.send(now, type_url, &point, changes);
+            moved |= response.is_some();
+            effects.extend(response.map(Effect::Send));
+            let after = self.watches.get(type_url).map(|watch| (watch.answered(), watch.accepted()));
+            moved |= after != Some(before);
+        }
+        moved
+    }
+
+    fn send(&mut self, now: Instant, type_url: &TypeUrl, point: &Point, changes: bool) -> Option<Response> {
         let aggregated = self.scope == Scope::Aggregated;
         let newest = self.order.newest()?.clone();
-        let (point, changes) = if aggregated { self.order.goal(type_url)? } else { (&newest, true) };
-        let point = point.clone();
         // Taken out so that the others can be read while it decides.
         let mut watch = self.watches.remove(type_url)?;
         let (order, watches, serial, id) = (&self.order, &self.watches, self.serial + 1, self.id);
@@ -297,7 +316,7 @@ impl Session {
         let draft = draft?;
         self.serial = serial;
         if aggregated {
-            self.lead_to_children(type_url, &draft.children);
+            self.lead_to(type_url, &draft.children);
         }
         Some(Response {
             protocol: self.protocol,
@@ -316,6 +335,22 @@ impl Session {
     }
 
     /// Sees to it that what the resources just sent will wait for is sent after them.
+    fn lead_to(&mut self, type_url: &TypeUrl, children: &Children) {
+        match children {
+            Children::Chosen(children) => self.lead_to_children(type_url, children),
+            // A client that begins: it has not asked for endpoints, and will for all of them.
+            Children::OfAll(_)
+                if *type_url == TypeUrl::CLUSTER
+                    && !self.watches.contains_key(&TypeUrl::ENDPOINT)
+                    && self.order.expect_all(self.serial) => {}
+            Children::OfAll(set) => {
+                for resource in set.iter() {
+                    self.lead_to_children(type_url, resource.children());
+                }
+            }
+        }
+    }
+
     fn lead_to_children(&mut self, type_url: &TypeUrl, children: &[(TypeUrl, Arc<str>)]) {
         for (child_type, child) in children {
             // xds_protocol.rst, "Resource warming": "Warming of Cluster is completed only when a new ClusterLoadAssignment

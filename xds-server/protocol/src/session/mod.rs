@@ -14,7 +14,7 @@ mod subscription;
 mod tests;
 mod watch;
 
-pub use event::{Effect, Event, Nack, Request, Response};
+pub use event::{Effect, Event, Nack, Request, Resources, Response};
 pub use machine::{Session, SessionOptions};
 pub use status::{NackStatus, TypeStatus};
 pub(crate) use status::{ResourceState, ResourceStatus};

@@ -34,9 +34,9 @@ pub(crate) struct Subscription {
 #[derive(Debug, Default)]
 pub(crate) struct Change {
     /// Names to be answered: new ones in state of the world, all that were asked for in incremental.
-    pub asked: Vec<Arc<str>>,
+    pub asked: Names,
     /// Of those, the ones not subscribed to by name or wildcard before.
-    pub new: Vec<Arc<str>>,
+    pub new: Names,
     /// Names no longer subscribed to by name.
     pub dropped: Vec<Arc<str>>,
     /// Collections not subscribed to before.
@@ -53,6 +53,11 @@ pub(crate) struct Change {
 impl Subscription {
     pub(crate) fn covers(&self, name: &str) -> bool {
         self.wildcard || self.names.contains(name) || self.collects(name)
+    }
+
+    /// Whether all of this set is evidently subscribed to.
+    pub(crate) fn covers_all(&self, set: &TypeSet) -> bool {
+        self.wildcard || self.names.have_all_of(set)
     }
 
     /// Whether a collection that is subscribed to has this name.
@@ -102,7 +107,7 @@ impl Subscription {
             && self.globs.is_empty()
             && let Some(all) = Names::all_of(known, names)
         {
-            self.begin_with(all, was_wildcard, known, &mut change);
+            self.begin_with(all, was_wildcard, &mut change);
             return change;
         }
         let wanted = names.iter().filter(|n| *n != WILDCARD).map(|n| name::normal(n));
@@ -125,9 +130,9 @@ impl Subscription {
             if !self.names.contains(&name) {
                 let name = shared(&name, known);
                 self.names.insert(name.clone());
-                change.asked.push(name.clone());
+                change.asked.insert(name.clone());
                 if !was_wildcard {
-                    change.new.push(name);
+                    change.new.insert(name);
                 }
             }
         }
@@ -163,7 +168,7 @@ impl Subscription {
             && unsubscribe.is_empty()
             && let Some(all) = Names::all_of(known, subscribe)
         {
-            self.begin_with(all, was_wildcard, known, &mut change);
+            self.begin_with(all, was_wildcard, &mut change);
             return change;
         }
         for name in subscribe {
@@ -184,9 +189,9 @@ impl Subscription {
             }
             let name = shared(&name, known);
             if self.names.insert(name.clone()) && !was_wildcard {
-                change.new.push(name.clone());
+                change.new.insert(name.clone());
             }
-            change.asked.push(name);
+            change.asked.insert(name);
         }
         for name in unsubscribe {
             if name == WILDCARD {
@@ -209,12 +214,12 @@ impl Subscription {
     }
 
     /// The client named all resources that there are, at once and none before.
-    fn begin_with(&mut self, all: Names, was_wildcard: bool, known: &TypeSet, change: &mut Change) {
-        self.names = all;
-        change.asked = known.iter().map(|resource| resource.name().clone()).collect();
+    fn begin_with(&mut self, all: Names, was_wildcard: bool, change: &mut Change) {
         if !was_wildcard {
-            change.new = change.asked.clone();
+            change.new = all.clone();
         }
+        change.asked = all.clone();
+        self.names = all;
         change.wildcard_began = self.wildcard && !was_wildcard;
         change.wildcard_ended = was_wildcard && !self.wildcard;
     }
