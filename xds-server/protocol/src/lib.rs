@@ -42,6 +42,7 @@ mod lrs;
 mod metrics;
 mod name;
 mod outbound;
+mod pieces;
 mod resource;
 mod server;
 mod service;
@@ -65,7 +66,8 @@ pub use resource::{Resource, ResourceError};
 pub use server::{Server, ServerOptions};
 pub use service::service_names;
 pub use session::{
-    Effect, Event, Nack, NackStatus, Request, Resources, Response, Session, SessionOptions, TypeStatus,
+    Effect, Event, Heard, HeardError, Nack, NackStatus, Request, Resources, Response, Session,
+    SessionOptions, TypeStatus,
 };
 pub use snapshot::{Snapshot, SnapshotBuilder};
 pub use transport::{Punctual, TransportOptions, listen};

@@ -21,7 +21,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::event::{Effect, Event, Features, Request, Response};
+use super::event::{Effect, Event, Features, Response};
+use super::heard::Heard;
 use super::order::{Expired, FIRST, Order, Point, Watches};
 use super::watch::{Answer, Children, Content, Rules, Watch};
 use crate::error::ProtocolError;
@@ -60,6 +61,8 @@ pub struct Session {
     identified: bool,
     features: Features,
     ended: bool,
+    /// What the view held when the client was not given anything yet.
+    known: Option<Arc<Snapshot>>,
     /// Responses sent so far, which makes nonces unique.
     serial: u64,
     order: Order,
@@ -97,6 +100,7 @@ impl Session {
             identified: false,
             features,
             ended: false,
+            known: None,
             serial: 0,
             order,
             watches,
@@ -110,18 +114,30 @@ impl Session {
             return effects;
         }
         match event {
-            Event::Request(request) => {
+            Event::Request(request) => return self.step(now, Event::Heard(request.into())),
+            Event::Heard(request) => {
                 if let Err(error) = self.request(now, &request, &mut effects) {
                     self.ended = true;
                     effects.push(Effect::End(error));
                     return effects;
                 }
             }
-            Event::Snapshot(snapshot) => self.order.publish(snapshot),
+            Event::Snapshot(snapshot) => {
+                self.known = None;
+                self.order.publish(snapshot);
+            }
             Event::Timer => {}
         }
         self.pump(now, &mut effects);
         effects
+    }
+
+    /// Tells what the view holds to a session that is to wait for it. Nothing is sent because of that; but what the client says it
+    /// has, and what it asks for, is nearly always this, and then costs nothing to remember.
+    pub fn recognise(&mut self, snapshot: Arc<Snapshot>) {
+        if self.order.newest().is_none() {
+            self.known = Some(snapshot);
+        }
     }
 
     /// When [`Event::Timer`] is to be given if nothing else happens.
@@ -164,7 +180,7 @@ impl Session {
     fn request(
         &mut self,
         now: Instant,
-        request: &Request,
+        request: &Heard,
         effects: &mut Vec<Effect>,
     ) -> Result<(), ProtocolError> {
         // xds_protocol.rst, "Basic Protocol Overview": "Only the first request on a stream is guaranteed to carry the node
@@ -180,9 +196,7 @@ impl Session {
         if first && self.watches.len() >= self.options.max_types {
             return Err(ProtocolError::TooManyTypes { limit: self.options.max_types });
         }
-        if let Request::Delta(delta) = request
-            && delta.initial_resource_versions.len() > self.options.max_names
-        {
+        if request.versions_count() > self.options.max_names {
             return Err(ProtocolError::TooManyNames { type_url, limit: self.options.max_names });
         }
         self.order.requested(now, first && request.resumes());
@@ -205,7 +219,8 @@ impl Session {
                 effects.push(Effect::Nacked { type_url: type_url.clone(), nack });
             }
         }
-        let known = self.order.newest().map_or(TypeSet::empty(), |point| point.snapshot.set(&type_url));
+        let known = self.order.newest().map(|point| &point.snapshot).or(self.known.as_ref());
+        let known = known.map_or(TypeSet::empty(), |snapshot| snapshot.set(&type_url));
         watch.subscribe(request, first, known);
         if first {
             // What the client says it has is not enough for a cluster it was sent before it said so.
@@ -224,7 +239,7 @@ impl Session {
 
     /// The type a request is about: "required on ADS, implied on the per-type services" (discovery.proto, type_url: "This is
     /// implicit in requests made via singleton xDS APIs ... but is required for ADS").
-    fn type_of(&self, request: &Request) -> Result<TypeUrl, ProtocolError> {
+    fn type_of(&self, request: &Heard) -> Result<TypeUrl, ProtocolError> {
         let asked = request.type_url();
         match &self.scope {
             Scope::Aggregated if asked.is_empty() => Err(ProtocolError::NoType),

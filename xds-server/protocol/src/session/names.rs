@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::heard::Texts;
 use crate::name;
 use crate::type_set::{Places, TypeSet};
 
@@ -21,12 +22,12 @@ pub(crate) struct Names {
 
 impl Names {
     /// All names of `known`, if these are just that, each said once.
-    pub(crate) fn all_of(known: &TypeSet, said: &[String]) -> Option<Self> {
-        if said.is_empty() || said.len() != known.len() {
+    pub(crate) fn all_of(known: &TypeSet, said: &(impl Texts + ?Sized)) -> Option<Self> {
+        if said.count() == 0 || said.count() != known.len() {
             return None;
         }
         let mut seen = vec![false; known.len()];
-        for said in said {
+        for said in said.texts() {
             let seen = seen.get_mut(known.place(&name::normal(said))?)?;
             if std::mem::replace(seen, true) {
                 return None;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::Xxh3;
 
+use super::heard::Texts;
 use super::names::Names;
 use crate::name;
 use crate::type_set::TypeSet;
@@ -88,7 +89,12 @@ impl Subscription {
     }
 
     /// Takes the full list of a state-of-the-world request. Names of `known` resources are shared with it.
-    pub(crate) fn replace(&mut self, type_url: &TypeUrl, names: &[String], known: &TypeSet) -> Change {
+    pub(crate) fn replace(
+        &mut self,
+        type_url: &TypeUrl,
+        names: &(impl Texts + ?Sized),
+        known: &TypeSet,
+    ) -> Change {
         let mut change = Change::default();
         let list = hash(names);
         if self.list.replace(list) == Some(list) {
@@ -97,9 +103,9 @@ impl Subscription {
         let was_wildcard = self.wildcard;
         // xds_protocol.rst, "How the client specifies what resources to return": "if the client sends a request for a given
         // resource type but has never explicitly subscribed to any resource names ... treat that identically to ... '*'".
-        self.explicit |= !names.is_empty();
+        self.explicit |= names.count() > 0;
         self.wildcard = if self.explicit {
-            names.iter().any(|n| n == WILDCARD)
+            names.texts().any(|name| name == WILDCARD)
         } else {
             type_url.is_wildcard_by_default()
         };
@@ -110,7 +116,7 @@ impl Subscription {
             self.begin_with(all, was_wildcard, &mut change);
             return change;
         }
-        let wanted = names.iter().filter(|n| *n != WILDCARD).map(|n| name::normal(n));
+        let wanted = names.texts().filter(|name| *name != WILDCARD).map(name::normal);
         let (globs, wanted): (BTreeSet<_>, BTreeSet<_>) = wanted.partition(|n| name::is_glob(n));
         for name in self.names.iter().filter(|name| !wanted.contains(&***name)) {
             change.dropped.push(name.clone());
@@ -152,26 +158,26 @@ impl Subscription {
     pub(crate) fn adjust(
         &mut self,
         type_url: &TypeUrl,
-        subscribe: &[String],
-        unsubscribe: &[String],
+        subscribe: &(impl Texts + ?Sized),
+        unsubscribe: &(impl Texts + ?Sized),
         known: &TypeSet,
     ) -> Change {
         let mut change = Change::default();
         let was_wildcard = self.wildcard;
         // xds_protocol.rst, "Incremental xDS": "(legacy behavior) the request must have no resources in both
         // resource_names_subscribe and resource_names_unsubscribe".
-        if !self.explicit && subscribe.is_empty() && unsubscribe.is_empty() {
+        if !self.explicit && subscribe.count() == 0 && unsubscribe.count() == 0 {
             self.wildcard = type_url.is_wildcard_by_default();
         }
-        self.explicit |= !subscribe.is_empty();
+        self.explicit |= subscribe.count() > 0;
         if self.names.is_empty()
-            && unsubscribe.is_empty()
+            && unsubscribe.count() == 0
             && let Some(all) = Names::all_of(known, subscribe)
         {
             self.begin_with(all, was_wildcard, &mut change);
             return change;
         }
-        for name in subscribe {
+        for name in subscribe.texts() {
             if name == WILDCARD {
                 self.wildcard = true;
                 continue;
@@ -193,7 +199,7 @@ impl Subscription {
             }
             change.asked.insert(name);
         }
-        for name in unsubscribe {
+        for name in unsubscribe.texts() {
             if name == WILDCARD {
                 self.wildcard = false;
                 self.explicit = true;
@@ -225,9 +231,9 @@ impl Subscription {
     }
 }
 
-fn hash(names: &[String]) -> u128 {
+fn hash(names: &(impl Texts + ?Sized)) -> u128 {
     let mut hasher = Xxh3::new();
-    for name in names {
+    for name in names.texts() {
         hasher.update(name.as_bytes());
         hasher.update(&[0]);
     }

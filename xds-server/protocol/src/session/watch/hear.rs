@@ -9,7 +9,8 @@ use super::content::{Chosen, Content};
 use super::send::same;
 use super::state::{InFlight, Rejected, Watch};
 use crate::session::attribution;
-use crate::session::event::{Nack, Request};
+use crate::session::event::Nack;
+use crate::session::heard::Heard;
 use crate::session::held::{Held, Holds};
 use crate::session::subscription::Change;
 use crate::type_set::TypeSet;
@@ -38,7 +39,7 @@ pub(crate) enum Answer {
 
 impl Watch {
     /// Takes the part of a request that answers a response.
-    pub(crate) fn answer(&mut self, now: Instant, request: &Request) -> Answer {
+    pub(crate) fn answer(&mut self, now: Instant, request: &Heard) -> Answer {
         let nonce = request.nonce();
         let stale = !nonce.is_empty() && self.last_nonce.as_deref().is_some_and(|last| last != nonce);
         if stale && self.protocol == Protocol::Sotw {
@@ -126,31 +127,29 @@ impl Watch {
     }
 
     /// Takes the part of a request that says what is wanted. `known` is the newest content of the type.
-    pub(crate) fn subscribe(&mut self, request: &Request, first: bool, known: &Arc<TypeSet>) {
-        let (mut change, brought) = match request {
-            Request::Sotw(request) => {
-                if first && !request.version_info.is_empty() {
-                    self.resume = Some(request.version_info.clone());
+    pub(crate) fn subscribe(&mut self, request: &Heard, first: bool, known: &Arc<TypeSet>) {
+        let mut change = match request.protocol() {
+            Protocol::Sotw => {
+                if first && !request.version().is_empty() {
+                    self.resume = Some(request.version().to_owned());
                     self.resumed = true;
                 }
-                (self.subscription.replace(&self.type_url, &request.resource_names, known), None)
+                self.subscription.replace(&self.type_url, &request.subscribe(), known)
             }
-            Request::Delta(request) => {
-                let (subscribe, unsubscribe) =
-                    (&request.resource_names_subscribe, &request.resource_names_unsubscribe);
-                let change = self.subscription.adjust(&self.type_url, subscribe, unsubscribe, known);
-                // discovery.proto, initial_resource_versions: "should only be populated in the first message in a stream" of
-                // the type; what the client has in that version need not be sent again.
-                let brought = first.then_some(&request.initial_resource_versions);
-                (change, brought.filter(|brought| !brought.is_empty()))
+            Protocol::Delta => {
+                let (subscribe, unsubscribe) = (request.subscribe(), request.unsubscribe());
+                self.subscription.adjust(&self.type_url, &subscribe, &unsubscribe, known)
             }
         };
-        if first && self.type_url == TypeUrl::VIRTUAL_HOST && matches!(request, Request::Delta(_)) {
+        if first && self.type_url == TypeUrl::VIRTUAL_HOST && request.protocol() == Protocol::Delta {
             // vhds.rst, "Joining/Reconnecting to a management server": a client without a wish yet waits for what is "likely
             // useful" to it. Nothing is, and that is said.
             self.owed = true;
         }
-        let brought = brought.map(|versions| Brought::new(versions, &self.subscription, known));
+        // discovery.proto, initial_resource_versions: "should only be populated in the first message in a stream" of the type; what
+        // the client has in that version need not be sent again.
+        let brings = first && request.versions_count() > 0;
+        let brought = brings.then(|| Brought::new(request.versions(), &self.subscription, known));
         if let Some(brought) = &brought {
             brought.answers(&mut change, known);
         }
