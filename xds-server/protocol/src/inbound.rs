@@ -82,6 +82,8 @@ impl Inbound {
         // The prefix itself may have been cut.
         self.fill(PREFIX);
         let Some(len) = self.announced(&self.partial)? else { return Ok(None) };
+        // What was announced and never comes is not touched either, and so costs nothing.
+        self.partial.reserve_exact((PREFIX + len).saturating_sub(self.partial.len()));
         self.fill(PREFIX + len);
         if self.partial.len() < PREFIX + len {
             return Ok(None);

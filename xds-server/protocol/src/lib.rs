@@ -28,6 +28,7 @@
 //! name of the proto file whose comment states them.
 
 mod admission;
+mod by_type;
 mod canonical;
 mod clock;
 mod codec;

@@ -5,14 +5,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
+use crate::by_type::ByType;
 use crate::error::SnapshotError;
 use crate::name;
 use crate::resource::{Resource, ResourceError};
 use crate::type_set::{Errors, TypeSet};
 use crate::types::{ChangeId, TypeUrl, Version};
 
-/// How many earlier contents of a full-state type a snapshot remembers, so that a state-of-the-world client which comes back
-/// with one of their versions is not met with removals first. Sixteen covers a reconnect during a burst of changes; each
+/// How many earlier contents of a type a snapshot remembers, so that a state-of-the-world client which comes back with one of
+/// their versions is sent what changed since, and is not met with removals first. Sixteen covers a reconnect during a burst of changes; each
 /// costs one list of pointers.
 const PAST: usize = 16;
 
@@ -20,8 +21,8 @@ const PAST: usize = 16;
 #[derive(Debug, Default)]
 pub struct Snapshot {
     change: ChangeId,
-    types: BTreeMap<TypeUrl, Arc<TypeSet>>,
-    /// Earlier contents of the full-state types, newest first.
+    types: ByType<Arc<TypeSet>>,
+    /// Earlier contents of the types, newest first.
     past: BTreeMap<TypeUrl, Vec<Arc<TypeSet>>>,
     /// Whether all clusters together lead to all endpoints, once that was asked.
     whole: OnceLock<bool>,
@@ -114,7 +115,7 @@ impl Snapshot {
         covers(self, other) && covers(other, self)
     }
 
-    /// The present or a remembered content of a full-state type that had this version; none where a version chosen by the
+    /// The present or a remembered content of a type that had this version; none where a version chosen by the
     /// publisher has stood for different contents.
     pub(crate) fn by_version(&self, type_url: &TypeUrl, version: &str) -> Option<&Arc<TypeSet>> {
         let past = self.past.get(type_url).into_iter().flatten();
@@ -201,7 +202,7 @@ impl SnapshotBuilder {
         let mut touched: BTreeSet<TypeUrl> = self.put.keys().cloned().collect();
         touched.extend(self.versions.keys().cloned());
         touched.extend(self.removed.keys().chain(self.failed.keys()).cloned());
-        let mut types = if self.edit { previous.types.clone() } else { BTreeMap::new() };
+        let mut types = if self.edit { previous.types.clone() } else { ByType::default() };
         for type_url in touched {
             let old = previous.types.get(&type_url);
             let mut resources = BTreeMap::new();
@@ -231,12 +232,9 @@ impl SnapshotBuilder {
 }
 
 /// The earlier contents worth remembering once `types` replaces `previous`.
-fn past(
-    previous: &Snapshot,
-    types: &BTreeMap<TypeUrl, Arc<TypeSet>>,
-) -> BTreeMap<TypeUrl, Vec<Arc<TypeSet>>> {
+fn past(previous: &Snapshot, types: &ByType<Arc<TypeSet>>) -> BTreeMap<TypeUrl, Vec<Arc<TypeSet>>> {
     let mut past = previous.past.clone();
-    for (type_url, old) in previous.types.iter().filter(|(type_url, _)| type_url.is_full_state()) {
+    for (type_url, old) in previous.types.iter() {
         if types.get(type_url).is_none_or(|new| !Arc::ptr_eq(new, old)) {
             let remembered = past.entry(type_url.clone()).or_default();
             remembered.insert(0, old.clone());

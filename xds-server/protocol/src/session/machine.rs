@@ -91,7 +91,7 @@ impl Session {
     /// never taken for one of this.
     pub fn new(options: Arc<SessionOptions>, id: StreamId, protocol: Protocol, scope: Scope) -> Self {
         let order = Order::new(options.gate_timeout, options.resume_grace);
-        let (watches, features) = (Watches::new(), Features::default());
+        let (watches, features) = (Watches::default(), Features::default());
         Self {
             options,
             id,
@@ -200,10 +200,11 @@ impl Session {
             return Err(ProtocolError::TooManyNames { type_url, limit: self.options.max_names });
         }
         self.order.requested(now, first && request.resumes());
-        let watch = self
-            .watches
-            .entry(type_url.clone())
-            .or_insert_with(|| Box::new(Watch::new(type_url.clone(), self.protocol, self.features)));
+        if first {
+            let watch = Watch::new(type_url.clone(), self.protocol, self.features);
+            self.watches.insert(type_url.clone(), Box::new(watch));
+        }
+        let Some(watch) = self.watches.get_mut(&type_url) else { return Ok(()) };
         match watch.answer(now, request) {
             Answer::None => {}
             Answer::Stale => return Ok(()),
@@ -257,7 +258,6 @@ impl Session {
         if self.order.newest().is_none() {
             return;
         }
-        let types: Vec<TypeUrl> = self.watches.keys().cloned().collect();
         loop {
             let mut expired = Vec::new();
             let mut moved = false;
@@ -267,8 +267,9 @@ impl Session {
             for Expired { waiting_for, waited } in expired {
                 effects.push(Effect::GateExpired { waiting_for, waited });
             }
-            for type_url in &types {
-                moved |= self.offer(now, type_url, effects);
+            for at in 0..self.watches.len() {
+                let type_url = self.watches.key_at(at).cloned();
+                moved |= type_url.is_some_and(|type_url| self.offer(now, &type_url, effects));
             }
             if !moved {
                 return;

@@ -32,13 +32,13 @@
 //!
 //! What a client asks for and does not have is never behind a stage, or the two could wait for each other.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::release::Release;
 use super::settle::Settle;
 use super::watch::{Content, Watch};
+use crate::by_type::ByType;
 use crate::resource::Resource;
 use crate::snapshot::Snapshot;
 use crate::type_set::TypeSet;
@@ -84,7 +84,7 @@ pub(crate) struct Expired {
 }
 
 /// Boxed: a watch is taken out and put back whenever its type is offered to send, and a map of a few must not have room for many.
-pub(crate) type Watches = BTreeMap<TypeUrl, Box<Watch>>;
+pub(crate) type Watches = ByType<Box<Watch>>;
 
 // === impl Order ===
 

@@ -354,6 +354,15 @@ impl Watch {
             return;
         }
         // The version names the content of exactly the names subscribed to, so equality is safe for any type.
+        if !goal.has_explicit_version()
+            && !self.subscription.has_globs()
+            && let Some(set) = past(&version).filter(|set| self.subscription.names().are_all_of(set))
+        {
+            self.held = Held::all_of(&set);
+            self.acked = Some(Version::new(&version));
+            self.resumed = false;
+            return;
+        }
         let wanted: BTreeMap<_, _> =
             self.subscription.names().iter().map(|name| (name.clone(), goal.get(name).cloned())).collect();
         let fresh = Held::nothing();
