@@ -12,7 +12,9 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, encode_varint, skip_field};
+use prost::encoding::{WireType, encode_varint};
+
+use crate::pieces::{Piece, pieces};
 
 #[cfg(test)]
 mod tests;
@@ -144,45 +146,6 @@ impl Field {
         let (number, line) = word.split_once(['=', '*'])?;
         Some(Self { number: number.parse().ok()?, is_map, line: line.parse().ok() })
     }
-}
-
-/// One field as it stands in the bytes.
-struct Piece<'a> {
-    number: u32,
-    /// Tag and all.
-    all: &'a [u8],
-    /// What a length-delimited field holds.
-    content: Option<&'a [u8]>,
-}
-
-/// The fields of a message in their order; ends after `None` where the bytes are not well-formed.
-fn pieces(bytes: &[u8]) -> impl Iterator<Item = Option<Piece<'_>>> {
-    let mut rest = bytes;
-    let mut broken = false;
-    std::iter::from_fn(move || {
-        if rest.is_empty() || broken {
-            return None;
-        }
-        let piece = next_piece(&mut rest);
-        broken = piece.is_none();
-        Some(piece)
-    })
-}
-
-fn next_piece<'a>(rest: &mut &'a [u8]) -> Option<Piece<'a>> {
-    let start = *rest;
-    let (number, wire) = decode_key(rest).ok()?;
-    let content = if wire == WireType::LengthDelimited {
-        let len = usize::try_from(decode_varint(rest).ok()?).ok()?;
-        let (content, after) = rest.split_at_checked(len)?;
-        *rest = after;
-        Some(content)
-    } else {
-        skip_field(wire, number, rest, DecodeContext::default()).ok()?;
-        None
-    };
-    let all = start.get(..start.len() - rest.len())?;
-    Some(Piece { number, all, content })
 }
 
 fn flush(map: Option<(u32, Entries)>, out: &mut Vec<u8>) {

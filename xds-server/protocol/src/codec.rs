@@ -1,15 +1,19 @@
 //! Responses to bytes.
 //!
 //! A response is written from the bytes its resources were encoded to once; nothing of a resource is ever encoded or decoded
-//! for a stream. It is written piece by piece, as the connection takes it: what a client has not read is not written either.
+//! for a stream. It is written piece by piece, as the connection takes it: what a client has not read is not written either. Those
+//! who are sent all of a set at the same time share even what was written.
 //!
 //! Field numbers are those of `envoy/service/discovery/v3/discovery.proto`; fields are written by ascending number, as every
 //! protobuf library does, so the bytes equal those of prost.
 
+use std::sync::Arc;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::resource::{Resource, ResourceError};
-use crate::session::Response;
+use crate::session::{Resources, Response};
+use crate::type_set::TypeSet;
 use crate::types::Protocol;
 use crate::wire;
 
@@ -32,6 +36,8 @@ pub(crate) struct Pieces {
     begun: bool,
     /// The next resource.
     next: usize,
+    /// The resources, if somebody wrote them already, and the next piece of them.
+    shared: Option<(Arc<Vec<Bytes>>, usize)>,
 }
 
 // === impl Response ===
@@ -43,8 +49,13 @@ impl Response {
     /// The exact length of what [`Response::encode`] writes, in bytes.
     pub fn encoded_len(&self) -> usize {
         let control_plane = wire::string_len(&self.control_plane);
-        let resources: usize =
-            self.resources.iter().map(|resource| wire::bytes_len(self.body_len(resource))).sum();
+        let resources = match (self.whole(), self.protocol) {
+            (Some(set), Protocol::Delta) => set.entries_len(),
+            (Some(set), Protocol::Sotw) => set.anys_len(),
+            (None, _) => {
+                self.resources.iter().map(|resource| wire::bytes_len(self.body_len(resource))).sum::<usize>()
+            }
+        };
         let refreshed: usize =
             self.refreshed.iter().map(|resource| wire::bytes_len(self.beat_len(resource))).sum();
         let unresolved: usize =
@@ -64,6 +75,14 @@ impl Response {
             + removed
             + if control_plane == 0 { 0 } else { wire::bytes_len(control_plane) }
             + errors
+    }
+
+    /// The set that this brings all of, where each of its resources goes to every client in the same words.
+    fn whole(&self) -> Option<&TypeSet> {
+        match &self.resources {
+            Resources::All(set) if set.is_plain() => Some(set),
+            _ => None,
+        }
     }
 
     /// Writes a `DiscoveryResponse` or a `DeltaDiscoveryResponse`.
@@ -187,24 +206,60 @@ fn put_error(field: u8, name: &str, error: &ResourceError, out: &mut impl BufMut
     wire::put_string(2, &error.message, out);
 }
 
+/// All resources of a response, in pieces.
+fn written(response: &Response) -> Vec<Bytes> {
+    let mut pieces = Vec::new();
+    let mut out = BytesMut::new();
+    for resource in response.resources.iter() {
+        let len = wire::bytes_len(response.body_len(resource));
+        if !out.is_empty() && out.len() + len > PIECE {
+            pieces.push(std::mem::take(&mut out).freeze());
+        }
+        if out.is_empty() {
+            out.reserve(PIECE.max(len));
+        }
+        response.put_resource(resource, &mut out);
+    }
+    pieces.push(out.freeze());
+    pieces
+}
+
 // === impl Pieces ===
 
 impl Pieces {
     pub(crate) fn new(response: Response) -> Self {
-        Self { left: PREFIX + response.encoded_len(), response, begun: false, next: 0 }
+        let left = PREFIX + response.encoded_len();
+        let written = response.whole().map(|set| set.written(response.protocol, || written(&response)));
+        let shared = written.map(|pieces| (pieces, 0));
+        Self { left, response, begun: false, next: 0, shared }
     }
 
     /// The next piece; `None` after the last.
     pub(crate) fn next(&mut self) -> Option<Bytes> {
+        if self.begun
+            && let Some((pieces, at)) = &mut self.shared
+            && let Some(piece) = pieces.get(*at)
+        {
+            *at += 1;
+            self.next = self.response.resources.len();
+            self.left -= piece.len();
+            return Some(piece.clone());
+        }
         let response = &self.response;
         let first = response.resources.get(self.next).map_or(0, |resource| response.body_len(resource));
-        let mut out = BytesMut::with_capacity(self.left.min(PIECE.max(first) + PIECE / 4));
+        let alone = self.shared.is_some() && !self.begun;
+        let len = if alone { PIECE / 64 } else { PIECE.max(first) + PIECE / 4 };
+        let mut out = BytesMut::with_capacity(self.left.min(len));
         if !self.begun {
             self.begun = true;
             out.put_u8(0);
             // The server's own bound on responses is far below 4 GiB; one that is not is refused by every client.
             out.put_u32(u32::try_from(self.left - PREFIX).unwrap_or(u32::MAX));
             response.put_head(&mut out);
+        }
+        if alone {
+            self.left -= out.len();
+            return Some(out.freeze());
         }
         while let Some(resource) = response.resources.get(self.next) {
             if !out.is_empty() && out.len() + response.body_len(resource) > PIECE && self.next > 0 {

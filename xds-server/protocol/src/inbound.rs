@@ -9,10 +9,9 @@ use std::task::{Context, Poll, ready};
 use axum::body::{Body, BodyDataStream};
 use bytes::{Buf, Bytes};
 use futures::Stream;
-use prost::Message;
 use tonic::{Code, Status};
 
-use crate::session::Request;
+use crate::session::Heard;
 use crate::types::Protocol;
 
 /// gRPC's length prefix: a flag and four bytes (PROTOCOL-HTTP2.md, "Length-Prefixed-Message").
@@ -41,11 +40,11 @@ impl Inbound {
     ///
     /// # Errors
     /// When the bytes are no request, or more than the limit.
-    pub(crate) async fn message(&mut self) -> Result<Option<Request>, Status> {
+    pub(crate) async fn message(&mut self) -> Result<Option<Heard>, Status> {
         std::future::poll_fn(|context| self.poll_message(context)).await
     }
 
-    fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Request>, Status>> {
+    fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Heard>, Status>> {
         loop {
             if let Some(request) = self.take()? {
                 return Poll::Ready(Ok(Some(request)));
@@ -68,14 +67,14 @@ impl Inbound {
     }
 
     /// A request, if all of it is there.
-    fn take(&mut self) -> Result<Option<Request>, Status> {
+    fn take(&mut self) -> Result<Option<Heard>, Status> {
         if self.partial.is_empty() {
             if let Some(len) = self.announced(&self.whole)?
-                && let Some(message) = self.whole.get(PREFIX..PREFIX + len)
+                && self.whole.len() >= PREFIX + len
             {
-                let request = self.decode(message)?;
-                self.whole.advance(PREFIX + len);
-                return Ok(Some(request));
+                self.whole.advance(PREFIX);
+                let message = self.whole.split_to(len);
+                return self.read(message).map(Some);
             }
             self.partial.extend_from_slice(&std::mem::take(&mut self.whole));
             return Ok(None);
@@ -83,15 +82,14 @@ impl Inbound {
         // The prefix itself may have been cut.
         self.fill(PREFIX);
         let Some(len) = self.announced(&self.partial)? else { return Ok(None) };
+        // What was announced and never comes is not touched either, and so costs nothing.
+        self.partial.reserve_exact((PREFIX + len).saturating_sub(self.partial.len()));
         self.fill(PREFIX + len);
-        match self.partial.get(PREFIX..PREFIX + len) {
-            Some(message) => {
-                let request = self.decode(message)?;
-                self.partial = Vec::new();
-                Ok(Some(request))
-            }
-            None => Ok(None),
+        if self.partial.len() < PREFIX + len {
+            return Ok(None);
         }
+        let message = Bytes::from(std::mem::take(&mut self.partial));
+        self.read(message.slice(PREFIX..)).map(Some)
     }
 
     /// Moves bytes until the cut message has so many, or there are no more.
@@ -116,16 +114,10 @@ impl Inbound {
         Ok(Some(len))
     }
 
-    fn decode(&self, bytes: &[u8]) -> Result<Request, Status> {
-        let request = match self.protocol {
-            Protocol::Sotw => Message::decode(bytes).map(|request| Request::Sotw(Box::new(request))),
-            Protocol::Delta => Message::decode(bytes).map(|request| Request::Delta(Box::new(request))),
-        };
-        request.map_err(|error| {
-            Status::invalid_argument(format!(
-                "the message is not a {} discovery request: {error}",
-                self.protocol
-            ))
+    fn read(&self, message: Bytes) -> Result<Heard, Status> {
+        Heard::read(self.protocol, message).map_err(|error| {
+            let protocol = self.protocol;
+            Status::invalid_argument(format!("the message is not a {protocol} discovery request: {error}"))
         })
     }
 }
@@ -133,6 +125,7 @@ impl Inbound {
 #[cfg(test)]
 mod tests {
     use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
+    use prost::Message;
 
     use super::*;
 

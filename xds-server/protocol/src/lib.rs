@@ -28,6 +28,7 @@
 //! name of the proto file whose comment states them.
 
 mod admission;
+mod by_type;
 mod canonical;
 mod clock;
 mod codec;
@@ -42,6 +43,7 @@ mod lrs;
 mod metrics;
 mod name;
 mod outbound;
+mod pieces;
 mod resource;
 mod server;
 mod service;
@@ -64,7 +66,10 @@ pub use metrics::{AckLatency, Metrics, StreamCount, TypeMetrics};
 pub use resource::{Resource, ResourceError};
 pub use server::{Server, ServerOptions};
 pub use service::service_names;
-pub use session::{Effect, Event, Nack, NackStatus, Request, Response, Session, SessionOptions, TypeStatus};
+pub use session::{
+    Effect, Event, Heard, HeardError, Nack, NackStatus, Request, Resources, Response, Session,
+    SessionOptions, TypeStatus,
+};
 pub use snapshot::{Snapshot, SnapshotBuilder};
 pub use transport::{Punctual, TransportOptions, listen};
 pub use type_set::TypeSet;

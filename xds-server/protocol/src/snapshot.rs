@@ -3,16 +3,17 @@
 //! A builder reuses whatever did not change, by content. It never publishes; that is the hub's.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use crate::by_type::ByType;
 use crate::error::SnapshotError;
 use crate::name;
 use crate::resource::{Resource, ResourceError};
 use crate::type_set::{Errors, TypeSet};
 use crate::types::{ChangeId, TypeUrl, Version};
 
-/// How many earlier contents of a full-state type a snapshot remembers, so that a state-of-the-world client which comes back
-/// with one of their versions is not met with removals first. Sixteen covers a reconnect during a burst of changes; each
+/// How many earlier contents of a type a snapshot remembers, so that a state-of-the-world client which comes back with one of
+/// their versions is sent what changed since, and is not met with removals first. Sixteen covers a reconnect during a burst of changes; each
 /// costs one list of pointers.
 const PAST: usize = 16;
 
@@ -20,9 +21,11 @@ const PAST: usize = 16;
 #[derive(Debug, Default)]
 pub struct Snapshot {
     change: ChangeId,
-    types: BTreeMap<TypeUrl, Arc<TypeSet>>,
-    /// Earlier contents of the full-state types, newest first.
+    types: ByType<Arc<TypeSet>>,
+    /// Earlier contents of the types, newest first.
     past: BTreeMap<TypeUrl, Vec<Arc<TypeSet>>>,
+    /// Whether all clusters together lead to all endpoints, once that was asked.
+    whole: OnceLock<bool>,
 }
 
 /// Collects the resources of a snapshot.
@@ -87,6 +90,24 @@ impl Snapshot {
         children.filter(|(type_url, name)| self.get(type_url, name).is_none()).cloned().collect()
     }
 
+    /// Whether the endpoints here are just what all clusters here lead to.
+    pub(crate) fn leads_to_all_endpoints(&self) -> bool {
+        *self.whole.get_or_init(|| {
+            let endpoints = self.set(&TypeUrl::ENDPOINT);
+            let mut led_to = vec![false; endpoints.len()];
+            for (type_url, name) in self.set(&TypeUrl::CLUSTER).iter().flat_map(|cluster| cluster.children())
+            {
+                if *type_url != TypeUrl::ENDPOINT {
+                    return false;
+                }
+                if let Some(led_to) = endpoints.place(name).and_then(|place| led_to.get_mut(place)) {
+                    *led_to = true;
+                }
+            }
+            endpoints.is_plain() && !endpoints.is_empty() && led_to.into_iter().all(|led_to| led_to)
+        })
+    }
+
     /// Whether a client in sync with one is in sync with the other.
     pub fn same_content(&self, other: &Self) -> bool {
         let covers =
@@ -94,7 +115,7 @@ impl Snapshot {
         covers(self, other) && covers(other, self)
     }
 
-    /// The present or a remembered content of a full-state type that had this version; none where a version chosen by the
+    /// The present or a remembered content of a type that had this version; none where a version chosen by the
     /// publisher has stood for different contents.
     pub(crate) fn by_version(&self, type_url: &TypeUrl, version: &str) -> Option<&Arc<TypeSet>> {
         let past = self.past.get(type_url).into_iter().flatten();
@@ -181,7 +202,7 @@ impl SnapshotBuilder {
         let mut touched: BTreeSet<TypeUrl> = self.put.keys().cloned().collect();
         touched.extend(self.versions.keys().cloned());
         touched.extend(self.removed.keys().chain(self.failed.keys()).cloned());
-        let mut types = if self.edit { previous.types.clone() } else { BTreeMap::new() };
+        let mut types = if self.edit { previous.types.clone() } else { ByType::default() };
         for type_url in touched {
             let old = previous.types.get(&type_url);
             let mut resources = BTreeMap::new();
@@ -206,17 +227,14 @@ impl SnapshotBuilder {
             types.insert(type_url, TypeSet::build(resources, errors, version, old));
         }
         let past = past(&previous, &types);
-        Snapshot { change: self.change, types, past }
+        Snapshot { change: self.change, types, past, whole: OnceLock::new() }
     }
 }
 
 /// The earlier contents worth remembering once `types` replaces `previous`.
-fn past(
-    previous: &Snapshot,
-    types: &BTreeMap<TypeUrl, Arc<TypeSet>>,
-) -> BTreeMap<TypeUrl, Vec<Arc<TypeSet>>> {
+fn past(previous: &Snapshot, types: &ByType<Arc<TypeSet>>) -> BTreeMap<TypeUrl, Vec<Arc<TypeSet>>> {
     let mut past = previous.past.clone();
-    for (type_url, old) in previous.types.iter().filter(|(type_url, _)| type_url.is_full_state()) {
+    for (type_url, old) in previous.types.iter() {
         if types.get(type_url).is_none_or(|new| !Arc::ptr_eq(new, old)) {
             let remembered = past.entry(type_url.clone()).or_default();
             remembered.insert(0, old.clone());

@@ -18,7 +18,7 @@ use crate::hub::Subscription;
 use crate::inbound::Inbound;
 use crate::ledger::{Entry, Progress};
 use crate::server::Shared;
-use crate::session::{Effect, Event, Response};
+use crate::session::{Effect, Event, Heard, Response};
 use crate::types::TypeUrl;
 
 /// How long an aged stream may wait for the answers under way, and how often it looks.
@@ -138,7 +138,7 @@ impl Served {
             // An error means that the server is gone, which ends its streams as well.
             _ = self.draining.wait_for(|draining| *draining) => Wake::Drained,
             request = self.requests.message() => match request {
-                Ok(Some(request)) => Wake::Event(Event::Request(request)),
+                Ok(Some(request)) => Wake::Event(Event::Heard(request)),
                 Ok(None) => Wake::Closed,
                 Err(status) => Wake::Failed(status),
             },
@@ -162,8 +162,9 @@ impl Served {
     }
 
     fn step(&mut self, event: Event) {
-        if let Event::Request(request) = &event {
+        if let Event::Heard(request) = &event {
             self.shared.metrics().request(&TypeUrl::new(request.type_url()));
+            self.recognise(request);
         }
         let given = matches!(event, Event::Snapshot(_));
         let now = now();
@@ -177,6 +178,17 @@ impl Served {
         }
         let (entry, entrance) = (&self.entry, &mut self.entrance);
         entrance.leave_if(|| answered && entry.has_all());
+    }
+
+    /// A client that comes back says in its first request what it has.
+    fn recognise(&self, request: &Heard) {
+        if self.view.is_none()
+            && let Some(node) = request.node()
+            && let Some(snapshot) =
+                self.shared.hub().snapshot_for(self.entry.id(), &self.shared.view_of(node))
+        {
+            self.entry.session().recognise(snapshot);
+        }
     }
 
     fn take(&mut self, effect: Effect) {

@@ -6,13 +6,15 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::resource::{Fingerprint, Resource, ResourceError};
-use crate::types::Version;
+use crate::types::{Protocol, Version};
+use crate::wire;
 
 /// The resources of one type, by name.
 ///
@@ -33,6 +35,11 @@ pub struct TypeSet {
     errors: Errors,
     /// The shortest time to live of any resource.
     ttl: Option<Duration>,
+    /// The lengths of all entries and of all `Any`s, as fields of a response.
+    entries_len: usize,
+    anys_len: usize,
+    /// All resources as somebody is being sent them, for each protocol.
+    written: [Mutex<Weak<Vec<Bytes>>>; 2],
     /// What this set replaced, and the names in which the two differ.
     lineage: Option<(u64, Vec<Arc<str>>)>,
 }
@@ -67,6 +74,9 @@ impl TypeSet {
                 aliases: Vec::new(),
                 errors: Errors::new(),
                 ttl: None,
+                entries_len: 0,
+                anys_len: 0,
+                written: Default::default(),
                 lineage: None,
             })
         });
@@ -108,6 +118,9 @@ impl TypeSet {
             errors,
             places: previous.places_of(&resources),
             ttl: resources.iter().filter_map(|resource| resource.ttl()).min(),
+            entries_len: resources.iter().map(|resource| wire::bytes_len(resource.entry().len())).sum(),
+            anys_len: resources.iter().map(|resource| wire::bytes_len(resource.any().len())).sum(),
+            written: Default::default(),
             resources,
             lineage: Some((previous.id, changed)),
         })
@@ -161,6 +174,40 @@ impl TypeSet {
             return self.places.clone();
         }
         Arc::new(next.iter().enumerate().map(|(at, resource)| (resource.name().clone(), at)).collect())
+    }
+
+    /// Whether both have resources of the same names. May say no of sets that were built apart.
+    pub(crate) fn same_names(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.places, &other.places)
+    }
+
+    /// Whether all there is to it are resources that stay, each under one name.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.aliases.is_empty() && self.errors.is_empty() && self.ttl.is_none()
+    }
+
+    /// What the resources of a response take that brings all of them, in bytes: of an incremental one.
+    pub(crate) fn entries_len(&self) -> usize {
+        self.entries_len
+    }
+
+    /// The same of state of the world, where no resource has a time to live.
+    pub(crate) fn anys_len(&self) -> usize {
+        self.anys_len
+    }
+
+    /// All resources in the words of a protocol: those that another is being sent, or else as `write` writes them. They last as long
+    /// as somebody holds them.
+    pub(crate) fn written(&self, protocol: Protocol, write: impl FnOnce() -> Vec<Bytes>) -> Arc<Vec<Bytes>> {
+        let [sotw, delta] = &self.written;
+        let written = if protocol == Protocol::Sotw { sotw } else { delta };
+        // Nothing in here can panic half-way.
+        let mut written = written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.upgrade().unwrap_or_else(|| {
+            let all = Arc::new(write());
+            *written = Arc::downgrade(&all);
+            all
+        })
     }
 
     /// Whether a resource goes by this name only as an alias.

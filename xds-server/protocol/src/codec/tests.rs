@@ -1,5 +1,6 @@
 //! What our codec writes is, byte for byte, what prost writes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ use proptest::prelude::*;
 use prost::{Message, Name};
 
 use super::{PREFIX, Pieces};
-use crate::session::Response;
+use crate::session::{Resources, Response};
+use crate::type_set::TypeSet;
 use crate::types::{Protocol, TypeUrl, Version};
 use crate::{Resource, ResourceError};
 
@@ -113,7 +115,7 @@ proptest! {
             type_url: type_url.clone(),
             version: Version::new("v1"),
             nonce: Arc::from(nonce.as_str()),
-            resources: made.clone(),
+            resources: made.clone().into(),
             removed: removed.iter().map(|name| Arc::from(name.as_str())).collect(),
             refreshed: if delta { refreshed.clone() } else { Vec::new() },
             unresolved: if delta { unresolved.iter().map(|name| Arc::from(name.as_str())).collect() } else { Vec::new() },
@@ -185,5 +187,37 @@ proptest! {
         let (prefix, message) = sent.split_at(PREFIX);
         prop_assert_eq!(prefix, [&[0], &(expected.len() as u32).to_be_bytes()[..]].concat());
         prop_assert_eq!(message, &expected);
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_many_are_sent_at_once_is_written_once_and_the_same(plans in plans(), delta in any::<bool>()) {
+        let plain = |plan: &Plan| make(&Plan { aliases: Vec::new(), ttl_ms: 0, ..plan.clone() });
+        let named: BTreeMap<_, _> = plans.iter().map(plain).map(|made| (made.name().clone(), made)).collect();
+        let set = TypeSet::build(named.clone(), Default::default(), None, None);
+        let response = |resources| Response {
+            protocol: if delta { Protocol::Delta } else { Protocol::Sotw },
+            type_url: TypeUrl::ENDPOINT,
+            version: Version::new("v1"),
+            nonce: Arc::from("1-1"),
+            resources,
+            removed: Vec::new(),
+            refreshed: Vec::new(),
+            unresolved: Vec::new(),
+            errors: Vec::new(),
+            with_ttl: true,
+            heartbeat: false,
+            control_plane: Arc::from("us"),
+        };
+        let sent = |pieces: &mut Pieces| std::iter::from_fn(|| pieces.next()).collect::<Vec<_>>();
+        let alone = sent(&mut Pieces::new(response(named.into_values().collect::<Vec<_>>().into())));
+        let mut first = Pieces::new(response(Resources::All(set.clone())));
+        let mut second = Pieces::new(response(Resources::All(set)));
+        let (first, second) = (sent(&mut first), sent(&mut second));
+        prop_assert_eq!(first.concat(), alone.concat());
+        prop_assert_eq!(&first, &second);
+        let shared = first.iter().zip(&second).filter(|(a, b)| a.as_ptr() == b.as_ptr()).count();
+        prop_assert_eq!(shared, first.len() - 2, "all but what comes before and after");
     }
 }

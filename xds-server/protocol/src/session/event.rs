@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 
+use super::heard::Heard;
 use crate::error::ProtocolError;
 use crate::resource::{Resource, ResourceError};
 use crate::snapshot::Snapshot;
+use crate::type_set::TypeSet;
 use crate::types::{Protocol, TypeUrl, Version};
 
 /// What happens to a stream.
@@ -18,13 +20,15 @@ use crate::types::{Protocol, TypeUrl, Version};
 pub enum Event {
     /// The client said something.
     Request(Request),
+    /// The same, as it was read from the client's bytes.
+    Heard(Heard),
     /// The client's view has this content now.
     Snapshot(Arc<Snapshot>),
     /// The moment of [`super::Session::deadline`] has come.
     Timer,
 }
 
-/// A request of either protocol.
+/// A request of either protocol, of those who have one decoded: [`Heard::read`] takes bytes.
 #[derive(Clone, Debug)]
 pub enum Request {
     /// State of the world.
@@ -77,7 +81,7 @@ pub struct Response {
     /// Unique on the stream.
     pub nonce: Arc<str>,
     /// No name twice.
-    pub resources: Vec<Arc<Resource>>,
+    pub resources: Resources,
     /// `removed_resources`; always empty in state of the world.
     pub removed: Vec<Arc<str>>,
     /// Resources whose time to live begins anew, sent without their content.
@@ -92,6 +96,15 @@ pub struct Response {
     pub heartbeat: bool,
     /// Who we are: `control_plane.identifier`, left out when empty.
     pub control_plane: Arc<str>,
+}
+
+/// The resources of a response: a slice of them.
+#[derive(Clone, Debug)]
+pub enum Resources {
+    /// These.
+    Chosen(Vec<Arc<Resource>>),
+    /// All of a set, shared with every other response that brings all of it.
+    All(Arc<TypeSet>),
 }
 
 /// What a client says it can do (client_features.rst), as far as it matters here.
@@ -118,6 +131,25 @@ pub struct Nack {
     pub at: Instant,
 }
 
+// === impl Resources ===
+
+impl std::ops::Deref for Resources {
+    type Target = [Arc<Resource>];
+
+    fn deref(&self) -> &[Arc<Resource>] {
+        match self {
+            Self::Chosen(chosen) => chosen,
+            Self::All(set) => set.iter().as_slice(),
+        }
+    }
+}
+
+impl From<Vec<Arc<Resource>>> for Resources {
+    fn from(chosen: Vec<Arc<Resource>>) -> Self {
+        Self::Chosen(chosen)
+    }
+}
+
 // === impl Features ===
 
 impl Features {
@@ -130,48 +162,6 @@ impl Features {
             // No feature stands for it: "clients would just ignore them" (TP3). Of those that read them, gRPC's is known
             // (gRFC A88), and others need not be woken with responses that hold nothing for them.
             errors: node.user_agent_name.starts_with("gRPC"),
-        }
-    }
-}
-
-// === impl Request ===
-
-impl Request {
-    pub(crate) fn node(&self) -> Option<&Node> {
-        match self {
-            Self::Sotw(request) => request.node.as_ref(),
-            Self::Delta(request) => request.node.as_ref(),
-        }
-    }
-
-    pub(crate) fn type_url(&self) -> &str {
-        match self {
-            Self::Sotw(request) => &request.type_url,
-            Self::Delta(request) => &request.type_url,
-        }
-    }
-
-    pub(crate) fn nonce(&self) -> &str {
-        match self {
-            Self::Sotw(request) => &request.response_nonce,
-            Self::Delta(request) => &request.response_nonce,
-        }
-    }
-
-    /// The message of `error_detail`, whose presence makes this a NACK.
-    pub(crate) fn error(&self) -> Option<&str> {
-        let detail = match self {
-            Self::Sotw(request) => request.error_detail.as_ref(),
-            Self::Delta(request) => request.error_detail.as_ref(),
-        };
-        detail.map(|status| status.message.as_str())
-    }
-
-    /// Whether the client says that it brings resources from an earlier stream.
-    pub(crate) fn resumes(&self) -> bool {
-        match self {
-            Self::Sotw(request) => !request.version_info.is_empty(),
-            Self::Delta(request) => !request.initial_resource_versions.is_empty(),
         }
     }
 }

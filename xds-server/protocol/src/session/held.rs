@@ -72,6 +72,15 @@ impl Held {
         Self { base: set.clone(), overlay: BTreeMap::new(), sum: set.fingerprint() }
     }
 
+    /// Whether the client evidently has nothing but this: no name has to be looked at to see it.
+    pub(crate) fn is_all_of(&self, set: &Arc<TypeSet>) -> bool {
+        self.overlay.is_empty() && Arc::ptr_eq(&self.base, set)
+    }
+
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.is_all_of(TypeSet::empty())
+    }
+
     pub(crate) fn of(&self, name: &str) -> Holds {
         match self.overlay.get(name) {
             Some(holds) => holds.clone(),

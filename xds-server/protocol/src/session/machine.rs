@@ -21,9 +21,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::event::{Effect, Event, Features, Request, Response};
-use super::order::{Expired, FIRST, Order, Watches};
-use super::watch::{Answer, Rules, Watch};
+use super::event::{Effect, Event, Features, Response};
+use super::heard::Heard;
+use super::order::{Expired, FIRST, Order, Point, Watches};
+use super::watch::{Answer, Children, Content, Rules, Watch};
 use crate::error::ProtocolError;
 use crate::snapshot::Snapshot;
 use crate::type_set::TypeSet;
@@ -60,6 +61,8 @@ pub struct Session {
     identified: bool,
     features: Features,
     ended: bool,
+    /// What the view held when the client was not given anything yet.
+    known: Option<Arc<Snapshot>>,
     /// Responses sent so far, which makes nonces unique.
     serial: u64,
     order: Order,
@@ -88,7 +91,7 @@ impl Session {
     /// never taken for one of this.
     pub fn new(options: Arc<SessionOptions>, id: StreamId, protocol: Protocol, scope: Scope) -> Self {
         let order = Order::new(options.gate_timeout, options.resume_grace);
-        let (watches, features) = (Watches::new(), Features::default());
+        let (watches, features) = (Watches::default(), Features::default());
         Self {
             options,
             id,
@@ -97,6 +100,7 @@ impl Session {
             identified: false,
             features,
             ended: false,
+            known: None,
             serial: 0,
             order,
             watches,
@@ -110,18 +114,30 @@ impl Session {
             return effects;
         }
         match event {
-            Event::Request(request) => {
+            Event::Request(request) => return self.step(now, Event::Heard(request.into())),
+            Event::Heard(request) => {
                 if let Err(error) = self.request(now, &request, &mut effects) {
                     self.ended = true;
                     effects.push(Effect::End(error));
                     return effects;
                 }
             }
-            Event::Snapshot(snapshot) => self.order.publish(snapshot),
+            Event::Snapshot(snapshot) => {
+                self.known = None;
+                self.order.publish(snapshot);
+            }
             Event::Timer => {}
         }
         self.pump(now, &mut effects);
         effects
+    }
+
+    /// Tells what the view holds to a session that is to wait for it. Nothing is sent because of that; but what the client says it
+    /// has, and what it asks for, is nearly always this, and then costs nothing to remember.
+    pub fn recognise(&mut self, snapshot: Arc<Snapshot>) {
+        if self.order.newest().is_none() {
+            self.known = Some(snapshot);
+        }
     }
 
     /// When [`Event::Timer`] is to be given if nothing else happens.
@@ -164,7 +180,7 @@ impl Session {
     fn request(
         &mut self,
         now: Instant,
-        request: &Request,
+        request: &Heard,
         effects: &mut Vec<Effect>,
     ) -> Result<(), ProtocolError> {
         // xds_protocol.rst, "Basic Protocol Overview": "Only the first request on a stream is guaranteed to carry the node
@@ -180,35 +196,38 @@ impl Session {
         if first && self.watches.len() >= self.options.max_types {
             return Err(ProtocolError::TooManyTypes { limit: self.options.max_types });
         }
-        if let Request::Delta(delta) = request
-            && delta.initial_resource_versions.len() > self.options.max_names
-        {
+        if request.versions_count() > self.options.max_names {
             return Err(ProtocolError::TooManyNames { type_url, limit: self.options.max_names });
         }
         self.order.requested(now, first && request.resumes());
-        let watch = self
-            .watches
-            .entry(type_url.clone())
-            .or_insert_with(|| Box::new(Watch::new(type_url.clone(), self.protocol, self.features)));
+        if first {
+            let watch = Watch::new(type_url.clone(), self.protocol, self.features);
+            self.watches.insert(type_url.clone(), Box::new(watch));
+        }
+        let Some(watch) = self.watches.get_mut(&type_url) else { return Ok(()) };
         match watch.answer(now, request) {
             Answer::None => {}
             Answer::Stale => return Ok(()),
             Answer::Ack { heartbeat: true, .. } => {}
-            Answer::Ack { latency, serial, names, heartbeat: false } => {
-                self.order.answered(now, &type_url, serial, &names);
+            Answer::Ack { latency, serial, content, heartbeat: false } => {
+                self.order.answered(now, &type_url, serial, &content);
                 effects.push(Effect::Acked { type_url: type_url.clone(), latency });
             }
-            Answer::Nack { nack, serial, mut names } => {
+            Answer::Nack { nack, serial, mut content } => {
                 // Where an older version stays in use, nothing more is to be waited for.
-                names.retain(|name| watch.has(name));
-                self.order.answered(now, &type_url, serial, &names);
+                content.retain(|name, _| watch.has(name));
+                self.order.answered(now, &type_url, serial, &Content::Chosen(content));
                 effects.push(Effect::Nacked { type_url: type_url.clone(), nack });
             }
         }
-        let known = self.order.newest().map_or(TypeSet::empty(), |point| point.snapshot.set(&type_url));
+        let known = self.order.newest().map(|point| &point.snapshot).or(self.known.as_ref());
+        let known = known.map_or(TypeSet::empty(), |snapshot| snapshot.set(&type_url));
         watch.subscribe(request, first, known);
         if first {
             // What the client says it has is not enough for a cluster it was sent before it said so.
+            if let Some(all) = self.order.expected_all(&type_url) {
+                watch.repeat_all(all);
+            }
             self.order.expected(&type_url).for_each(|name| {
                 watch.repeat(name);
             });
@@ -221,7 +240,7 @@ impl Session {
 
     /// The type a request is about: "required on ADS, implied on the per-type services" (discovery.proto, type_url: "This is
     /// implicit in requests made via singleton xDS APIs ... but is required for ADS").
-    fn type_of(&self, request: &Request) -> Result<TypeUrl, ProtocolError> {
+    fn type_of(&self, request: &Heard) -> Result<TypeUrl, ProtocolError> {
         let asked = request.type_url();
         match &self.scope {
             Scope::Aggregated if asked.is_empty() => Err(ProtocolError::NoType),
@@ -239,7 +258,6 @@ impl Session {
         if self.order.newest().is_none() {
             return;
         }
-        let types: Vec<TypeUrl> = self.watches.keys().cloned().collect();
         loop {
             let mut expired = Vec::new();
             let mut moved = false;
@@ -249,15 +267,9 @@ impl Session {
             for Expired { waiting_for, waited } in expired {
                 effects.push(Effect::GateExpired { waiting_for, waited });
             }
-            for type_url in &types {
-                let standing = |watch: &Watch| (watch.answered(), watch.accepted());
-                let before = self.watches.get(type_url).map(Box::as_ref).map(standing);
-                if let Some(response) = self.offer(now, type_url) {
-                    effects.push(Effect::Send(response));
-                    moved = true;
-                }
-                // A type with nothing to say has answered for the newest point as well.
-                moved |= before != self.watches.get(type_url).map(Box::as_ref).map(standing);
+            for at in 0..self.watches.len() {
+                let type_url = self.watches.key_at(at).cloned();
+                moved |= type_url.is_some_and(|type_url| self.offer(now, &type_url, effects));
             }
             if !moved {
                 return;
@@ -265,12 +277,35 @@ impl Session {
         }
     }
 
-    /// Lets one type send if it may.
-    fn offer(&mut self, now: Instant, type_url: &TypeUrl) -> Option<Response> {
+    /// Lets one type send if it may. Answers whether it did, or has come further without: a type with nothing to say has answered
+    /// for the newest point as well.
+    fn offer(&mut self, now: Instant, type_url: &TypeUrl, effects: &mut Vec<Effect>) -> bool {
+        let aggregated = self.scope == Scope::Aggregated;
+        let goal = if aggregated {
+            self.order.goal(type_url)
+        } else {
+            self.order.newest().map(|point| (point, true))
+        };
+        let (Some((point, changes)), Some(watch)) = (goal, self.watches.get_mut(type_url)) else {
+            return false;
+        };
+        let before = (watch.answered(), watch.accepted());
+        let stays = watch.stays(point.snapshot.set(type_url), point.number);
+        let mut moved = before != (watch.answered(), watch.accepted());
+        if !stays {
+            let point = point.clone();
+            let response = self.send(now, type_url, &point, changes);
+            moved |= response.is_some();
+            effects.extend(response.map(Effect::Send));
+            let after = self.watches.get(type_url).map(|watch| (watch.answered(), watch.accepted()));
+            moved |= after != Some(before);
+        }
+        moved
+    }
+
+    fn send(&mut self, now: Instant, type_url: &TypeUrl, point: &Point, changes: bool) -> Option<Response> {
         let aggregated = self.scope == Scope::Aggregated;
         let newest = self.order.newest()?.clone();
-        let (point, changes) = if aggregated { self.order.goal(type_url)? } else { (&newest, true) };
-        let point = point.clone();
         // Taken out so that the others can be read while it decides.
         let mut watch = self.watches.remove(type_url)?;
         let (order, watches, serial, id) = (&self.order, &self.watches, self.serial + 1, self.id);
@@ -297,7 +332,7 @@ impl Session {
         let draft = draft?;
         self.serial = serial;
         if aggregated {
-            self.lead_to_children(type_url, &draft.children);
+            self.lead_to(type_url, &draft.children);
         }
         Some(Response {
             protocol: self.protocol,
@@ -316,6 +351,22 @@ impl Session {
     }
 
     /// Sees to it that what the resources just sent will wait for is sent after them.
+    fn lead_to(&mut self, type_url: &TypeUrl, children: &Children) {
+        match children {
+            Children::Chosen(children) => self.lead_to_children(type_url, children),
+            // A client that begins: it has not asked for endpoints, and will for all of them.
+            Children::OfAll(_)
+                if *type_url == TypeUrl::CLUSTER
+                    && !self.watches.contains_key(&TypeUrl::ENDPOINT)
+                    && self.order.expect_all(self.serial) => {}
+            Children::OfAll(set) => {
+                for resource in set.iter() {
+                    self.lead_to_children(type_url, resource.children());
+                }
+            }
+        }
+    }
+
     fn lead_to_children(&mut self, type_url: &TypeUrl, children: &[(TypeUrl, Arc<str>)]) {
         for (child_type, child) in children {
             // xds_protocol.rst, "Resource warming": "Warming of Cluster is completed only when a new ClusterLoadAssignment

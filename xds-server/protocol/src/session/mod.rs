@@ -2,6 +2,7 @@
 
 mod attribution;
 mod event;
+mod heard;
 mod held;
 mod machine;
 mod names;
@@ -14,7 +15,8 @@ mod subscription;
 mod tests;
 mod watch;
 
-pub use event::{Effect, Event, Nack, Request, Response};
+pub use event::{Effect, Event, Nack, Request, Resources, Response};
+pub use heard::{Heard, HeardError};
 pub use machine::{Session, SessionOptions};
 pub use status::{NackStatus, TypeStatus};
 pub(crate) use status::{ResourceState, ResourceStatus};

@@ -5,11 +5,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::heard::Texts;
 use crate::name;
 use crate::type_set::{Places, TypeSet};
 
 /// Names that a client asked for.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Names {
     /// All of a set's.
     all: Option<Arc<Places>>,
@@ -21,12 +22,12 @@ pub(crate) struct Names {
 
 impl Names {
     /// All names of `known`, if these are just that, each said once.
-    pub(crate) fn all_of(known: &TypeSet, said: &[String]) -> Option<Self> {
-        if said.is_empty() || said.len() != known.len() {
+    pub(crate) fn all_of(known: &TypeSet, said: &(impl Texts + ?Sized)) -> Option<Self> {
+        if said.count() == 0 || said.count() != known.len() {
             return None;
         }
         let mut seen = vec![false; known.len()];
-        for said in said {
+        for said in said.texts() {
             let seen = seen.get_mut(known.place(&name::normal(said))?)?;
             if std::mem::replace(seen, true) {
                 return None;
@@ -47,6 +48,16 @@ impl Names {
         self.len() == 0
     }
 
+    /// Whether these are just the names of `set`, or evidently more.
+    pub(crate) fn have_all_of(&self, set: &TypeSet) -> bool {
+        self.all.as_ref().is_some_and(|all| Arc::ptr_eq(all, set.places()))
+    }
+
+    /// Whether these are just the names of `set`.
+    pub(crate) fn are_all_of(&self, set: &TypeSet) -> bool {
+        self.have_all_of(set) && self.own.is_empty()
+    }
+
     /// In no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<str>> {
         self.all.iter().flat_map(|all| all.keys()).chain(&self.own)
@@ -58,6 +69,29 @@ impl Names {
         !known && self.own.insert(name)
     }
 
+    /// Adds all of these.
+    pub(crate) fn extend(&mut self, names: Self) {
+        if self.is_empty() {
+            *self = names;
+            return;
+        }
+        if let Some(all) = names.all {
+            match &self.all {
+                Some(known) if Arc::ptr_eq(known, &all) => {}
+                Some(_) => all.keys().for_each(|name| {
+                    self.insert(name.clone());
+                }),
+                None => {
+                    self.own.retain(|name| !all.contains_key(name));
+                    self.all = Some(all);
+                }
+            }
+        }
+        names.own.into_iter().for_each(|name| {
+            self.insert(name);
+        });
+    }
+
     pub(crate) fn take(&mut self, name: &str) -> Option<Arc<str>> {
         if self.all.as_ref().is_some_and(|all| all.contains_key(name)) {
             self.unshare();
@@ -65,9 +99,15 @@ impl Names {
         self.own.take(name)
     }
 
-    pub(crate) fn retain(&mut self, keep: impl FnMut(&Arc<str>) -> bool) {
-        self.unshare();
-        self.own.retain(keep);
+    pub(crate) fn retain(&mut self, keep: impl Fn(&Arc<str>) -> bool) {
+        self.own.retain(&keep);
+        if let Some(all) = self.all.take() {
+            if all.keys().all(&keep) {
+                self.all = Some(all);
+            } else {
+                self.own.extend(all.keys().filter(|name| keep(name)).cloned());
+            }
+        }
     }
 
     /// Shares the names with `known` if they are all of its own.

@@ -32,15 +32,16 @@
 //!
 //! What a client asks for and does not have is never behind a stage, or the two could wait for each other.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::release::Release;
 use super::settle::Settle;
-use super::watch::Watch;
+use super::watch::{Content, Watch};
+use crate::by_type::ByType;
 use crate::resource::Resource;
 use crate::snapshot::Snapshot;
+use crate::type_set::TypeSet;
 use crate::types::TypeUrl;
 
 /// The types a route needs in place before it may name them.
@@ -83,7 +84,7 @@ pub(crate) struct Expired {
 }
 
 /// Boxed: a watch is taken out and put back whenever its type is offered to send, and a map of a few must not have room for many.
-pub(crate) type Watches = BTreeMap<TypeUrl, Box<Watch>>;
+pub(crate) type Watches = ByType<Box<Watch>>;
 
 // === impl Order ===
 
@@ -129,7 +130,20 @@ impl Order {
         }
     }
 
-    /// What clusters that were sent wait for, of this type.
+    /// A response with this serial number brings all clusters of the newest snapshot. Answers whether all endpoints, and nothing
+    /// else, are what these will ask for; if not, they are to be expected one by one.
+    pub(crate) fn expect_all(&mut self, serial: u64) -> bool {
+        let Some(point) = &self.newest else { return false };
+        point.snapshot.leads_to_all_endpoints()
+            && self.release.expect_all(point.snapshot.set(&TypeUrl::ENDPOINT), serial)
+    }
+
+    /// The set of this type, if all of it is what clusters that were sent wait for.
+    pub(crate) fn expected_all(&self, type_url: &TypeUrl) -> Option<&TypeSet> {
+        self.release.expected_all(type_url)
+    }
+
+    /// What else clusters that were sent wait for, of this type.
     pub(crate) fn expected(&self, type_url: &TypeUrl) -> impl Iterator<Item = &Arc<str>> {
         self.release.expected(type_url)
     }
@@ -139,9 +153,9 @@ impl Order {
         self.release.promised(type_url, name)
     }
 
-    /// The client answered the response with this serial number, and now has an answer under these names.
-    pub(crate) fn answered(&mut self, now: Instant, type_url: &TypeUrl, serial: u64, names: &[Arc<str>]) {
-        self.release.answered(now, type_url, serial, names);
+    /// The client answered the response with this serial number, and now has an answer under the names of `content`.
+    pub(crate) fn answered(&mut self, now: Instant, type_url: &TypeUrl, serial: u64, content: &Content) {
+        self.release.answered(now, type_url, serial, content);
     }
 
     /// What a type is to be brought to, and whether changes to what the client has may go out.

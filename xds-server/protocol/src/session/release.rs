@@ -17,7 +17,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::order::{Expired, FIRST, Point, Watches};
+use super::watch::{Content, Watch};
 use crate::resource::Resource;
+use crate::type_set::TypeSet;
 use crate::types::TypeUrl;
 
 /// See the file's head.
@@ -28,6 +30,17 @@ pub(crate) struct Release {
     waiting: Option<(Point, Instant)>,
     /// Children of clusters sent that the client has not answered for.
     expected: BTreeMap<(TypeUrl, Arc<str>), Expected>,
+    /// All endpoints, of a client that began with all clusters: the same in one piece, and then nothing is in `expected`.
+    all: Option<ExpectedAll>,
+}
+
+/// What all clusters will ask for.
+#[derive(Debug)]
+struct ExpectedAll {
+    serial: u64,
+    answered: Option<Instant>,
+    /// As it was then.
+    endpoints: Arc<TypeSet>,
 }
 
 /// What a cluster that was sent will ask for.
@@ -90,7 +103,30 @@ impl Release {
         }
     }
 
+    /// Answers whether there was nothing else to expect; if there was, each is to be expected by its name.
+    pub(crate) fn expect_all(&mut self, endpoints: &Arc<TypeSet>, serial: u64) -> bool {
+        let alone = self.expected.is_empty() && self.all.is_none();
+        if alone {
+            self.all = Some(ExpectedAll { serial, answered: None, endpoints: endpoints.clone() });
+        }
+        alone
+    }
+
+    pub(crate) fn expected_all(&self, type_url: &TypeUrl) -> Option<&TypeSet> {
+        self.all.as_ref().filter(|_| *type_url == TypeUrl::ENDPOINT).map(|all| &*all.endpoints)
+    }
+
+    /// The same name by name, so that they can part.
+    fn part(&mut self) {
+        let Some(ExpectedAll { serial, answered, endpoints }) = self.all.take() else { return };
+        for resource in endpoints.iter() {
+            let expected = Expected { serial, answered, resource: resource.clone() };
+            self.expected.insert((TypeUrl::ENDPOINT, resource.name().clone()), expected);
+        }
+    }
+
     pub(crate) fn expect(&mut self, child: &Arc<Resource>, serial: u64) {
+        self.part();
         let expected = Expected { serial, answered: None, resource: child.clone() };
         self.expected.insert((child.type_url().clone(), child.name().clone()), expected);
     }
@@ -100,16 +136,35 @@ impl Release {
     }
 
     pub(crate) fn promised(&self, type_url: &TypeUrl, name: &Arc<str>) -> Option<&Arc<Resource>> {
-        self.expected.get(&(type_url.clone(), name.clone())).map(|expected| &expected.resource)
+        match &self.all {
+            Some(all) if *type_url == TypeUrl::ENDPOINT => all.endpoints.get(name),
+            _ if self.expected.is_empty() => None,
+            _ => self.expected.get(&(type_url.clone(), name.clone())).map(|expected| &expected.resource),
+        }
     }
 
     /// The client answered a response: what it brought is there, and if it is to ask for anything because of it, it does so
     /// now.
-    pub(crate) fn answered(&mut self, now: Instant, type_url: &TypeUrl, serial: u64, names: &[Arc<str>]) {
+    pub(crate) fn answered(&mut self, now: Instant, type_url: &TypeUrl, serial: u64, content: &Content) {
+        if let Some(all) = &mut self.all {
+            if all.serial == serial {
+                all.answered.get_or_insert(now);
+            }
+            if *type_url == TypeUrl::ENDPOINT && serial > all.serial {
+                if content.whole().is_some_and(|set| set.same_names(&all.endpoints)) {
+                    self.all = None;
+                } else if !content.is_empty() {
+                    self.part();
+                }
+            }
+        }
+        if self.expected.is_empty() {
+            return;
+        }
         for expected in self.expected.values_mut().filter(|expected| expected.serial == serial) {
             expected.answered.get_or_insert(now);
         }
-        for name in names {
+        for name in content.names() {
             let key = (type_url.clone(), name.clone());
             if self.expected.get(&key).is_some_and(|expected| serial > expected.serial) {
                 self.expected.remove(&key);
@@ -125,6 +180,15 @@ impl Release {
         grace: Duration,
         watches: &Watches,
     ) {
+        if let Some(all) = &self.all {
+            // As below, for all at once; where they are not all in the same case, they part.
+            let watch = watches.get(&TypeUrl::ENDPOINT);
+            let asked = watch.is_some_and(|watch| watch.subscription().covers_all(&all.endpoints));
+            let asks = all.answered.is_none_or(|at| now < at + grace) || asked;
+            if !asks || !newest.snapshot.set(&TypeUrl::ENDPOINT).same_names(&all.endpoints) {
+                self.part();
+            }
+        }
         self.expected.retain(|(type_url, name), expected| {
             let watch = watches.get(type_url).filter(|watch| watch.covers(name));
             let asks = expected.answered.is_none_or(|at| now < at + grace) || watch.is_some();
@@ -137,7 +201,9 @@ impl Release {
 
     /// When the next expectation is given up because nothing asked.
     pub(crate) fn next_unasked(&self, now: Instant, grace: Duration) -> Option<Instant> {
-        let given_up = self.expected.values().filter_map(|expected| Some(expected.answered? + grace));
+        let all = self.all.iter().map(|all| all.answered);
+        let answered = self.expected.values().map(|expected| expected.answered).chain(all);
+        let given_up = answered.flatten().map(|answered| answered + grace);
         given_up.filter(|at| *at > now).min()
     }
 
@@ -185,6 +251,16 @@ impl Release {
         let behind =
             |type_url: &&TypeUrl| watches.get(type_url).is_some_and(|watch| watch.answered() < point.number);
         let mut missing: Vec<TypeUrl> = FIRST.iter().filter(behind).cloned().collect();
+        if let Some(all) = &self.all {
+            let watch = watches.get(&TypeUrl::ENDPOINT).filter(|watch| watch.refuses());
+            let lost = |watch: &Watch, of: &Arc<Resource>| watch.is_refused_and_missing(of.name());
+            if watch.is_some_and(|watch| all.endpoints.iter().any(|resource| lost(watch, resource))) {
+                return Verdict::Hold;
+            }
+            if !missing.contains(&TypeUrl::ENDPOINT) {
+                missing.push(TypeUrl::ENDPOINT);
+            }
+        }
         for (type_url, name) in self.expected.keys() {
             if watches.get(type_url).is_some_and(|watch| watch.is_refused_and_missing(name)) {
                 return Verdict::Hold;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::Xxh3;
 
+use super::heard::Texts;
 use super::names::Names;
 use crate::name;
 use crate::type_set::TypeSet;
@@ -34,9 +35,9 @@ pub(crate) struct Subscription {
 #[derive(Debug, Default)]
 pub(crate) struct Change {
     /// Names to be answered: new ones in state of the world, all that were asked for in incremental.
-    pub asked: Vec<Arc<str>>,
+    pub asked: Names,
     /// Of those, the ones not subscribed to by name or wildcard before.
-    pub new: Vec<Arc<str>>,
+    pub new: Names,
     /// Names no longer subscribed to by name.
     pub dropped: Vec<Arc<str>>,
     /// Collections not subscribed to before.
@@ -53,6 +54,11 @@ pub(crate) struct Change {
 impl Subscription {
     pub(crate) fn covers(&self, name: &str) -> bool {
         self.wildcard || self.names.contains(name) || self.collects(name)
+    }
+
+    /// Whether all of this set is evidently subscribed to.
+    pub(crate) fn covers_all(&self, set: &TypeSet) -> bool {
+        self.wildcard || self.names.have_all_of(set)
     }
 
     /// Whether a collection that is subscribed to has this name.
@@ -83,7 +89,12 @@ impl Subscription {
     }
 
     /// Takes the full list of a state-of-the-world request. Names of `known` resources are shared with it.
-    pub(crate) fn replace(&mut self, type_url: &TypeUrl, names: &[String], known: &TypeSet) -> Change {
+    pub(crate) fn replace(
+        &mut self,
+        type_url: &TypeUrl,
+        names: &(impl Texts + ?Sized),
+        known: &TypeSet,
+    ) -> Change {
         let mut change = Change::default();
         let list = hash(names);
         if self.list.replace(list) == Some(list) {
@@ -92,9 +103,9 @@ impl Subscription {
         let was_wildcard = self.wildcard;
         // xds_protocol.rst, "How the client specifies what resources to return": "if the client sends a request for a given
         // resource type but has never explicitly subscribed to any resource names ... treat that identically to ... '*'".
-        self.explicit |= !names.is_empty();
+        self.explicit |= names.count() > 0;
         self.wildcard = if self.explicit {
-            names.iter().any(|n| n == WILDCARD)
+            names.texts().any(|name| name == WILDCARD)
         } else {
             type_url.is_wildcard_by_default()
         };
@@ -102,10 +113,10 @@ impl Subscription {
             && self.globs.is_empty()
             && let Some(all) = Names::all_of(known, names)
         {
-            self.begin_with(all, was_wildcard, known, &mut change);
+            self.begin_with(all, was_wildcard, &mut change);
             return change;
         }
-        let wanted = names.iter().filter(|n| *n != WILDCARD).map(|n| name::normal(n));
+        let wanted = names.texts().filter(|name| *name != WILDCARD).map(name::normal);
         let (globs, wanted): (BTreeSet<_>, BTreeSet<_>) = wanted.partition(|n| name::is_glob(n));
         for name in self.names.iter().filter(|name| !wanted.contains(&***name)) {
             change.dropped.push(name.clone());
@@ -125,9 +136,9 @@ impl Subscription {
             if !self.names.contains(&name) {
                 let name = shared(&name, known);
                 self.names.insert(name.clone());
-                change.asked.push(name.clone());
+                change.asked.insert(name.clone());
                 if !was_wildcard {
-                    change.new.push(name);
+                    change.new.insert(name);
                 }
             }
         }
@@ -147,26 +158,26 @@ impl Subscription {
     pub(crate) fn adjust(
         &mut self,
         type_url: &TypeUrl,
-        subscribe: &[String],
-        unsubscribe: &[String],
+        subscribe: &(impl Texts + ?Sized),
+        unsubscribe: &(impl Texts + ?Sized),
         known: &TypeSet,
     ) -> Change {
         let mut change = Change::default();
         let was_wildcard = self.wildcard;
         // xds_protocol.rst, "Incremental xDS": "(legacy behavior) the request must have no resources in both
         // resource_names_subscribe and resource_names_unsubscribe".
-        if !self.explicit && subscribe.is_empty() && unsubscribe.is_empty() {
+        if !self.explicit && subscribe.count() == 0 && unsubscribe.count() == 0 {
             self.wildcard = type_url.is_wildcard_by_default();
         }
-        self.explicit |= !subscribe.is_empty();
+        self.explicit |= subscribe.count() > 0;
         if self.names.is_empty()
-            && unsubscribe.is_empty()
+            && unsubscribe.count() == 0
             && let Some(all) = Names::all_of(known, subscribe)
         {
-            self.begin_with(all, was_wildcard, known, &mut change);
+            self.begin_with(all, was_wildcard, &mut change);
             return change;
         }
-        for name in subscribe {
+        for name in subscribe.texts() {
             if name == WILDCARD {
                 self.wildcard = true;
                 continue;
@@ -184,11 +195,11 @@ impl Subscription {
             }
             let name = shared(&name, known);
             if self.names.insert(name.clone()) && !was_wildcard {
-                change.new.push(name.clone());
+                change.new.insert(name.clone());
             }
-            change.asked.push(name);
+            change.asked.insert(name);
         }
-        for name in unsubscribe {
+        for name in unsubscribe.texts() {
             if name == WILDCARD {
                 self.wildcard = false;
                 self.explicit = true;
@@ -209,20 +220,20 @@ impl Subscription {
     }
 
     /// The client named all resources that there are, at once and none before.
-    fn begin_with(&mut self, all: Names, was_wildcard: bool, known: &TypeSet, change: &mut Change) {
-        self.names = all;
-        change.asked = known.iter().map(|resource| resource.name().clone()).collect();
+    fn begin_with(&mut self, all: Names, was_wildcard: bool, change: &mut Change) {
         if !was_wildcard {
-            change.new = change.asked.clone();
+            change.new = all.clone();
         }
+        change.asked = all.clone();
+        self.names = all;
         change.wildcard_began = self.wildcard && !was_wildcard;
         change.wildcard_ended = was_wildcard && !self.wildcard;
     }
 }
 
-fn hash(names: &[String]) -> u128 {
+fn hash(names: &(impl Texts + ?Sized)) -> u128 {
     let mut hasher = Xxh3::new();
-    for name in names {
+    for name in names.texts() {
         hasher.update(name.as_bytes());
         hasher.update(&[0]);
     }

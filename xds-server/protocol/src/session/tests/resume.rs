@@ -3,10 +3,20 @@
 use std::time::Duration;
 
 use super::client::*;
+use crate::Snapshot;
 use crate::session::Request;
-use crate::types::Protocol;
+use crate::types::{ChangeId, Protocol};
 
 const GRACE: Duration = Duration::from_millis(500);
+
+/// A view that holds these.
+fn snapshot(change: u64, items: &[Item]) -> Snapshot {
+    let mut builder = Snapshot::builder(ChangeId(change));
+    for item in items {
+        builder.put(resource(item)).unwrap();
+    }
+    builder.build()
+}
 
 #[test]
 fn r06_a_client_that_comes_back_in_sync_is_sent_nothing_again() {
@@ -41,6 +51,44 @@ fn r06_sotw_a_version_does_not_stand_for_names_it_was_not_given_for() {
             ["a", "b"],
             "the server cannot know that it has a"
         );
+    }
+}
+
+#[test]
+fn r06_sotw_a_client_that_comes_back_after_a_change_is_sent_the_change() {
+    for mut client in both(Protocol::Sotw, &EDS) {
+        client.publish(&[(EDS, "a", "1"), (EDS, "b", "1")]);
+        let responses = client.subscribe(&EDS, &["a", "b"]);
+        client.ack_all(responses);
+        client.publish(&[(EDS, "a", "1"), (EDS, "b", "2")]);
+        let now = [(EDS, "a", "1"), (EDS, "b", "3")];
+        let mut back = client.reconnect(&[], &now);
+        let responses = back.subscribe(&EDS, &["a", "b"]);
+        assert_eq!(names(&only(responses.clone())), ["b"]);
+        back.ack_all(responses);
+        assert!(back.converged());
+    }
+}
+
+#[test]
+fn what_a_client_brings_is_known_before_it_is_given_its_view() {
+    let old = [(EDS, "a", "1"), (EDS, "b", "1"), (EDS, "c", "1")];
+    for mut client in both(Protocol::Delta, &EDS) {
+        let seen = std::sync::Arc::new(snapshot(1, &old));
+        client.session.recognise(seen.clone());
+        let mut request = delta(&EDS, &["a", "b", "c"], &[], "");
+        for item in &old {
+            request.initial_resource_versions.insert(item.1.to_owned(), version(item).to_string());
+        }
+        assert!(client.raw(Request::Delta(Box::new(request))).is_empty(), "it has not been given its view");
+        // The view went on while the client waited for its place.
+        let responses = client.publish(&[(EDS, "a", "1"), (EDS, "b", "2")]);
+        let mut seen = client.ack_all(responses);
+        let after = client.wait(GRACE);
+        seen.extend(client.ack_all(after));
+        assert_eq!(seen.iter().flat_map(names).collect::<Vec<_>>(), ["b"]);
+        assert_eq!(seen.iter().flat_map(removed).collect::<Vec<_>>(), ["c"]);
+        assert!(client.converged());
     }
 }
 

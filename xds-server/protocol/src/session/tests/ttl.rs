@@ -28,7 +28,7 @@ fn heedful(kind: &TypeUrl) -> Vec<Client> {
 /// The resources whose life a response prolongs: without their content where the protocol has that.
 fn kept_alive(response: &Response) -> Vec<&str> {
     assert!(response.heartbeat);
-    let kept = match response.protocol {
+    let kept: &[_] = match response.protocol {
         Protocol::Delta => {
             assert!(response.resources.is_empty(), "a heartbeat has no content");
             &response.refreshed

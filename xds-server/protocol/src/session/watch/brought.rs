@@ -2,7 +2,6 @@
 //!
 //! Nearly all of it is nearly always what there is now, so that costs a look at each name and no memory that stays. It only reads.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::name;
@@ -24,11 +23,12 @@ pub(super) struct Brought {
 // === impl Brought ===
 
 impl Brought {
-    pub(super) fn new(
-        versions: &HashMap<String, String>,
+    pub(super) fn new<'a>(
+        versions: impl Iterator<Item = (&'a str, &'a str)>,
         subscription: &Subscription,
         known: &TypeSet,
     ) -> Self {
+        let all = subscription.covers_all(known);
         let mut brought = Self { places: vec![false; known.len()], same: 0, others: Vec::new() };
         for (said, version) in versions {
             let name = name::normal(said);
@@ -38,7 +38,7 @@ impl Brought {
             for alias in aliases.filter(|alias| subscription.names_exactly(alias)) {
                 brought.others.push((alias.clone(), Version::new(version)));
             }
-            if !subscription.covers(&name) {
+            if !(all && place.is_some() || subscription.covers(&name)) {
                 continue;
             }
             match (resource, place.and_then(|place| brought.places.get_mut(place))) {

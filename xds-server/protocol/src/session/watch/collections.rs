@@ -9,6 +9,7 @@ use super::state::Watch;
 use crate::name;
 use crate::resource::Resource;
 use crate::session::held::Holds;
+use crate::session::names::Names;
 use crate::session::subscription::Change;
 use crate::type_set::TypeSet;
 use crate::types::Protocol;
@@ -17,7 +18,7 @@ use crate::types::Protocol;
 
 impl Watch {
     /// The names the client has something of because it asked for them, or for their collection.
-    pub(super) fn kept_without_a_wildcard(&self, fresh: &BTreeSet<&Arc<str>>) -> Vec<Arc<str>> {
+    pub(super) fn kept_without_a_wildcard(&self, fresh: &Names) -> Vec<Arc<str>> {
         let names = self.subscription.names().iter().filter(|name| !fresh.contains(name)).cloned();
         let mut kept: Vec<Arc<str>> = names.collect();
         kept.extend(
@@ -51,17 +52,19 @@ impl Watch {
         }
         for glob in &change.globs_again {
             let members = self.members(of(glob));
-            self.due.extend(members);
+            members.into_iter().for_each(|name| {
+                self.due.insert(name);
+            });
             self.due.insert(glob.clone());
         }
         for glob in &change.globs_ended {
-            self.due.remove(glob);
+            self.due.take(glob);
             self.told.remove(glob);
             let belongs = of(glob);
             for name in self.members(|name| belongs(name)) {
                 if !self.subscription.covers(&name) {
                     self.held.forget(&name);
-                    self.due.remove(&name);
+                    self.due.take(&name);
                     self.rejected.remove(&name);
                 } else if self.subscription.is_wildcard() && self.protocol == Protocol::Delta {
                     self.due.insert(name);
@@ -83,8 +86,11 @@ impl Watch {
             let mut members = goal.iter().filter(belongs).map(|resource| resource.name()).peekable();
             if members.peek().is_some() {
                 let lacking = members.filter(|name| self.held.of(name).is_nothing());
-                self.due.extend(lacking.cloned());
-                self.due.remove(&glob);
+                let lacking: Vec<Arc<str>> = lacking.cloned().collect();
+                lacking.into_iter().for_each(|name| {
+                    self.due.insert(name);
+                });
+                self.due.take(&glob);
             }
         }
     }

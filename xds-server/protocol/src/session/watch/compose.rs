@@ -2,9 +2,10 @@
 //!
 //! It only reads. Aliases end here: a client asks by them and is answered by resources' own names.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::content::Chosen;
 use super::state::Watch;
 use crate::resource::Resource;
 use crate::type_set::TypeSet;
@@ -21,10 +22,7 @@ pub(super) struct Gone {
 
 impl Watch {
     /// Everything the client will have once it took `content`.
-    pub(super) fn full_state(
-        &self,
-        content: &BTreeMap<Arc<str>, Option<Arc<Resource>>>,
-    ) -> Vec<Arc<Resource>> {
+    pub(super) fn full_state(&self, content: &Chosen) -> Vec<Arc<Resource>> {
         let after = |name: &Arc<str>| match content.get(name) {
             Some(resource) => resource.clone(),
             None => self.held.of(name).resource().cloned(),
@@ -40,7 +38,7 @@ impl Watch {
     }
 
     /// How an incremental client is told of what it is to give up, or does not exist.
-    pub(super) fn gone(&self, content: &BTreeMap<Arc<str>, Option<Arc<Resource>>>, goal: &TypeSet) -> Gone {
+    pub(super) fn gone(&self, content: &Chosen, goal: &TypeSet) -> Gone {
         let mut gone = Gone::default();
         for (key, new) in content {
             let old = self.held.of(key).resource().cloned();

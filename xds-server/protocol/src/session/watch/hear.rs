@@ -1,15 +1,16 @@
 //! What a client's requests change: answers to responses, and subscriptions.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::beat::Beat;
 use super::brought::Brought;
+use super::content::{Chosen, Content};
 use super::send::same;
 use super::state::{InFlight, Rejected, Watch};
 use crate::session::attribution;
-use crate::session::event::{Nack, Request};
+use crate::session::event::Nack;
+use crate::session::heard::Heard;
 use crate::session::held::{Held, Holds};
 use crate::session::subscription::Change;
 use crate::type_set::TypeSet;
@@ -27,9 +28,9 @@ pub(crate) enum Answer {
     /// Nothing: a first request, or one that only changes the subscription.
     None,
     /// The client took the response of this serial number.
-    Ack { latency: Duration, serial: u64, names: Vec<Arc<str>>, heartbeat: bool },
+    Ack { latency: Duration, serial: u64, content: Content, heartbeat: bool },
     /// The client refused it.
-    Nack { nack: Nack, serial: u64, names: Vec<Arc<str>> },
+    Nack { nack: Nack, serial: u64, content: Chosen },
     /// A state-of-the-world request that belongs to an older response: to be ignored.
     Stale,
 }
@@ -38,7 +39,7 @@ pub(crate) enum Answer {
 
 impl Watch {
     /// Takes the part of a request that answers a response.
-    pub(crate) fn answer(&mut self, now: Instant, request: &Request) -> Answer {
+    pub(crate) fn answer(&mut self, now: Instant, request: &Heard) -> Answer {
         let nonce = request.nonce();
         let stale = !nonce.is_empty() && self.last_nonce.as_deref().is_some_and(|last| last != nonce);
         if stale && self.protocol == Protocol::Sotw {
@@ -59,10 +60,18 @@ impl Watch {
 
     fn accept(&mut self, now: Instant, in_flight: InFlight) -> Answer {
         self.told.extend(in_flight.errors);
-        for (name, resource) in &in_flight.content {
-            self.rejected.remove(name);
-            if self.subscription.covers(name) {
-                self.held.set(name, resource.clone().map_or(Holds::Nothing, Holds::This));
+        match &in_flight.content {
+            Content::All(set) if self.held.is_nothing() && self.subscription.covers_all(set) => {
+                self.held = Held::all_of(set);
+                self.rejected.retain(|name, _| set.place(name).is_none());
+            }
+            content => {
+                for (name, resource) in content.iter() {
+                    self.rejected.remove(name);
+                    if self.subscription.covers(name) {
+                        self.held.set(name, resource.cloned().map_or(Holds::Nothing, Holds::This));
+                    }
+                }
             }
         }
         self.resumed = false;
@@ -71,7 +80,7 @@ impl Watch {
         Answer::Ack {
             latency: now.saturating_duration_since(in_flight.at),
             serial: in_flight.serial,
-            names: in_flight.content.into_keys().collect(),
+            content: in_flight.content,
             heartbeat: in_flight.heartbeat,
         }
     }
@@ -83,25 +92,24 @@ impl Watch {
         if in_flight.heartbeat {
             self.beat = Beat::Refused;
         }
-        let count = in_flight.content.len();
-        let mut blamed = attribution::blamed(message, &in_flight.content);
+        let brought = in_flight.content.into_chosen();
+        let count = brought.len();
+        let mut blamed = attribution::blamed(message, &brought);
         if count == 1 || blamed.is_empty() {
-            blamed = in_flight.content.keys().cloned().collect();
+            blamed = brought.keys().cloned().collect();
         }
         let attributed = count == 1 || blamed.len() < count;
-        let mut names = Vec::with_capacity(count);
-        for (name, content) in in_flight.content {
-            names.push(name.clone());
-            let again = self.rejected.get(&name).is_some_and(|before| same(&before.content, &content));
+        for (name, content) in &brought {
+            let again = self.rejected.get(name).is_some_and(|before| same(&before.content, content));
             // In the order of names, as the content is.
-            let certain = attributed && blamed.binary_search(&name).is_ok();
-            let news = !self.held.of(&name).is(content.as_ref());
-            if news && !certain && self.subscription.covers(&name) {
-                self.held.doubt(&name);
+            let certain = attributed && blamed.binary_search(name).is_ok();
+            let news = !self.held.of(name).is(content.as_ref());
+            if news && !certain && self.subscription.covers(name) {
+                self.held.doubt(name);
             }
             // A removal has no content to wait for.
             let guilty = content.is_some() && (certain || again);
-            self.rejected.insert(name, Rejected { content, guilty });
+            self.rejected.insert(name.clone(), Rejected { content: content.clone(), guilty });
         }
         self.rejected_goal = Some(in_flight.goal);
         // An answer all the same: what it means for other types is decided by what the client then has.
@@ -115,35 +123,33 @@ impl Watch {
             at: now,
         };
         self.nack = Some(nack.clone());
-        Answer::Nack { nack, serial: in_flight.serial, names }
+        Answer::Nack { nack, serial: in_flight.serial, content: brought }
     }
 
     /// Takes the part of a request that says what is wanted. `known` is the newest content of the type.
-    pub(crate) fn subscribe(&mut self, request: &Request, first: bool, known: &Arc<TypeSet>) {
-        let (mut change, brought) = match request {
-            Request::Sotw(request) => {
-                if first && !request.version_info.is_empty() {
-                    self.resume = Some(request.version_info.clone());
+    pub(crate) fn subscribe(&mut self, request: &Heard, first: bool, known: &Arc<TypeSet>) {
+        let mut change = match request.protocol() {
+            Protocol::Sotw => {
+                if first && !request.version().is_empty() {
+                    self.resume = Some(request.version().to_owned());
                     self.resumed = true;
                 }
-                (self.subscription.replace(&self.type_url, &request.resource_names, known), None)
+                self.subscription.replace(&self.type_url, &request.subscribe(), known)
             }
-            Request::Delta(request) => {
-                let (subscribe, unsubscribe) =
-                    (&request.resource_names_subscribe, &request.resource_names_unsubscribe);
-                let change = self.subscription.adjust(&self.type_url, subscribe, unsubscribe, known);
-                // discovery.proto, initial_resource_versions: "should only be populated in the first message in a stream" of
-                // the type; what the client has in that version need not be sent again.
-                let brought = first.then_some(&request.initial_resource_versions);
-                (change, brought.filter(|brought| !brought.is_empty()))
+            Protocol::Delta => {
+                let (subscribe, unsubscribe) = (request.subscribe(), request.unsubscribe());
+                self.subscription.adjust(&self.type_url, &subscribe, &unsubscribe, known)
             }
         };
-        if first && self.type_url == TypeUrl::VIRTUAL_HOST && matches!(request, Request::Delta(_)) {
+        if first && self.type_url == TypeUrl::VIRTUAL_HOST && request.protocol() == Protocol::Delta {
             // vhds.rst, "Joining/Reconnecting to a management server": a client without a wish yet waits for what is "likely
             // useful" to it. Nothing is, and that is said.
             self.owed = true;
         }
-        let brought = brought.map(|versions| Brought::new(versions, &self.subscription, known));
+        // discovery.proto, initial_resource_versions: "should only be populated in the first message in a stream" of the type; what
+        // the client has in that version need not be sent again.
+        let brings = first && request.versions_count() > 0;
+        let brought = brings.then(|| Brought::new(request.versions(), &self.subscription, known));
         if let Some(brought) = &brought {
             brought.answers(&mut change, known);
         }
@@ -171,7 +177,7 @@ impl Watch {
             }
         }
         for (name, version) in brought.others {
-            self.due.remove(&name);
+            self.due.take(&name);
             self.held.set(&name, Holds::Unseen(Some(version)));
         }
     }
@@ -180,14 +186,12 @@ impl Watch {
     fn follow(&mut self, change: Change, unseen: bool) {
         if change.wildcard_began {
             // What the wildcard adds is news to the client, whatever the set we last compared with.
-            let fresh: BTreeSet<&Arc<str>> = change.new.iter().collect();
-            let kept = self.kept_without_a_wildcard(&fresh);
+            let kept = self.kept_without_a_wildcard(&change.new);
             self.held.narrow(&kept);
             self.owed = true;
         }
         if change.wildcard_ended {
-            let fresh: BTreeSet<&Arc<str>> = change.asked.iter().collect();
-            let kept = self.kept_without_a_wildcard(&fresh);
+            let kept = self.kept_without_a_wildcard(&change.asked);
             self.held.narrow(&kept);
             self.owed = false;
         }
@@ -198,8 +202,10 @@ impl Watch {
                 self.told.remove(name);
             }
         }
-        for name in &change.new {
-            self.held.begin(name, if unseen { Holds::Unseen(None) } else { Holds::Nothing });
+        if unseen || !self.held.is_nothing() {
+            for name in change.new.iter() {
+                self.held.begin(name, if unseen { Holds::Unseen(None) } else { Holds::Nothing });
+            }
         }
         // xds_protocol.rst, "How the client specifies what resources to return": "the server must resend any newly requested
         // resources, even if it previously sent those"; "Subscribing to Resources": "the server must still provide those
@@ -216,7 +222,7 @@ impl Watch {
                 }
             } else {
                 self.held.forget(&name);
-                self.due.remove(&name);
+                self.due.take(&name);
                 self.rejected.remove(&name);
             }
         }

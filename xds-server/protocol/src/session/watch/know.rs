@@ -35,7 +35,12 @@ impl Watch {
     /// Whether this name is under way or about to be.
     pub(crate) fn is_answering(&self, name: &str) -> bool {
         self.due.contains(name)
-            || self.in_flight.as_ref().is_some_and(|in_flight| in_flight.content.contains_key(name))
+            || self.in_flight.as_ref().is_some_and(|in_flight| in_flight.content.contains(name))
+    }
+
+    /// Whether it refused anything that it should have.
+    pub(crate) fn refuses(&self) -> bool {
+        !self.rejected.is_empty()
     }
 
     /// Whether the client has nothing under this name because it refused what it was given.
@@ -47,7 +52,7 @@ impl Watch {
     pub(crate) fn has_more_than(&self, set: &TypeSet) -> bool {
         // What is in error is not on its way out.
         let extra = |name: &Arc<str>| set.get(name).is_none() && !set.errors().contains_key(name);
-        self.in_flight.as_ref().is_some_and(|in_flight| in_flight.content.keys().any(extra))
+        self.in_flight.as_ref().is_some_and(|in_flight| in_flight.content.names().any(extra))
             || self.held.differing().keys().any(|name| extra(name) && self.has(name))
             || !set.same_content(self.held.base())
                 && self.held.base().iter().any(|r| extra(r.name()) && self.has(r.name()))

@@ -4,12 +4,14 @@ mod beat;
 mod brought;
 mod collections;
 mod compose;
+mod content;
 mod errors;
 mod hear;
 mod know;
 mod send;
 mod state;
 
+pub(crate) use content::Content;
 pub(crate) use hear::Answer;
-pub(crate) use send::Rules;
+pub(crate) use send::{Children, Rules};
 pub(crate) use state::Watch;

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::compose::{Gone, distinct};
+use super::content::{Chosen, Content};
 use super::errors::absent;
 use super::state::{InFlight, Watch};
 use crate::resource::{Resource, ResourceError};
+use crate::session::event::Resources;
 use crate::session::held::{Held, Holds};
+use crate::session::names::Names;
 use crate::type_set::{Errors, TypeSet};
 use crate::types::{Protocol, TypeUrl, Version};
 
@@ -37,20 +40,29 @@ pub(crate) struct Rules<'a> {
 pub(crate) struct Draft {
     pub version: Version,
     pub nonce: Arc<str>,
-    pub resources: Vec<Arc<Resource>>,
+    pub resources: Resources,
     pub removed: Vec<Arc<str>>,
     pub refreshed: Vec<Arc<Resource>>,
     pub unresolved: Vec<Arc<str>>,
     pub errors: Vec<(Arc<str>, Arc<ResourceError>)>,
     pub heartbeat: bool,
     /// What the client will ask for because of what is new to it here.
-    pub children: Vec<(TypeUrl, Arc<str>)>,
+    pub children: Children,
+}
+
+/// What a client will ask for because it takes resources.
+#[derive(Debug)]
+pub(crate) enum Children {
+    /// These.
+    Chosen(Vec<(TypeUrl, Arc<str>)>),
+    /// Those of every resource of this set.
+    OfAll(Arc<TypeSet>),
 }
 
 /// What to send now.
 #[derive(Debug, Default)]
 struct Choice {
-    content: BTreeMap<Arc<str>, Option<Arc<Resource>>>,
+    content: Chosen,
     /// Whether some resource has to wait, refused ones aside.
     held_back: bool,
     /// Whether some removal has to wait.
@@ -60,6 +72,13 @@ struct Choice {
 // === impl Watch ===
 
 impl Watch {
+    /// Sends all of this set again even if nothing changed, as far as the client subscribes to it.
+    pub(crate) fn repeat_all(&mut self, set: &TypeSet) {
+        if !self.due.have_all_of(set) {
+            set.iter().for_each(|resource| self.repeat(resource.name()));
+        }
+    }
+
     /// Sends this name again even if nothing changed, when the client subscribes to it.
     pub(crate) fn repeat(&mut self, name: &Arc<str>) {
         if self.subscription.covers(name) {
@@ -67,7 +86,32 @@ impl Watch {
         }
     }
 
-    /// Decides what to send, if anything may be sent, and counts it as under way.
+    /// Whether there is nothing to decide at this point: something is under way, or the client has its goal and waits for nothing.
+    /// That is so nearly always, so it is asked first.
+    pub(crate) fn stays(&mut self, goal: &Arc<TypeSet>, point: u64) -> bool {
+        if let Some(in_flight) = &mut self.in_flight {
+            // The same content reached a newer point: its ACK will stand for that one too.
+            if in_flight.point.is_some_and(|brings| brings != point) && in_flight.goal.same_content(goal) {
+                in_flight.point = Some(point);
+            }
+            return true;
+        }
+        let at_rest = self.held.is_all_of(goal)
+            && self.due.is_empty()
+            && !self.owed
+            && self.resume.is_none()
+            && self.rejected.is_empty()
+            && self.nack.is_none()
+            && self.told.is_empty()
+            && goal.errors().is_empty()
+            && goal.ttl().is_none();
+        if at_rest {
+            self.reach(point);
+        }
+        at_rest
+    }
+
+    /// Decides what to send, if anything may be sent, and counts it as under way. Nothing is when this is asked.
     pub(crate) fn send(
         &mut self,
         now: Instant,
@@ -76,14 +120,10 @@ impl Watch {
         past: impl FnOnce(&str) -> Option<Arc<TypeSet>>,
         rules: &Rules<'_>,
     ) -> Option<Draft> {
-        if let Some(in_flight) = &mut self.in_flight {
-            // The same content reached a newer point: its ACK will stand for that one too.
-            if in_flight.point.is_some() && in_flight.goal.same_content(rules.goal) {
-                in_flight.point = Some(rules.point);
-            }
-            return None;
-        }
         let goal = rules.goal;
+        if self.takes_all(rules) {
+            return Some(self.send_all(now, serial, nonce(), rules));
+        }
         self.resume_from(past, goal);
         let subscription = &self.subscription;
         self.held.rebase(goal, |name| subscription.covers(name), |name| subscription.names_exactly(name));
@@ -133,8 +173,10 @@ impl Watch {
         let draft = Draft {
             version: version.clone(),
             nonce: nonce.clone(),
-            children: content.values().flatten().flat_map(|resource| resource.children()).cloned().collect(),
-            resources,
+            children: Children::Chosen(
+                content.values().flatten().flat_map(|resource| resource.children()).cloned().collect(),
+            ),
+            resources: resources.into(),
             removed,
             refreshed,
             unresolved,
@@ -142,7 +184,7 @@ impl Watch {
             heartbeat: !news,
         };
         content.keys().for_each(|name| {
-            self.due.remove(name);
+            self.due.take(name);
         });
         if news {
             self.drop_answered(rules);
@@ -160,12 +202,62 @@ impl Watch {
             at: now,
             version,
             goal,
-            content,
+            content: Content::Chosen(content),
             errors,
             heartbeat: !news,
             point,
         });
         Some(draft)
+    }
+
+    /// Whether the client has nothing and is to be given all that there is, and nothing else is to be said. The answer is then what
+    /// comparing it name by name would come to.
+    fn takes_all(&self, rules: &Rules<'_>) -> bool {
+        let goal = rules.goal;
+        let asked = self.due.are_all_of(goal);
+        !goal.is_empty()
+            && goal.is_plain()
+            && self.held.is_nothing()
+            && self.subscription.covers_all(goal)
+            && !self.subscription.has_globs()
+            && (self.due.is_empty() || asked)
+            && (rules.changes || asked || self.owed)
+            && self.resume.is_none()
+            && !self.resumed
+            && self.rejected.is_empty()
+            && self.nack.is_none()
+            && self.told.is_empty()
+            && (self.protocol == Protocol::Sotw || goal.entries_len() <= rules.max_bytes)
+    }
+
+    fn send_all(&mut self, now: Instant, serial: u64, nonce: Arc<str>, rules: &Rules<'_>) -> Draft {
+        let goal = rules.goal;
+        self.due = Names::default();
+        self.owed = false;
+        self.last_nonce = Some(nonce.clone());
+        self.sent = Some(goal.version().clone());
+        self.in_flight = Some(InFlight {
+            nonce: nonce.clone(),
+            serial,
+            at: now,
+            version: goal.version().clone(),
+            goal: goal.clone(),
+            content: Content::All(goal.clone()),
+            errors: Errors::new(),
+            heartbeat: false,
+            point: Some(rules.point),
+        });
+        Draft {
+            version: goal.version().clone(),
+            nonce,
+            resources: Resources::All(goal.clone()),
+            removed: Vec::new(),
+            refreshed: Vec::new(),
+            unresolved: Vec::new(),
+            errors: Vec::new(),
+            heartbeat: false,
+            children: Children::OfAll(goal.clone()),
+        }
     }
 
     /// What the client is to be told of: the errors that are news to it, and in state of the world that names are absent, if it
@@ -262,6 +354,15 @@ impl Watch {
             return;
         }
         // The version names the content of exactly the names subscribed to, so equality is safe for any type.
+        if !goal.has_explicit_version()
+            && !self.subscription.has_globs()
+            && let Some(set) = past(&version).filter(|set| self.subscription.names().are_all_of(set))
+        {
+            self.held = Held::all_of(&set);
+            self.acked = Some(Version::new(&version));
+            self.resumed = false;
+            return;
+        }
         let wanted: BTreeMap<_, _> =
             self.subscription.names().iter().map(|name| (name.clone(), goal.get(name).cloned())).collect();
         let fresh = Held::nothing();
@@ -323,7 +424,7 @@ impl Watch {
             self.due.retain(|name| !errors.contains_key(name));
         }
         if self.protocol == Protocol::Sotw && !self.due.is_empty() {
-            self.due.retain(|name| {
+            self.due.retain(|name: &Arc<str>| {
                 rules.goal.get(name).is_some() || (rules.coming)(name) || (rules.promised)(name).is_some()
             });
         }

@@ -20,14 +20,16 @@
 //!
 //! So one content is refused at most twice on a stream, and never twice in a row without a change.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::beat::Beat;
+use super::content::Content;
 use crate::resource::Resource;
 use crate::session::event::{Features, Nack};
 use crate::session::held::Held;
+use crate::session::names::Names;
 use crate::session::subscription::Subscription;
 use crate::type_set::{Errors, TypeSet};
 use crate::types::{Protocol, TypeUrl, Version};
@@ -41,7 +43,7 @@ pub(crate) struct Watch {
     pub(super) subscription: Subscription,
     pub(super) held: Held,
     /// Names the client asked for, or must be given again, that have not been answered.
-    pub(super) due: BTreeSet<Arc<str>>,
+    pub(super) due: Names,
     /// Whether the client waits for an answer even if there is nothing to put into it.
     pub(super) owed: bool,
     /// The version a state-of-the-world client brought from an earlier stream, until it can be compared.
@@ -75,7 +77,7 @@ pub(super) struct InFlight {
     pub(super) version: Version,
     pub(super) goal: Arc<TypeSet>,
     /// What it brings: a resource, or its removal.
-    pub(super) content: BTreeMap<Arc<str>, Option<Arc<Resource>>>,
+    pub(super) content: Content,
     /// The errors it tells of.
     pub(super) errors: Errors,
     /// Whether it does nothing but keep alive what the client has.
@@ -103,7 +105,7 @@ impl Watch {
             features,
             subscription: Subscription::default(),
             held: Held::nothing(),
-            due: BTreeSet::new(),
+            due: Names::default(),
             owed: false,
             resume: None,
             resumed: false,
