@@ -1,5 +1,7 @@
 //! Replication between real etcds: what the guarantees say, each with the failure that would break it.
 
+mod alone;
+mod bounds;
 mod failures;
 mod guards;
 mod resync;
