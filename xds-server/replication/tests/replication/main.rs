@@ -2,8 +2,10 @@
 
 mod alone;
 mod bounds;
+mod clusters;
 mod failures;
 mod guards;
+mod links;
 mod resync;
 mod secure;
 mod stream;
