@@ -12,10 +12,13 @@
 //! The marker is durable before the first write, so that whoever looks, and whoever goes on after a crash, knows that the
 //! destination is no revision of the source and that keys may still have to be deleted. The writes repeat until their fate is
 //! known; they may be repeated because nobody else can write while the fence holds.
+//!
+//! However long it takes, a sign of life is written every heartbeat: it moves the fence, so the writes that are on their way are
+//! waited for first. Without it a standby would take over in the middle, begin the same comparison, and lose it the same way.
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
     checkpoint::{Checkpoint, Torn},
@@ -25,6 +28,7 @@ use crate::{
     digest::Ledger,
     error::ReplicationError,
     listing::Listing,
+    options::StrangerPolicy,
     pipeline::{Attempt, Halt},
     revision::{Change, Revision},
     run::Context,
@@ -35,6 +39,9 @@ const AT_ONCE: usize = 8;
 
 /// Until a write of unknown fate is repeated.
 const RETRY: Duration = Duration::from_millis(200);
+
+/// The same for one that an operator must make possible.
+const BLOCKED: Duration = Duration::from_secs(5);
 
 /// How often a destination that does not hold what was written is tried again.
 const TRIES: usize = 3;
@@ -52,6 +59,15 @@ pub(crate) struct Aligned {
     pub written: u64,
 }
 
+/// Our hold on the destination while it is brought to a revision: the checkpoint as it stands there, its `mod_revision`, when
+/// that was last written, and the writes that rely on it.
+struct Hold {
+    checkpoint: Checkpoint,
+    fence: i64,
+    shown: Instant,
+    flying: JoinSet<Result<(), ReplicationError>>,
+}
+
 // === impl Context ===
 
 impl Context {
@@ -59,11 +75,18 @@ impl Context {
     pub(crate) async fn align(
         &self,
         source: &Member,
-        mut checkpoint: Checkpoint,
-        mut fence: i64,
+        checkpoint: Checkpoint,
+        fence: i64,
         revision: Revision,
     ) -> Result<Aligned, ReplicationError> {
         let (mut written, rules) = (0, &self.options.rules);
+        // When `revision` was the source's latest, if it ever was as far as we know: later is not known, and not claimed.
+        let source_ms = if revision == source.head { source.seen_ms } else { checkpoint.source_ms };
+        // What differs at a revision that the destination has is somebody else's doing, or damage.
+        let tolerated = self.options.strangers == StrangerPolicy::Report
+            && checkpoint.is_whole()
+            && checkpoint.source_revision == revision;
+        let mut hold = Hold { checkpoint, fence, shown: Instant::now(), flying: JoinSet::new() };
         for _ in 0..TRIES {
             let (_, at) = self.destination.read().await?;
             let member = self.destination.member().await?;
@@ -73,31 +96,38 @@ impl Context {
                 Listing::start(&self.source, source, rules.source_prefix(), revision),
                 Listing::start(&self.destination.cluster, &member, there, Revision(at)),
             );
-            let wrote = self.repair(&mut comparison, &mut checkpoint, &mut fence, revision).await?;
+            let wrote = if tolerated {
+                Box::pin(self.report(&mut comparison, &mut hold)).await?;
+                0
+            } else {
+                Box::pin(self.repair(&mut comparison, &mut hold, revision)).await?
+            };
             written += wrote;
-            self.metrics.leased.set(i64::try_from(comparison.leased).unwrap_or(i64::MAX));
+            self.metrics.leased.set(i64::try_from(comparison.leases.len()).unwrap_or(i64::MAX));
+            self.leases.adopt(&comparison.leases).await;
             let (expected, mut found, mut at) = (comparison.expected, comparison.found, Revision(at));
             let whole = Checkpoint {
                 source_revision: revision,
-                sync_version: checkpoint.sync_version + u64::from(wrote > 0),
-                source_ms: crate::watch::now_ms(),
+                sync_version: hold.checkpoint.sync_version + u64::from(wrote > 0),
+                source_ms,
                 digest: expected.digest(),
                 keys: expected.keys(),
                 torn: None,
-                ..checkpoint.clone()
+                ..hold.checkpoint.clone()
             };
-            let equal = checkpoint.is_whole()
-                && (checkpoint.source_revision, checkpoint.digest) == (revision, whole.digest);
+            let equal = hold.checkpoint.is_whole()
+                && (hold.checkpoint.source_revision, hold.checkpoint.digest) == (revision, whole.digest);
             if !equal {
-                fence = self.settle(fence, &mut checkpoint, whole).await?;
+                self.show(&mut hold, Some(whole)).await?;
             }
             if wrote > 0 {
-                at = Revision(fence);
-                found = self.read_back(&member, at).await?;
+                at = Revision(hold.fence);
+                found = self.holding(&mut hold, self.read_back(&member, at)).await??;
             }
             // Where deletes are not replicated, the destination has more than the source, and that is what it should have.
             let expected = if rules.deletes() { expected } else { found.clone() };
-            if expected.digest() == found.digest() {
+            if tolerated || expected.digest() == found.digest() {
+                let Hold { checkpoint, fence, .. } = hold;
                 return Ok(Aligned { checkpoint, fence, expected, found, at, written });
             }
             let buckets = expected.differing_buckets(&found).len();
@@ -112,19 +142,35 @@ impl Context {
         .into())
     }
 
+    /// Counts what differs, and leaves it.
+    async fn report(&self, comparison: &mut Comparison<'_>, hold: &mut Hold) -> Result<(), ReplicationError> {
+        let (mut keys, mut first) = (0_u64, None);
+        while let Some(finding) = self.holding(hold, comparison.next()).await?? {
+            keys += 1;
+            first.get_or_insert_with(|| finding.change.key.escape_ascii().to_string());
+        }
+        if let Some(first) = first {
+            self.metrics.strangers.inc();
+            tracing::warn!(
+                keys,
+                first,
+                "the destination is not what its checkpoint says; left as it is, as asked"
+            );
+        }
+        Ok(())
+    }
+
     /// Writes what differs; the marker before the first of it.
     async fn repair(
         &self,
         comparison: &mut Comparison<'_>,
-        checkpoint: &mut Checkpoint,
-        fence: &mut i64,
+        hold: &mut Hold,
         revision: Revision,
     ) -> Result<u64, ReplicationError> {
         let (mut wrote, mut chunk, mut bytes) = (0, Vec::new(), 0);
-        let mut flying: JoinSet<Result<(), ReplicationError>> = JoinSet::new();
         let limits = self.options.limits;
         loop {
-            let finding = comparison.next().await?;
+            let finding = self.holding(hold, comparison.next()).await??;
             let done = finding.is_none();
             if let Some(finding) = finding {
                 let size = finding.change.key.len() + finding.change.op.size() + 32;
@@ -135,43 +181,63 @@ impl Context {
                 if ready.is_empty() {
                     continue;
                 }
-                self.launch(&mut flying, ready, checkpoint, fence, revision, &mut wrote).await?;
+                self.launch(hold, ready, revision, &mut wrote).await?;
             }
             if done {
                 if !chunk.is_empty() {
-                    self.launch(&mut flying, chunk, checkpoint, fence, revision, &mut wrote).await?;
+                    self.launch(hold, chunk, revision, &mut wrote).await?;
                 }
                 break;
             }
         }
-        while let Some(ended) = flying.join_next().await {
-            landed(ended)?;
-        }
+        hold.land(1).await?;
         Ok(wrote)
     }
 
     async fn launch(
         &self,
-        flying: &mut JoinSet<Result<(), ReplicationError>>,
+        hold: &mut Hold,
         changes: Vec<Change>,
-        checkpoint: &mut Checkpoint,
-        fence: &mut i64,
         revision: Revision,
         wrote: &mut u64,
     ) -> Result<(), ReplicationError> {
         let torn = Some(Torn::Aligning { revision });
-        if *wrote == 0 && checkpoint.torn != torn {
-            let marked = Checkpoint { torn, ..checkpoint.clone() };
-            *fence = self.settle(*fence, checkpoint, marked).await?;
+        if *wrote == 0 && hold.checkpoint.torn != torn {
+            let marked = Checkpoint { torn, ..hold.checkpoint.clone() };
+            self.show(hold, Some(marked)).await?;
+        } else if hold.shown.elapsed() >= self.options.heartbeat {
+            self.show(hold, None).await?;
         }
         *wrote += changes.len() as u64;
-        while flying.len() >= AT_ONCE {
-            if let Some(ended) = flying.join_next().await {
-                landed(ended)?;
+        hold.land(AT_ONCE).await?;
+        let (context, fence, checkpoint) = (self.clone(), hold.fence, hold.checkpoint.clone());
+        hold.flying.spawn(async move { context.write(fence, &changes, &checkpoint).await });
+        Ok(())
+    }
+
+    /// Does `work`, and shows signs of life for as long as it takes.
+    async fn holding<T>(
+        &self,
+        hold: &mut Hold,
+        work: impl Future<Output = T>,
+    ) -> Result<T, ReplicationError> {
+        tokio::pin!(work);
+        loop {
+            let due = hold.shown + self.options.heartbeat;
+            tokio::select! {
+                biased;
+                done = &mut work => return Ok(done),
+                () = tokio::time::sleep_until(due) => self.show(hold, None).await?,
             }
         }
-        let (context, fence, checkpoint) = (self.clone(), *fence, checkpoint.clone());
-        flying.spawn(async move { context.write(fence, &changes, &checkpoint).await });
+    }
+
+    /// Writes the checkpoint: a new one, or the same again as a sign of life.
+    async fn show(&self, hold: &mut Hold, becomes: Option<Checkpoint>) -> Result<(), ReplicationError> {
+        hold.land(1).await?;
+        let becomes = becomes.unwrap_or_else(|| hold.checkpoint.clone());
+        hold.fence = self.settle(hold.fence, &mut hold.checkpoint, becomes).await?;
+        hold.shown = Instant::now();
         Ok(())
     }
 
@@ -182,9 +248,13 @@ impl Context {
             match self.destination.write(fence, changes).await {
                 Answer::Committed(_) => return Ok(()),
                 Answer::Refused(found) => return Err(Halt::of(&found, ours).into()),
-                Answer::Failed(EtcdError::NoLease(_)) => self.leases.forget().await,
+                Answer::Failed(EtcdError::NoLease(_)) => self.leases.forget(changes).await,
                 Answer::Failed(error) if !ReplicationError::Etcd(error.clone()).is_transient() => {
                     return Err(error.into());
+                }
+                Answer::Failed(error @ EtcdError::TooLarge { .. }) => {
+                    tracing::error!("failed to {error}");
+                    tokio::time::sleep(BLOCKED).await;
                 }
                 Answer::Failed(error) | Answer::Unknown(error) => {
                     tracing::debug!(%error, "repeating a write");
@@ -224,7 +294,7 @@ impl Context {
     }
 
     /// What the destination really holds at its revision `at`.
-    async fn read_back(&self, member: &Member, at: Revision) -> Result<Ledger, EtcdError> {
+    pub(crate) async fn read_back(&self, member: &Member, at: Revision) -> Result<Ledger, EtcdError> {
         let rules = &self.options.rules;
         let mut listing = Listing::start(&self.destination.cluster, member, rules.destination_prefix(), at);
         let mut ledger = Ledger::default();
@@ -237,11 +307,20 @@ impl Context {
     }
 }
 
-fn landed(
-    ended: Result<Result<(), ReplicationError>, tokio::task::JoinError>,
-) -> Result<(), ReplicationError> {
-    match ended {
-        Ok(result) => result,
-        Err(error) => Err(EtcdError::Refused { side: "destination", why: error.to_string() }.into()),
+// === impl Hold ===
+
+impl Hold {
+    /// Waits until fewer than `most` writes are on their way.
+    async fn land(&mut self, most: usize) -> Result<(), ReplicationError> {
+        while self.flying.len() >= most {
+            match self.flying.join_next().await {
+                None => return Ok(()),
+                Some(Ok(result)) => result?,
+                Some(Err(error)) => {
+                    return Err(EtcdError::Refused { side: "destination", why: error.to_string() }.into());
+                }
+            }
+        }
+        Ok(())
     }
 }

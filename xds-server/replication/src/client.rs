@@ -19,6 +19,7 @@ use crate::{
     checkpoint::ClusterId,
     options::{ClusterOptions, RESERVED},
     revision::Revision,
+    watch::now_ms,
 };
 
 /// For a member to answer at first.
@@ -50,6 +51,8 @@ pub(crate) struct Member {
     pub endpoint: String,
     /// The cluster's revision when it answered.
     pub head: Revision,
+    /// When it was asked, in milliseconds since 1970: there was nothing later than `head` then.
+    pub seen_ms: u64,
 }
 
 /// What went wrong with an etcd, by what it means. Each finishes the sentence "failed to ...".
@@ -97,6 +100,17 @@ pub enum EtcdError {
     /// An answer longer than we read at once.
     #[error("read from the {0} etcd: its answer is longer than {MAX_MESSAGE} bytes")]
     TooLong(&'static str),
+    /// A request larger than it takes, until an operator lets it.
+    #[error(
+        "write {what} to the {side} etcd: the request is larger than it allows. The source allows more: start every member of the \
+         {side} with a larger --max-request-bytes (at least the source's and 4096 bytes more). Nothing is lost: it is tried again"
+    )]
+    TooLarge {
+        /// `source` or `destination`.
+        side: &'static str,
+        /// The largest of it.
+        what: String,
+    },
     /// A request that it will never accept.
     #[error("carry out a request in the {side} etcd: {why}")]
     Refused {
@@ -124,7 +138,7 @@ impl Cluster {
         let mut last = None;
         for at in 0..count {
             let Some(endpoint) = self.options.endpoints.get((first + at) % count) else { continue };
-            match self.try_connect(endpoint).await {
+            match Box::pin(self.try_connect(endpoint)).await {
                 Ok(member) => {
                     self.next.store((first + at) % count, Ordering::Relaxed);
                     return Ok(member);
@@ -185,6 +199,7 @@ impl Cluster {
             };
             Ok((client, answer))
         };
+        let seen_ms = now_ms();
         let (client, header) = self.within(CONNECT, connecting).await?;
         let header = header.as_ref();
         Ok(Member {
@@ -192,6 +207,7 @@ impl Cluster {
             cluster: ClusterId(header.map_or(0, ResponseHeader::cluster_id)),
             endpoint: endpoint.to_owned(),
             head: Revision(header.map_or(0, ResponseHeader::revision)),
+            seen_ms,
         })
     }
 
@@ -239,12 +255,13 @@ impl Cluster {
                 let hint = "lower replicate.max_operations, or raise --max-txn-ops there";
                 EtcdError::Refused { side, why: format!("{why}; {hint}") }
             }
-            _ if why.contains("request is too large") => {
-                let hint = "the source allows larger ones: raise --max-request-bytes there";
-                EtcdError::Refused { side, why: format!("{why}; {hint}") }
-            }
+            _ if why.contains("request is too large") => EtcdError::TooLarge { side, what: String::new() },
             _ if why.contains("database space exceeded") => EtcdError::NoSpace(side),
             _ if why.contains("requested lease not found") => EtcdError::NoLease(side),
+            // A user or a role was changed since our token was given out: the next connection has a new one.
+            _ if why.contains("revision of auth store is old") || why.contains("invalid auth token") => {
+                self.unreachable(why)
+            }
             Code::PermissionDenied | Code::Unauthenticated => EtcdError::Denied { side, why },
             Code::InvalidArgument if ["authentication", "user name"].iter().any(|w| why.contains(w)) => {
                 EtcdError::Denied { side, why }

@@ -1,6 +1,8 @@
 //! Walks over both sides in the order of their keys, each as of one revision, and tells where they differ. What the beginning,
 //! a resync, a scrub and `replicate verify` have in common. Changes nothing.
 
+use std::collections::BTreeSet;
+
 use crate::{
     client::EtcdError,
     digest::Ledger,
@@ -44,7 +46,7 @@ pub(crate) struct Comparison<'a> {
     /// What the destination has.
     pub found: Ledger,
     /// Leases that the source's keys live by, as the destination shall have them.
-    pub leased: u64,
+    pub leases: BTreeSet<i64>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -52,6 +54,8 @@ struct Entry {
     key: Vec<u8>,
     value: Vec<u8>,
     lease: i64,
+    /// Too old to be replicated: whatever the destination has under this name stays as it is.
+    alone: bool,
 }
 
 // === impl Comparison ===
@@ -67,7 +71,7 @@ impl<'a> Comparison<'a> {
             started: false,
             expected: Ledger::default(),
             found: Ledger::default(),
-            leased: 0,
+            leases: BTreeSet::new(),
         }
     }
 
@@ -83,6 +87,12 @@ impl<'a> Comparison<'a> {
                 (None, None) => return Ok(None),
                 (wanted, there) => judge(wanted.as_ref(), there.as_ref()),
             };
+            // What is left alone is right as it is.
+            if let (Some(Entry { alone: true, .. }), Some(there), true, true) =
+                (&self.wanted, &self.there, take_wanted, take_there)
+            {
+                self.expected.put(&there.key, &there.value);
+            }
             if take_wanted {
                 self.wanted = self.next_wanted().await?;
             }
@@ -102,10 +112,13 @@ impl<'a> Comparison<'a> {
         while let Some(kv) = self.source.next().await? {
             let (modified, lease) = (Revision(kv.mod_revision()), kv.lease());
             let (key, value) = kv.into_key_value();
-            if let Some((key, lease)) = self.rules.map_entry(&key, modified, lease) {
-                self.expected.put(&key, &value);
-                self.leased += u64::from(lease != 0);
-                return Ok(Some(Entry { key, value, lease }));
+            if let Some(key) = self.rules.map_key(&key) {
+                let (alone, lease) = (self.rules.is_too_old(modified), self.rules.map_lease(lease));
+                if !alone {
+                    self.expected.put(&key, &value);
+                    self.leases.extend((lease != 0).then_some(lease));
+                }
+                return Ok(Some(Entry { key, value, lease, alone }));
             }
         }
         Ok(None)
@@ -117,7 +130,7 @@ impl<'a> Comparison<'a> {
                 let lease = kv.lease();
                 let (key, value) = kv.into_key_value();
                 self.found.put(&key, &value);
-                return Ok(Some(Entry { key, value, lease }));
+                return Ok(Some(Entry { key, value, lease, alone: false }));
             }
         }
         Ok(None)
@@ -139,11 +152,14 @@ fn judge(wanted: Option<&Entry>, there: Option<&Entry>) -> (Option<Finding>, boo
     };
     match (wanted, there) {
         (None, None) => (None, false, false),
-        (Some(wanted), None) => (Some(missing(wanted, Difference::Missing)), true, false),
+        (Some(wanted), None) => ((!wanted.alone).then(|| missing(wanted, Difference::Missing)), true, false),
         (None, Some(there)) => (Some(extra(there)), false, true),
         (Some(wanted), Some(there)) => match wanted.key.cmp(&there.key) {
-            std::cmp::Ordering::Less => (Some(missing(wanted, Difference::Missing)), true, false),
+            std::cmp::Ordering::Less => {
+                ((!wanted.alone).then(|| missing(wanted, Difference::Missing)), true, false)
+            }
             std::cmp::Ordering::Greater => (Some(extra(there)), false, true),
+            std::cmp::Ordering::Equal if wanted.alone => (None, true, true),
             std::cmp::Ordering::Equal if wanted.value != there.value => {
                 (Some(missing(wanted, Difference::Value)), true, true)
             }
@@ -170,6 +186,7 @@ mod tests {
             key: vec![*key],
             value: vec![*value],
             lease: *lease,
+            alone: false,
         };
         side.iter().map(entry).collect()
     }

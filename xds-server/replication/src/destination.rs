@@ -130,8 +130,19 @@ impl Destination {
                 self.lost().await;
                 Answer::Unknown(error)
             }
+            Err(EtcdError::TooLarge { side, .. }) => {
+                Answer::Failed(EtcdError::TooLarge { side, what: largest(changes) })
+            }
             Err(error) => Answer::Failed(error),
         }
+    }
+}
+
+/// Names the change that is to blame for the size of a transaction.
+fn largest(changes: &[Change]) -> String {
+    match changes.iter().max_by_key(|change| change.key.len() + change.op.size()) {
+        Some(change) => format!("{} ({} bytes)", change.key.escape_ascii(), change.op.size()),
+        None => "the checkpoint".to_owned(),
     }
 }
 

@@ -34,6 +34,7 @@ mod metrics;
 pub mod observer;
 mod options;
 pub mod pipeline;
+mod queue;
 pub mod revision;
 pub mod rules;
 mod run;

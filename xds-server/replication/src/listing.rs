@@ -1,6 +1,8 @@
 //! Reads a whole prefix as of one revision, page by page, in the order of its keys. Pages are asked for ahead of who reads
 //! them, two at most; nothing is kept.
 
+use std::sync::Arc;
+
 use etcd_client::{GetOptions, KeyValue};
 use tokio::sync::mpsc;
 
@@ -18,10 +20,11 @@ const PAGE_BYTES: usize = 4 << 20;
 
 /// Entries of a prefix, in order.
 pub(crate) struct Listing {
-    pages: mpsc::Receiver<Result<Vec<KeyValue>, EtcdError>>,
+    /// `None` after the last page: a channel that is merely closed is not the end of the prefix.
+    pages: mpsc::Receiver<Result<Option<Vec<KeyValue>>, EtcdError>>,
+    cluster: Arc<Cluster>,
+    done: bool,
     page: std::vec::IntoIter<KeyValue>,
-    /// Keys read so far.
-    pub count: u64,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -29,33 +32,43 @@ pub(crate) struct Listing {
 
 impl Listing {
     /// Begins to read `prefix` as of `revision`.
-    pub(crate) fn start(
-        cluster: &std::sync::Arc<Cluster>,
-        member: &Member,
-        prefix: &[u8],
-        revision: Revision,
-    ) -> Self {
+    pub(crate) fn start(cluster: &Arc<Cluster>, member: &Member, prefix: &[u8], revision: Revision) -> Self {
         let (send, pages) = mpsc::channel(2);
-        let (cluster, member, prefix) = (std::sync::Arc::clone(cluster), member.clone(), prefix.to_vec());
+        let (ours, member, prefix) = (Arc::clone(cluster), member.clone(), prefix.to_vec());
         let task = tokio::spawn(async move {
-            if let Err(error) = read(&cluster, &member, &prefix, revision, &send).await {
-                // A reader that went away wants to hear nothing.
-                let _gone = send.send(Err(error)).await;
-            }
+            let end = read(&ours, &member, &prefix, revision, &send).await.map(|()| None);
+            // A reader that went away wants to hear nothing.
+            let _gone = send.send(end).await;
         });
-        Self { pages, page: Vec::new().into_iter(), count: 0, task }
+        Self::of(Arc::clone(cluster), pages, task)
+    }
+
+    fn of(
+        cluster: Arc<Cluster>,
+        pages: mpsc::Receiver<Result<Option<Vec<KeyValue>>, EtcdError>>,
+        task: tokio::task::JoinHandle<()>,
+    ) -> Self {
+        Self { pages, cluster, done: false, page: Vec::new().into_iter(), task }
     }
 
     /// The next entry.
     pub(crate) async fn next(&mut self) -> Result<Option<KeyValue>, EtcdError> {
         loop {
             if let Some(entry) = self.page.next() {
-                self.count += 1;
                 return Ok(Some(entry));
             }
+            if self.done {
+                return Ok(None);
+            }
             match self.pages.recv().await {
-                None => return Ok(None),
-                Some(page) => self.page = page?.into_iter(),
+                None => {
+                    let why = "a listing of its keys broke off before the last of them".to_owned();
+                    return Err(self.cluster.unreachable(why));
+                }
+                Some(page) => match page? {
+                    Some(page) => self.page = page.into_iter(),
+                    None => self.done = true,
+                },
             }
         }
     }
@@ -72,7 +85,7 @@ async fn read(
     member: &Member,
     prefix: &[u8],
     revision: Revision,
-    pages: &mpsc::Sender<Result<Vec<KeyValue>, EtcdError>>,
+    pages: &mpsc::Sender<Result<Option<Vec<KeyValue>>, EtcdError>>,
 ) -> Result<(), EtcdError> {
     let (mut start, end) = (range_start(prefix), after_prefix(prefix));
     let (mut kv, mut limit) = (member.kv(), PAGE.0);
@@ -96,7 +109,7 @@ async fn read(
         limit = adapt(page.len(), bytes);
         start = page.last().map(|kv| [kv.key(), b"\0"].concat()).unwrap_or_default();
         let empty = page.is_empty();
-        if pages.send(Ok(page)).await.is_err() || !more || empty {
+        if pages.send(Ok(Some(page))).await.is_err() || !more || empty {
             return Ok(());
         }
     }
@@ -111,6 +124,25 @@ fn adapt(keys: usize, bytes: usize) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::ClusterOptions;
+
+    /// Taken for the end, it would have everything behind it deleted at the other side.
+    #[tokio::test]
+    async fn a_listing_whose_reader_died_is_an_error_and_not_the_end_of_the_prefix() {
+        let cluster = Arc::new(Cluster::new("source", ClusterOptions::plain(["http://a:1"])));
+        let (send, pages) = mpsc::channel(2);
+        send.send(Ok(Some(Vec::new()))).await.unwrap();
+        let mut listing = Listing::of(Arc::clone(&cluster), pages, tokio::spawn(async {}));
+        drop(send);
+        let error = listing.next().await.unwrap_err().to_string();
+        assert!(error.contains("broke off"), "{error}");
+        let (send, pages) = mpsc::channel(2);
+        send.send(Ok(None)).await.unwrap();
+        let mut listing = Listing::of(cluster, pages, tokio::spawn(async {}));
+        assert!(listing.next().await.unwrap().is_none());
+        drop(send);
+        assert!(listing.next().await.unwrap().is_none(), "and it stays at its end");
+    }
 
     #[test]
     fn pages_hold_about_as_many_bytes_whatever_the_size_of_values() {

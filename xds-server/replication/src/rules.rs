@@ -133,12 +133,10 @@ impl Rules {
         self.map_key(&[self.source_prefix.as_slice(), rest].concat()).is_some()
     }
 
-    /// The source's entry as the destination shall have it, for comparing the two; `None` when it is not replicated.
-    pub fn map_entry(&self, key: &[u8], modified: Revision, lease: i64) -> Option<(Vec<u8>, i64)> {
-        if modified < self.from {
-            return None;
-        }
-        Some((self.map_key(key)?, self.map_lease(lease)))
+    /// Whether an entry of the source was last written too early to be replicated; whatever the destination has in its place
+    /// is left alone.
+    pub fn is_too_old(&self, modified: Revision) -> bool {
+        modified < self.from
     }
 
     /// The lease that a key has at the destination: the source's own number, or none.
@@ -266,8 +264,8 @@ mod tests {
             mapped.changes,
             [Change { key: b"/copy/app/a".to_vec(), op: Op::Put { value: vec![1], lease: 0 } }]
         );
-        assert_eq!(rules.map_entry(b"/app/a", Revision(9), 7), None);
-        assert_eq!(rules.map_entry(b"/app/a", Revision(10), 7), Some((b"/copy/app/a".to_vec(), 0)));
+        assert!(rules.is_too_old(Revision(9)) && !rules.is_too_old(Revision(10)));
+        assert_eq!(rules.map_lease(7), 0);
     }
 
     #[test]

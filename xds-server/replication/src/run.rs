@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     align::Aligned,
-    checkpoint::{Checkpoint, Role},
+    checkpoint::{Checkpoint, ClusterId, Role, Torn},
     client::{Cluster, EtcdError, Member},
     destination::Destination,
     error::ReplicationError,
@@ -35,7 +35,7 @@ use crate::{
     options::{ReplicationOptions, prefixes},
     pipeline::Halt,
     revision::Revision,
-    session::End,
+    session::{End, Source},
     spool::{Entry, Spool, SpoolError, SpoolOptions},
     watch::now_ms,
 };
@@ -74,6 +74,8 @@ struct Claim {
     fence: i64,
     /// Why what it holds cannot be gone on from.
     compare: Option<&'static str>,
+    /// Whether nobody else wrote to it since we did.
+    was_ours: bool,
 }
 
 /// Replicates until `cancel`.
@@ -127,6 +129,10 @@ impl Replicator {
                     }
                     None
                 }
+                Ok(End::Begin) => {
+                    wait = RETRY.0;
+                    None
+                }
                 Err(error) => Some(error),
             };
             if let Some(error) = error {
@@ -148,28 +154,42 @@ impl Replicator {
     /// From a start to the next reason to start again.
     async fn once(&mut self, cancel: &CancellationToken) -> Result<End, ReplicationError> {
         let context = self.context.clone();
-        let begun = match cancel.run_until_cancelled(self.begin()).await {
+        // Boxed, like the other long ones here: nested in each other they would need more stack than a worker has.
+        let begun = match cancel.run_until_cancelled(Box::pin(self.begin())).await {
             Some(begun) => begun?,
             None => return Ok(End::Cancelled),
         };
         let Some((source, aligned, spool)) = begun else { return Ok(End::Compare("spool")) };
         context.metrics.enter("streaming");
-        let (ended, spool) = context.stream(&source, aligned, spool, cancel).await;
+        let (ended, spool) = context.stream(source, aligned, spool, cancel).await;
         self.spool = spool;
         ended
     }
 
     /// Everything before the stream: the destination is ours, whole, and at a revision that the spool goes on from.
-    async fn begin(&mut self) -> Result<Option<(Member, Aligned, Spool)>, ReplicationError> {
+    async fn begin(&mut self) -> Result<Option<(Source, Aligned, Spool)>, ReplicationError> {
         let context = self.context.clone();
         context.metrics.enter("starting");
-        let mut source = context.source.connect().await?;
+        let mut source = match context.source.connect().await {
+            Ok(source) => source,
+            Err(error @ EtcdError::Unreachable { .. }) => {
+                context.metrics.connected("source", false);
+                return match Box::pin(self.begin_alone()).await? {
+                    Some(begun) => Ok(Some(begun)),
+                    None => Err(error.into()),
+                };
+            }
+            Err(error) => return Err(error.into()),
+        };
         context.metrics.connected("source", true);
-        self.open_spool(&source).await?;
-        let claim = self.claim(&mut source).await?;
+        self.open_spool(source.cluster).await?;
+        self.require_history(&source)?;
+        let claim = Box::pin(self.claim(&mut source)).await?;
         context.metrics.connected("destination", true);
         context.metrics.enter("aligning");
-        let aligned = self.align(&source, claim).await?;
+        // What we wrote ourselves is in our spool, or there was nothing: a quiet prefix. Of another holder's time we know nothing.
+        let known = if claim.was_ours { claim.checkpoint.source_revision } else { Revision(0) };
+        let aligned = Box::pin(self.align(&source, claim)).await?;
         let Some(mut spool) = self.spool.take() else { return Ok(None) };
         // The log says where it does not know the history.
         let (through, tail) = (aligned.checkpoint.source_revision, spool.tail().revision);
@@ -180,25 +200,80 @@ impl Replicator {
         }
         self.compare = None;
         self.overwrite = false;
-        Ok(Some((source, aligned, spool)))
+        Ok(Some((Source { cluster: source.cluster, known, away: false }, aligned, spool)))
     }
 
-    async fn open_spool(&mut self, source: &Member) -> Result<(), ReplicationError> {
-        let cluster = source.cluster;
+    /// With the source dead, what is safe in the spool must reach the destination all the same: it is what the source's region
+    /// has left behind. `None` where there is nothing to bring, or nothing to bring it to.
+    async fn begin_alone(&mut self) -> Result<Option<(Source, Aligned, Spool)>, ReplicationError> {
+        let context = self.context.clone();
         if self.spool.is_none() {
-            let options = &self.context.options;
-            let options = SpoolOptions::new(&options.spool, options.spool_bytes);
-            let (spool, recovery) = blocking(move || Spool::open(options, cluster)).await?;
-            let tail = spool.tail();
-            tracing::info!(
-                revision = tail.revision.0,
-                segments = recovery.segments,
-                cut = recovery.cut,
-                "opened the spool"
-            );
-            self.spool = Some(spool);
+            let directory = context.options.spool.clone();
+            let Some(cluster) = blocking(move || Spool::cluster_in(&directory)).await? else {
+                return Ok(None);
+            };
+            self.open_spool(cluster).await?;
         }
+        let Some(spool) = &self.spool else { return Ok(None) };
+        let (holder, tail, begins) = (spool.holder(), spool.tail().revision, spool.begins_after());
+        let (found, _) = context.destination.read().await?;
+        let Some((bytes, fence)) = found else { return Ok(None) };
+        let member = context.destination.member().await?;
+        let cluster = spool.cluster();
+        let known = self.accept(&bytes, cluster, &member)?;
+        let between = matches!(known.torn, Some(Torn::Aligning { .. }));
+        let (from, to) = (known.source_revision, tail);
+        if between || from >= to || from < begins || from == Revision(0) {
+            return Ok(None);
+        }
+        if known.holder != holder && self.is_alive(fence) {
+            context.metrics.enter("standby");
+            return Ok(None);
+        }
+        tracing::warn!(from = from.0, to = to.0, "the source does not answer; bringing what the spool has");
+        context.metrics.enter("aligning");
+        let (mut checkpoint, ours) = (known.clone(), Checkpoint { holder, ..known });
+        let fence = context.settle(fence, &mut checkpoint, ours).await?;
+        context.metrics.connected("destination", true);
+        self.other = None;
+        // In the middle of a large revision the rest of it comes first, whole; every key of it is written once more.
+        let at = Revision(fence);
+        let found = context.read_back(&member, at).await?;
+        if checkpoint.torn.is_none() && found.digest() != checkpoint.digest {
+            tracing::error!(
+                "the destination is not what its checkpoint says; the source will be asked when it is back"
+            );
+        }
+        let expected = found.clone();
+        let Some(spool) = self.spool.take() else { return Ok(None) };
+        let aligned = Aligned { checkpoint, fence, expected, found, at, written: 0 };
+        Ok(Some((Source { cluster, known: Revision(0), away: true }, aligned, spool)))
+    }
+
+    async fn open_spool(&mut self, cluster: ClusterId) -> Result<(), ReplicationError> {
+        if self.spool.is_some() {
+            return Ok(());
+        }
+        let options = &self.context.options;
+        let options = SpoolOptions::new(&options.spool, options.spool_bytes);
+        let (spool, recovery) = blocking(move || Spool::open(options, cluster)).await?;
+        tracing::info!(
+            revision = spool.tail().revision.0,
+            segments = recovery.segments,
+            cut = recovery.cut,
+            "opened the spool"
+        );
+        self.spool = Some(spool);
+        Ok(())
+    }
+
+    /// The source has what the spool has of it.
+    fn require_history(&self, source: &Member) -> Result<(), ReplicationError> {
         match &self.spool {
+            Some(spool) if spool.cluster() != source.cluster => {
+                let now = format!("it is cluster {} now, not {}", source.cluster, spool.cluster());
+                Err(ReplicationError::Strange(now))
+            }
             Some(spool) if spool.tail().revision > source.head => {
                 Err(ReplicationError::WentBack { head: source.head, known: spool.tail().revision })
             }
@@ -221,7 +296,7 @@ impl Replicator {
                     self.require_empty(&member).await?;
                     (genesis(), 0, Some("genesis"))
                 }
-                Some((bytes, fence)) => match self.accept(&bytes, source, &member) {
+                Some((bytes, fence)) => match self.accept_of(&bytes, source, &member) {
                     Ok(known) => (known, fence, None),
                     Err(error @ ReplicationError::Halt(_)) => return Err(error),
                     // The operator said so: what is there is compared, and taken over.
@@ -238,6 +313,7 @@ impl Replicator {
                 tokio::time::sleep(self.context.options.heartbeat / 2).await;
                 continue;
             }
+            let was_ours = old.holder == holder;
             let (mut checkpoint, ours) = (old.clone(), Checkpoint { holder, ..old });
             let fence = match self.context.settle(fence, &mut checkpoint, ours).await {
                 Ok(fence) => fence,
@@ -247,7 +323,7 @@ impl Replicator {
             };
             tracing::info!(%holder, epoch = checkpoint.epoch, "took the destination over");
             self.other = None;
-            return Ok(Claim { checkpoint, fence, compare });
+            return Ok(Claim { checkpoint, fence, compare, was_ours });
         }
     }
 
@@ -265,14 +341,33 @@ impl Replicator {
         }
     }
 
+    /// The same, of a source that answers: it must still have what the destination has of it.
+    fn accept_of(
+        &self,
+        bytes: &[u8],
+        source: &Member,
+        member: &Member,
+    ) -> Result<Checkpoint, ReplicationError> {
+        let known = self.accept(bytes, source.cluster, member)?;
+        if known.source_revision > source.head {
+            return Err(ReplicationError::WentBack { head: source.head, known: known.source_revision });
+        }
+        Ok(known)
+    }
+
     /// Reads a checkpoint and checks that it is one to go on from.
-    fn accept(&self, bytes: &[u8], source: &Member, member: &Member) -> Result<Checkpoint, ReplicationError> {
+    fn accept(
+        &self,
+        bytes: &[u8],
+        source: ClusterId,
+        member: &Member,
+    ) -> Result<Checkpoint, ReplicationError> {
         let known = Checkpoint::decode(bytes)?;
         if known.role == Role::Primary {
             return Err(Halt::Promoted { epoch: known.epoch }.into());
         }
-        if known.source_cluster != source.cluster {
-            return Err(ReplicationError::mismatch("source cluster", known.source_cluster, source.cluster));
+        if known.source_cluster != source {
+            return Err(ReplicationError::mismatch("source cluster", known.source_cluster, source));
         }
         if known.destination_cluster != member.cluster {
             let (found, wanted) = (known.destination_cluster, member.cluster);
@@ -286,9 +381,6 @@ impl Replicator {
                 found: show(&known.prefixes),
                 wanted: show(&wanted),
             });
-        }
-        if known.source_revision > source.head {
-            return Err(ReplicationError::WentBack { head: source.head, known: known.source_revision });
         }
         Ok(known)
     }
@@ -313,7 +405,7 @@ impl Replicator {
 
     /// Brings the destination to the revision it says it has, where that can be gone on from, or to the source's latest.
     async fn align(&mut self, source: &Member, claim: Claim) -> Result<Aligned, ReplicationError> {
-        let Claim { checkpoint, fence, compare } = claim;
+        let Claim { checkpoint, fence, compare, .. } = claim;
         let behind = source.head.since(checkpoint.source_revision);
         let why = compare
             .or(self.compare)
@@ -324,7 +416,7 @@ impl Replicator {
         let (mut source, mut checkpoint, mut fence) = (source.clone(), checkpoint, fence);
         loop {
             let begun = Instant::now();
-            match self.context.align(&source, checkpoint.clone(), fence, at).await {
+            match Box::pin(self.context.align(&source, checkpoint.clone(), fence, at)).await {
                 Ok(aligned) => {
                     let (keys, written) = (aligned.expected.keys(), aligned.written);
                     let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -356,6 +448,9 @@ impl Replicator {
                         }
                         (checkpoint, fence) = (known, found);
                     }
+                    // Writes that were given up on may still be on their way: they rely on the fence, and it moves.
+                    let same = checkpoint.clone();
+                    fence = self.context.settle(fence, &mut checkpoint, same).await?;
                 }
                 Err(error) => return Err(error),
             }

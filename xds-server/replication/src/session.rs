@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     align::Aligned,
-    client::{EtcdError, Member},
+    checkpoint::ClusterId,
+    client::EtcdError,
     destination::Answer,
     error::ReplicationError,
     observer::{Observer, Verdict},
@@ -31,6 +32,9 @@ const TURN: usize = 256;
 /// Transactions that the destination's watch may owe us before both sides are compared for real.
 const UNSEEN: usize = 65_536;
 
+/// Revisions that the destination may lack at a sign of life; more is an alarm.
+const IDLE_OFFSET: u64 = 3;
+
 /// Why a session ended well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
@@ -38,6 +42,18 @@ pub(crate) enum End {
     Cancelled,
     /// Both sides must be compared.
     Compare(&'static str),
+    /// The source, without which this began, is back: begin again with it.
+    Begin,
+}
+
+/// The source of a session.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Source {
+    pub cluster: ClusterId,
+    /// Up to here it has nothing for us beyond what the spool has.
+    pub known: Revision,
+    /// Whether it did not answer, so that the spool is all there is.
+    pub away: bool,
 }
 
 /// What the tasks of a session tell.
@@ -71,6 +87,8 @@ struct Session {
     then_compare: Option<&'static str>,
     trouble: bool,
     source_lost: bool,
+    /// Begun from the spool alone, with nobody to compare the destination with.
+    alone: bool,
 }
 
 // === impl Context ===
@@ -79,7 +97,7 @@ impl Context {
     /// Follows the source until something ends it; hands the spool back unless that failed.
     pub(crate) async fn stream(
         &self,
-        source: &Member,
+        source: Source,
         aligned: Aligned,
         spool: Spool,
         cancel: &CancellationToken,
@@ -94,6 +112,7 @@ impl Context {
             prefix: options.rules.source_prefix().to_vec(),
             backlog: options.backlog,
             ask_every: (options.heartbeat / 2).max(Duration::from_millis(200)),
+            known: source.known,
         };
         let (tell, told) = mpsc::channel(256);
         let ended = cancel.child_token();
@@ -113,7 +132,7 @@ impl Context {
                 0,
             ),
             reader,
-            feed: Feed::start(follow, spool),
+            feed: Feed::start(follow, spool, through),
             tell,
             started: Instant::now(),
             drained: false,
@@ -122,6 +141,7 @@ impl Context {
             then_compare: None,
             trouble: false,
             source_lost: false,
+            alone: source.away,
         };
         session.gauge();
         let result = session.run(told, cancel).await;
@@ -268,6 +288,13 @@ impl Session {
         match news {
             SourceNews::Connected { head } => {
                 metrics.connected("source", true);
+                if self.alone {
+                    tracing::info!(
+                        head = head.0,
+                        "the source is back; comparing what was written without it"
+                    );
+                    return Ok(Some(End::Begin));
+                }
                 if std::mem::take(&mut self.source_lost) {
                     tracing::info!(head = head.0, "the source is back");
                 }
@@ -310,8 +337,15 @@ impl Session {
             }
             Told::Blind => Ok(Some(End::Compare("destination compacted"))),
             Told::Scrubbed(differences) => {
-                tracing::error!(differences, "a scrub found that the sides differ");
                 self.context.metrics.mismatches.inc();
+                if self.context.options.strangers == StrangerPolicy::Report {
+                    tracing::error!(
+                        differences,
+                        "a scrub found that the sides differ; left as it is, as asked"
+                    );
+                    return Ok(None);
+                }
+                tracing::error!(differences, "a scrub found that the sides differ");
                 Ok(Some(End::Compare("scrub")))
             }
         }
@@ -338,7 +372,7 @@ impl Session {
         self.context.metrics.retries.with_label_values(&[kind]).inc();
         if !std::mem::replace(&mut self.trouble, true) {
             self.context.metrics.connected("destination", false);
-            tracing::warn!("failed to {error}; changes wait in the spool, trying again");
+            tracing::error!("failed to {error}; changes wait in the spool, trying again");
         }
         Ok(())
     }
@@ -355,7 +389,7 @@ impl Session {
                             Err(error) => Answer::Failed(error),
                         };
                         if let Answer::Failed(EtcdError::NoLease(_)) = answer {
-                            context.leases.forget().await;
+                            context.leases.forget(&attempt.changes).await;
                         }
                         let _gone = tell.send(Told::Answer(answer)).await;
                     });
@@ -391,9 +425,19 @@ impl Session {
         }
         self.feed.release(applied.through);
         self.gauge();
+        // A sign of life is written when nothing waits: then nothing may be missing either.
+        let offset = self.offset();
+        if applied.oldest_ms.is_none() && self.pipeline.is_idle() && offset > IDLE_OFFSET {
+            tracing::error!(offset, "the destination lacks revisions though nothing waits to be written");
+        }
         let verdicts = self.observer.applied(applied);
         let unseen = self.observer.waiting() > UNSEEN;
         self.judge(verdicts).or(unseen.then_some(End::Compare("destination unseen")))
+    }
+
+    /// Revisions with something in them that were read and that the destination has not.
+    fn offset(&self) -> u64 {
+        self.taken_version.saturating_sub(self.pipeline.checkpoint().sync_version)
     }
 
     fn gauge(&self) {
@@ -403,8 +447,7 @@ impl Session {
         metrics.epoch.set(i64::try_from(checkpoint.epoch).unwrap_or(i64::MAX));
         metrics.keys.set(i64::try_from(checkpoint.keys).unwrap_or(i64::MAX));
         metrics.safe_time.set(checkpoint.source_ms as f64 / 1000.0);
-        let offset = self.taken_version.saturating_sub(checkpoint.sync_version);
-        metrics.offset.set(i64::try_from(offset).unwrap_or(i64::MAX));
+        metrics.offset.set(i64::try_from(self.offset()).unwrap_or(i64::MAX));
         metrics.spool_bytes.set(i64::try_from(self.feed.spool_bytes()).unwrap_or(i64::MAX));
     }
 

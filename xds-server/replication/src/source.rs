@@ -22,13 +22,14 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{
     checkpoint::ClusterId,
     client::{Cluster, EtcdError},
+    queue::{self, Load},
     revision::Revision,
     spool::{Entry, Spool, SpoolError},
     watch::{News, Watch, WatchEnd, now_ms},
 };
 
-/// Revisions that wait for the disk.
-const QUEUE: usize = 256;
+/// Bytes of revisions that wait for the disk.
+const QUEUE_BYTES: usize = 64 << 20;
 
 /// Revisions that are written as one group at most.
 const GROUP: usize = 4096;
@@ -60,6 +61,18 @@ pub(crate) struct Follow {
     pub prefix: Vec<u8>,
     pub backlog: u64,
     pub ask_every: Duration,
+    /// Up to here there is nothing for us beyond what the spool has.
+    pub known: Revision,
+}
+
+/// How far the source was followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Position {
+    /// The last revision that was sent to the spool.
+    sent: Revision,
+    /// From where a watch goes on: what it names is known to have nothing for us beyond `sent`, so that a quiet prefix in a busy
+    /// etcd never falls behind.
+    resume: Revision,
 }
 
 /// A source that is being followed.
@@ -74,17 +87,18 @@ pub(crate) struct Feed {
 // === impl Feed ===
 
 impl Feed {
-    /// Begins where the spool ends.
-    pub(crate) fn start(follow: Follow, spool: Spool) -> Self {
+    /// Begins where the spool ends. The destination has everything up to `released`.
+    pub(crate) fn start(follow: Follow, spool: Spool, released: Revision) -> Self {
         let (tell, news) = mpsc::channel(64);
-        let (entries, jobs) = mpsc::channel(QUEUE);
-        let after = spool.tail().revision;
-        let (released, bytes) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicU64::new(spool.bytes())));
+        let (entries, jobs) = queue::bounded(QUEUE_BYTES);
+        let at = Position::new(spool.tail().revision, follow.known);
+        let released = Arc::new(AtomicI64::new(released.0));
+        let bytes = Arc::new(AtomicU64::new(spool.bytes()));
         let writer = {
             let (tell, released, bytes) = (tell.clone(), Arc::clone(&released), Arc::clone(&bytes));
             tokio::task::spawn_blocking(move || write(spool, jobs, &tell, &released, &bytes))
         };
-        let task = tokio::spawn(async move { follow.run(after, &entries, &tell).await });
+        let task = tokio::spawn(async move { follow.run(at, &entries, &tell).await });
         Self { news, released, bytes, task: AbortOnDropHandle::new(task), writer }
     }
 
@@ -110,16 +124,21 @@ impl Feed {
 /// Appends what comes, all that has come at a time, until nobody sends any more.
 fn write(
     mut spool: Spool,
-    mut jobs: mpsc::Receiver<Vec<Entry>>,
+    mut jobs: mpsc::UnboundedReceiver<Load>,
     tell: &mpsc::Sender<SourceNews>,
     released: &AtomicI64,
     bytes: &AtomicU64,
 ) -> Option<Spool> {
-    while let Some(mut group) = jobs.blocking_recv() {
+    while let Some(first) = jobs.blocking_recv() {
+        // The room that they take in the queue is free when they are safe.
+        let mut loads = vec![first];
+        let mut group =
+            loads.iter_mut().flat_map(|load| std::mem::take(&mut load.entries)).collect::<Vec<_>>();
         while group.len() < GROUP
-            && let Ok(more) = jobs.try_recv()
+            && let Ok(mut more) = jobs.try_recv()
         {
-            group.extend(more);
+            group.append(&mut more.entries);
+            loads.push(more);
         }
         spool.release(Revision(released.load(Ordering::Relaxed)));
         if let Err(error) = spool.append(&group) {
@@ -132,20 +151,23 @@ fn write(
     Some(spool)
 }
 
+// === impl Position ===
+
+impl Position {
+    fn new(sent: Revision, known: Revision) -> Self {
+        Self { sent, resume: sent.max(known) }
+    }
+}
+
 // === impl Follow ===
 
 impl Follow {
-    async fn run(
-        &self,
-        mut after: Revision,
-        entries: &mpsc::Sender<Vec<Entry>>,
-        tell: &mpsc::Sender<SourceNews>,
-    ) {
+    async fn run(&self, mut at: Position, entries: &queue::Sender, tell: &mpsc::Sender<SourceNews>) {
         let mut wait = RETRY.0;
         loop {
-            let before = after;
-            let ended = self.follow(&mut after, entries, tell).await;
-            if after > before {
+            let before = at;
+            let ended = self.follow(&mut at, entries, tell).await;
+            if at.resume > before.resume {
                 wait = RETRY.0;
             }
             let (news, done) = match ended {
@@ -169,8 +191,8 @@ impl Follow {
     /// One connection.
     async fn follow(
         &self,
-        after: &mut Revision,
-        entries: &mpsc::Sender<Vec<Entry>>,
+        at: &mut Position,
+        entries: &queue::Sender,
         tell: &mpsc::Sender<SourceNews>,
     ) -> End {
         let member = match self.cluster.connect().await {
@@ -180,14 +202,15 @@ impl Follow {
         if member.cluster != self.id {
             return End::Strange(format!("it is cluster {} now, not {}", member.cluster, self.id));
         }
-        if member.head < *after {
+        let after = at.resume;
+        if member.head < after {
             return End::Strange(format!("it is at revision {} and was at {after} before", member.head));
         }
-        if member.head.since(*after) > self.backlog {
+        if member.head.since(after) > self.backlog {
             return End::Compare("backlog");
         }
         let trusted = is_progress_trusted(&version(&member).await);
-        let opened = Watch::open(&self.cluster, &member, &self.prefix, *after, self.ask_every).await;
+        let opened = Watch::open(&self.cluster, &member, &self.prefix, after, self.ask_every).await;
         let mut watch = match opened {
             Ok(watch) => watch,
             Err(end) => return end.into(),
@@ -204,16 +227,20 @@ impl Follow {
         loop {
             match watch.next().await {
                 Ok(News::Revisions(revisions)) => {
-                    let last = revisions.last().map_or(*after, |last| last.revision);
-                    if entries.send(revisions.into_iter().map(Entry::Revision).collect()).await.is_err() {
+                    let last = revisions.last().map_or(at.sent, |last| last.revision);
+                    if !entries.send(revisions.into_iter().map(Entry::Revision).collect()).await {
                         return End::Closed;
                     }
-                    *after = last;
+                    *at = Position::new(last, at.resume);
                 }
                 Ok(News::Progress(revision)) => {
                     // Before the versions named below, it may run ahead of the events: no more than a sign of life.
-                    let news = SourceNews::Progress { revision, after: *after, ms: now_ms() };
-                    if trusted && tell.send(news).await.is_err() {
+                    if !trusted {
+                        continue;
+                    }
+                    *at = Position::new(at.sent, at.resume.max(revision));
+                    let news = SourceNews::Progress { revision, after: at.sent, ms: now_ms() };
+                    if tell.send(news).await.is_err() {
                         return End::Closed;
                     }
                 }

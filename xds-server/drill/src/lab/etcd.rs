@@ -1,4 +1,4 @@
-//! A real etcd of one member, which can be killed and started again on the same data and ports.
+//! A real etcd of one member or of several, each of which can be killed and started again on the same data and ports.
 
 use std::time::Duration;
 
@@ -38,19 +38,43 @@ impl Etcd {
         }
     }
 
+    /// Starts an empty cluster of so many members, named `name-0` and so on, and waits until each has a leader.
+    pub async fn start_cluster(lab: &Lab, name: &str, members: usize) -> Result<Vec<Self>, LabError> {
+        let names: Vec<String> = (0..members).map(|at| format!("{name}-{at}")).collect();
+        let mut ports = Vec::with_capacity(members);
+        for _ in &names {
+            ports.push((Port::reserve()?, Port::reserve()?));
+        }
+        let all: Vec<String> =
+            names.iter().zip(&ports).map(|(name, (_, peer))| format!("{name}={}", peer.url())).collect();
+        let mut cluster = Vec::with_capacity(members);
+        for (name, (client, peer)) in names.iter().zip(ports) {
+            cluster.push(Self::spawn(lab, name, client, peer, &all.join(","))?);
+        }
+        for member in &mut cluster {
+            member.ready().await?;
+        }
+        Ok(cluster)
+    }
+
     async fn try_start(lab: &Lab, name: &str) -> Result<Self, LabError> {
         let (client, peer) = (Port::reserve()?, Port::reserve()?);
+        let alone = format!("{name}={}", peer.url());
+        let mut etcd = Self::spawn(lab, name, client, peer, &alone)?;
+        etcd.ready().await?;
+        Ok(etcd)
+    }
+
+    fn spawn(lab: &Lab, name: &str, client: Port, peer: Port, cluster: &str) -> Result<Self, LabError> {
         let command = Command::new(lab.programs().path(Tool::Etcd)?)
             .args(["--name", name])
             .args(["--data-dir".into(), lab.path().join(format!("{name}.data")).into_os_string()])
             .args(["--listen-client-urls", &client.url(), "--advertise-client-urls", &client.url()])
             .args(["--listen-peer-urls", &peer.url(), "--initial-advertise-peer-urls", &peer.url()])
-            .args(["--initial-cluster", &format!("{name}={}", peer.url())])
+            .args(["--initial-cluster", cluster])
             .args(["--logger", "zap", "--log-level", "warn"]);
         let http = Http::new(client.url())?;
-        let mut etcd = Self { process: Process::spawn(lab, name, command)?, client, _peer: peer, http };
-        etcd.ready().await?;
-        Ok(etcd)
+        Ok(Self { process: Process::spawn(lab, name, command)?, client, _peer: peer, http })
     }
 
     /// Where clients connect: `http://127.0.0.1:PORT`.
@@ -72,6 +96,17 @@ impl Etcd {
     pub async fn restart(&mut self) -> Result<(), LabError> {
         self.process.restart()?;
         self.ready().await
+    }
+
+    /// The same with more arguments; of a flag that is there twice the last counts.
+    pub async fn restart_with(&mut self, args: &[&str]) -> Result<(), LabError> {
+        self.process.restart_with(args)?;
+        self.ready().await
+    }
+
+    /// Starts it again and waits for nothing: a member of a cluster answers when enough others are there.
+    pub fn launch(&mut self) -> Result<(), LabError> {
+        self.process.restart()
     }
 
     /// The child, to signal it or to read its log.

@@ -38,6 +38,8 @@ enum Mode {
     Cut,
     /// Connections stay, and nothing comes through.
     BlackHole,
+    /// Connections stay, what clients send comes through, and what is answered does not.
+    Mute,
 }
 
 /// A link to one address.
@@ -95,6 +97,11 @@ impl Link {
         self.mode.send_replace(Mode::BlackHole);
     }
 
+    /// Lets requests through and swallows the answers.
+    pub fn mute(&self) {
+        self.mode.send_replace(Mode::Mute);
+    }
+
     /// Lets everything through again.
     pub fn mend(&self) {
         self.mode.send_replace(Mode::Open);
@@ -122,15 +129,16 @@ async fn carry(
     let (near_in, near_out) = near.into_split();
     let (far_in, far_out) = far.into_split();
     tokio::join!(
-        pass(near_in, far_out, Arc::clone(one_way_us), modes.clone()),
-        pass(far_in, near_out, Arc::clone(one_way_us), modes.clone()),
+        pass(near_in, far_out, &[Mode::BlackHole], Arc::clone(one_way_us), modes.clone()),
+        pass(far_in, near_out, &[Mode::BlackHole, Mode::Mute], Arc::clone(one_way_us), modes.clone()),
     );
 }
 
-/// One direction.
+/// One direction, which is closed while the link is in one of these modes.
 async fn pass(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
+    closed: &[Mode],
     one_way_us: Arc<AtomicU64>,
     mut modes: watch::Receiver<Mode>,
 ) {
@@ -148,7 +156,7 @@ async fn pass(
     let writing = async move {
         while let Some((due, piece)) = queue.recv().await {
             tokio::time::sleep_until(due).await;
-            if modes.wait_for(|mode| *mode != Mode::BlackHole).await.is_err()
+            if modes.wait_for(|mode| !closed.contains(mode)).await.is_err()
                 || to.write_all(&piece).await.is_err()
             {
                 return;

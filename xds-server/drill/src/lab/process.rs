@@ -132,6 +132,15 @@ impl Process {
         Ok(())
     }
 
+    /// The same with more arguments, behind those that it has.
+    pub fn restart_with<A: AsRef<OsStr>>(
+        &mut self,
+        args: impl IntoIterator<Item = A>,
+    ) -> Result<(), LabError> {
+        self.command.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self.restart()
+    }
+
     /// Waits until `check` succeeds; an error at once, with the end of the log, when the child ends meanwhile.
     pub async fn ready<T>(
         &mut self,

@@ -87,6 +87,18 @@ impl Spool {
         Ok((Self::assemble(options, cluster, holder, lock, segments, tail, chain)?, recovery))
     }
 
+    /// Whose changes the spool in `directory` holds; `None` when there are none.
+    ///
+    /// # Errors
+    /// When it is damaged, or the disk fails.
+    pub fn cluster_in(directory: &Path) -> Result<Option<ClusterId>, SpoolError> {
+        if !directory.exists() {
+            return Ok(None);
+        }
+        let Some(last) = segment::list(directory)?.last().copied() else { return Ok(None) };
+        read_header(directory, last).map(|(header, _)| Some(header.cluster))
+    }
+
     /// Puts the spool in `directory` aside, so that the next one begins empty. Who this replicator is stays.
     ///
     /// # Errors
@@ -169,6 +181,19 @@ fn holder(directory: &Path) -> Result<Uuid, SpoolError> {
 }
 
 fn header(directory: &Path, number: u64, cluster: ClusterId) -> Result<Segment, SpoolError> {
+    let (header, size) = read_header(directory, number)?;
+    if header.cluster != cluster {
+        return Err(SpoolError::Foreign {
+            directory: directory.to_owned(),
+            found: header.cluster,
+            wanted: cluster,
+        });
+    }
+    Ok(Segment { header, size })
+}
+
+/// A segment's header, and its size.
+fn read_header(directory: &Path, number: u64) -> Result<(Header, u64), SpoolError> {
     let path = segment::name(directory, number);
     let mut bytes = Vec::new();
     let file = File::open(&path).map_err(SpoolError::io("open", &path))?;
@@ -178,12 +203,7 @@ fn header(directory: &Path, number: u64, cluster: ClusterId) -> Result<Segment, 
         Ok(header) if header.number != number => {
             Err(SpoolError::Damaged { path, offset: 0, why: format!("it is segment {}", header.number) })
         }
-        Ok(header) if header.cluster != cluster => Err(SpoolError::Foreign {
-            directory: directory.to_owned(),
-            found: header.cluster,
-            wanted: cluster,
-        }),
-        Ok(header) => Ok(Segment { header, size }),
+        Ok(header) => Ok((header, size)),
         Err(why) => Err(SpoolError::Damaged { path, offset: 0, why: why.to_owned() }),
     }
 }

@@ -36,6 +36,8 @@ struct Place {
     /// How many of them are done with.
     used: usize,
     chain: u128,
+    /// That of the last frame read.
+    revision: Revision,
 }
 
 // === impl Reader ===
@@ -78,7 +80,13 @@ impl Reader {
                     }
                 }
                 // The end of a segment that is full.
-                None => self.at = Some(Place::open(&self.directory, place.number + 1)?),
+                None => {
+                    let (next, header) = Place::open_with_header(&self.directory, place.number + 1)?;
+                    if (header.chain, header.after) != (place.chain, place.revision) {
+                        return Err(next.foreign());
+                    }
+                    self.at = Some(next);
+                }
             }
         }
     }
@@ -102,10 +110,6 @@ impl Reader {
 // === impl Place ===
 
 impl Place {
-    fn open(directory: &std::path::Path, number: u64) -> Result<Self, SpoolError> {
-        Self::open_with_header(directory, number).map(|(place, _)| place)
-    }
-
     fn open_with_header(directory: &std::path::Path, number: u64) -> Result<(Self, Header), SpoolError> {
         let path = segment::name(directory, number);
         let file = File::open(&path).map_err(SpoolError::io("open", &path))?;
@@ -124,6 +128,7 @@ impl Place {
             ahead: Vec::new(),
             used: 0,
             chain: header.chain,
+            revision: header.after,
         };
         Ok((place, header))
     }
@@ -140,6 +145,7 @@ impl Place {
                         self.used += frame.size;
                         self.offset += frame.size as u64;
                         self.chain = frame.chain;
+                        self.revision = frame.entry.revision();
                         return Ok(Some(frame.entry));
                     }
                     Err(Unreadable::Short(needed)) if ahead.len() < needed => want = needed,
@@ -172,6 +178,12 @@ impl Place {
         }
         self.ahead.truncate(filled);
         Ok(filled >= want)
+    }
+
+    /// It is not the one that was written after the segment before it.
+    fn foreign(&self) -> SpoolError {
+        let why = "the segment before it is not the one it was written after".to_owned();
+        SpoolError::Damaged { path: self.path.clone(), offset: 0, why }
     }
 
     fn damaged(&self, why: &str) -> SpoolError {

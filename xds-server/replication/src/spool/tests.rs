@@ -63,6 +63,24 @@ fn what_was_appended_is_read_back_over_segments_and_restarts() {
     assert_eq!(Spool::check(directory.path(), CLUSTER).unwrap(), Some(Revision(120)));
 }
 
+/// Each is whole by itself; only together they are not the log that was written.
+#[test]
+fn a_segment_of_another_log_is_not_read_on_into() {
+    let (ours, theirs) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let mut spools = Vec::new();
+    for (directory, size) in [(&ours, 300), (&theirs, 301)] {
+        let (mut spool, _) = open(directory);
+        for at in 1..=40 {
+            spool.append(&[revision(at, size)]).unwrap();
+        }
+        spools.push(spool);
+    }
+    fs::copy(path(&theirs, 2), path(&ours, 2)).unwrap();
+    let mut reader = spools[0].reader(Revision(0));
+    let error = std::iter::repeat_with(|| reader.read()).take(40).find_map(Result::err).unwrap();
+    assert!(error.to_string().contains("is not the one it was written after"), "{error}");
+}
+
 #[test]
 fn a_reader_goes_on_where_the_log_grows() {
     let directory = TempDir::new().unwrap();

@@ -75,6 +75,11 @@ impl Spool {
         self.holder
     }
 
+    /// Whose changes it holds.
+    pub const fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
     /// How far the log is safe.
     pub fn tail(&self) -> Tail {
         *self.tail.borrow()

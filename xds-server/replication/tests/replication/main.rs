@@ -1,7 +1,11 @@
 //! Replication between real etcds: what the guarantees say, each with the failure that would break it.
 
+mod alone;
+mod bounds;
+mod clusters;
 mod failures;
 mod guards;
+mod links;
 mod resync;
 mod secure;
 mod stream;

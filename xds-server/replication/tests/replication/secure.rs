@@ -43,6 +43,13 @@ async fn users_need_no_more_than_the_prefix_and_the_checkpoints() {
     put(&mut source, "/app/b", "2").await;
     until("both keys", async || list(&mut to, PREFIX).await.len() == 2).await;
     assert_eq!(verify::verify(options.clone(), 9).await.unwrap().differences, 0);
+    // A change of users makes every token that was given out invalid; that ends nothing.
+    for client in [&mut source, &mut to] {
+        client.user_add("somebody", "else", None).await.unwrap();
+    }
+    put(&mut as_root(pair.source.url()).await, "/app/c", "3").await;
+    let mut to = as_root(pair.destination.url()).await;
+    until("the third key", async || list(&mut to, PREFIX).await.len() == 3).await;
     replicator.stop().await;
     // A wrong password is told, and not tried for ever.
     options.source.password = Some("wrong".to_owned());

@@ -9,7 +9,9 @@ use tokio_util::sync::CancellationToken;
 use zonebreak_drill::lab::{Etcd, Lab};
 use zonebreak_replication::{
     ClusterOptions, Metrics, RESERVED, ReplicationError, ReplicationOptions,
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, ClusterId},
+    revision::Revision,
+    spool::Spool,
     verify::{self, Proof},
 };
 
@@ -82,6 +84,15 @@ impl Pair {
     pub async fn checkpoint(&self) -> Option<Checkpoint> {
         let found = self.to().await.get(format!("{RESERVED}test"), None).await.unwrap();
         found.kvs().first().map(|kv| Checkpoint::decode(kv.value()).unwrap())
+    }
+
+    /// Waits until this revision is safe in the spool.
+    pub async fn spooled(&self, spool: &str, cluster: ClusterId, revision: i64) {
+        let directory = self.spool(spool);
+        until("the revision to be safe in the spool", async || {
+            Spool::check(&directory, cluster).is_ok_and(|tail| tail >= Some(Revision(revision)))
+        })
+        .await;
     }
 
     /// Waits until the destination holds what the source holds.
