@@ -4,5 +4,6 @@ mod failures;
 mod guards;
 mod resync;
 mod secure;
+mod snapshots;
 mod stream;
 mod support;
