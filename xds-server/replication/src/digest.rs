@@ -35,6 +35,21 @@ struct Already(u64);
 
 // === impl Digest ===
 
+impl Digest {
+    /// The digest of the same entries and this one, which is not among them.
+    pub fn with(self, key: &[u8], value: &[u8]) -> Self {
+        Self(self.0.wrapping_add(hash(key, value)))
+    }
+
+    pub(crate) const fn to_bytes(self) -> [u8; 16] {
+        self.0.to_le_bytes()
+    }
+
+    pub(crate) const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(u128::from_le_bytes(bytes))
+    }
+}
+
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", self.0)

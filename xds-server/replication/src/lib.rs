@@ -16,6 +16,7 @@
 //! | [`checkpoint`] | what the destination knows of itself, and the fence |
 //! | [`digest`], [`observer`] | proof that both sides are equal, all the time |
 //! | [`verify`] | the proof on demand |
+//! | [`snapshot`] | states on disk, and any moment between them, restored by difference |
 //!
 //! Every decision is in a pure module with a model or property test beside it; the network is in the private ones.
 
@@ -39,6 +40,7 @@ pub mod revision;
 pub mod rules;
 mod run;
 mod session;
+pub mod snapshot;
 mod source;
 pub mod spool;
 pub mod verify;

@@ -117,7 +117,7 @@ impl ClusterOptions {
         Self { endpoints: endpoints.into_iter().map(Into::into).collect(), ..Self::default() }
     }
 
-    fn validate(&self, side: &'static str) -> Result<(), OptionsError> {
+    pub(crate) fn validate(&self, side: &'static str) -> Result<(), OptionsError> {
         if self.endpoints.is_empty() {
             return Err(OptionsError::Setting(format!("the {side} has no endpoints")));
         }

@@ -20,12 +20,14 @@
 //! up by comparison later. The source never waits for us.
 
 mod frame;
+mod history;
 mod open;
 mod reader;
 mod segment;
 mod writer;
 
 pub use frame::Entry;
+pub use history::History;
 pub use open::Recovery;
 pub use reader::Reader;
 pub use segment::{MIN_BYTES, SEGMENT_BYTES};

@@ -208,6 +208,24 @@ fn read_header(directory: &Path, number: u64) -> Result<(Header, u64), SpoolErro
     }
 }
 
+/// The header of a segment, whoever's it is.
+pub(super) fn peek(directory: &Path, number: u64) -> Result<Header, SpoolError> {
+    let path = segment::name(directory, number);
+    let mut bytes = Vec::new();
+    let file = File::open(&path).map_err(SpoolError::io("open", &path))?;
+    file.take(HEADER_BYTES).read_to_end(&mut bytes).map_err(SpoolError::io("read", &path))?;
+    Header::decode(&bytes).map_err(|why| SpoolError::Damaged { path, offset: 0, why: why.to_owned() })
+}
+
+/// Where the frames of a segment end, and at which revision; or where it is damaged, and how.
+pub(super) fn end(bytes: &[u8], header: &Header) -> Result<(u64, Revision), (u64, &'static str)> {
+    let scan = scan(bytes, header);
+    match scan.broken {
+        Some(why) if was_synchronised(bytes, scan.end) => Err((scan.end, why)),
+        _ => Ok((scan.end, scan.revision)),
+    }
+}
+
 fn scan(bytes: &[u8], header: &Header) -> Scan {
     let mut scan = Scan { end: HEADER_BYTES, revision: header.after, chain: header.chain, broken: None };
     loop {

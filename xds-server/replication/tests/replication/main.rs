@@ -8,5 +8,6 @@ mod guards;
 mod links;
 mod resync;
 mod secure;
+mod snapshots;
 mod stream;
 mod support;
