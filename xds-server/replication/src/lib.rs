@@ -16,6 +16,7 @@
 //! | [`checkpoint`] | what the destination knows of itself, and the fence |
 //! | [`digest`], [`observer`] | proof that both sides are equal, all the time |
 //! | [`verify`] | the proof on demand |
+//! | [`region`] | who owns a prefix, promotion, the return of a former owner |
 //!
 //! Every decision is in a pure module with a model or property test beside it; the network is in the private ones.
 
@@ -34,6 +35,7 @@ mod metrics;
 pub mod observer;
 mod options;
 pub mod pipeline;
+pub mod region;
 pub mod revision;
 pub mod rules;
 mod run;

@@ -2,6 +2,7 @@
 
 mod failures;
 mod guards;
+mod region;
 mod resync;
 mod secure;
 mod stream;
