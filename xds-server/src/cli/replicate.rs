@@ -1,6 +1,7 @@
 //! `zonebreak replicate`: runs a replicator, and shows and proves what it did. Flags become the last layer of the
 //! configuration; the work is in `zonebreak-replication`.
 
+mod leader;
 mod promote;
 mod run;
 mod status;
@@ -56,6 +57,15 @@ pub enum ReplicateCommand {
     #[command(after_help = "Example:
   zonebreak replicate demote --source http://10.1.0.1:2379 --destination http://10.2.0.1:2379")]
     Demote(promote::DemoteArgs),
+    /// Keeps the leader of one etcd that spans regions where it may be, and shows which region may be lost.
+    ///
+    /// A leader that has strayed for a while is moved to a voter of an allowed region that answers and is close behind; never to a
+    /// learner, and less and less often when it keeps straying. With --once it only shows: exit code 3 when the leader is
+    /// elsewhere, or the loss of any one region would leave no quorum.
+    #[command(after_help = "Examples:
+  zonebreak replicate leader-guard --etcd http://10.1.0.1:2379 --place m1=west --place m2=west --place m3=east --allow west --once
+  zonebreak replicate leader-guard --etcd http://10.1.0.1:2379 --place http://10.1.0.1:2380=west --allow west")]
+    LeaderGuard(leader::LeaderArgs),
     /// Compares both etcds key by key, at the one revision at which they must be equal.
     ///
     /// Reads the destination and the source as of the revision that the destination's checkpoint names, while both go on. Exit code
@@ -97,6 +107,7 @@ pub async fn run(command: ReplicateCommand) -> Outcome {
         ReplicateCommand::Status(args) => status::run(args).await,
         ReplicateCommand::Promote(args) => promote::promote(args).await,
         ReplicateCommand::Demote(args) => promote::demote(args).await,
+        ReplicateCommand::LeaderGuard(args) => leader::run(args).await,
         ReplicateCommand::Verify(args) => verify::run(args).await,
     }
 }

@@ -60,6 +60,11 @@ async fn look(context: &Context) -> Result<Converged, ReplicationError> {
         return no("nothing was ever replicated here".to_owned());
     };
     if checkpoint.role == Role::Primary {
+        let key = context.options.checkpoint_key();
+        let reverse = records::checkpoint(&context.source, &source, &key).await?;
+        if reverse.is_some_and(|owner| owner.role == Role::Primary && owner.epoch > checkpoint.epoch) {
+            return no("the destination is a former owner that was not brought up yet".to_owned());
+        }
         return Ok(Converged::Promoted { epoch: checkpoint.epoch });
     }
     if !checkpoint.is_whole() {

@@ -2,6 +2,7 @@
 
 mod failures;
 mod guards;
+mod leader;
 mod region;
 mod resync;
 mod secure;

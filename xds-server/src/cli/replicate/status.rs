@@ -54,7 +54,12 @@ async fn converged(options: &ReplicationOptions, timeout: Duration) -> Result<()
     let (begun, mut said) = (Instant::now(), String::new());
     loop {
         let why = match region::converge(options.clone()).await.map_err(failure)? {
-            Converged::Yes { .. } | Converged::Promoted { .. } => return Ok(()),
+            Converged::Yes { .. } => return Ok(()),
+            Converged::Promoted { epoch } => {
+                let why =
+                    format!("the destination was promoted (epoch {epoch}): it follows no source any more");
+                return Err(Failure::new(Exit::Refused, why));
+            }
             Converged::No { why } => why,
         };
         if begun.elapsed() >= timeout {
