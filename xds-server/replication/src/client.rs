@@ -161,7 +161,7 @@ impl Cluster {
         self.next.fetch_add(1, Ordering::Relaxed);
     }
 
-    async fn try_connect(&self, endpoint: &str) -> Result<Member, EtcdError> {
+    fn connect_options(&self) -> ConnectOptions {
         let mut options = ConnectOptions::new()
             .with_connect_timeout(CONNECT)
             .with_keep_alive(KEEPALIVE.0, KEEPALIVE.1)
@@ -185,6 +185,20 @@ impl Cluster {
             }
             options = options.with_tls(tls);
         }
+        options
+    }
+
+    /// How a member is by its own account, with a leader or without, learner or voter: no read is asked of it.
+    pub(crate) async fn status(&self) -> Result<etcd_client::StatusResponse, EtcdError> {
+        let asking = async {
+            let options = self.connect_options();
+            Client::connect(&self.options.endpoints, Some(options)).await?.status().await
+        };
+        self.within(CONNECT, asking).await
+    }
+
+    async fn try_connect(&self, endpoint: &str) -> Result<Member, EtcdError> {
+        let options = self.connect_options();
         let connecting = async {
             let mut client = Client::connect([endpoint], Some(options)).await?;
             // Connecting is lazy; only an answer proves that somebody is there, with a leader. The key needs no permission

@@ -5,6 +5,7 @@ use crate::{
     client::EtcdError,
     options::OptionsError,
     pipeline::Halt,
+    region::RegionError,
     revision::Revision,
     spool::SpoolError,
 };
@@ -65,6 +66,9 @@ pub enum ReplicationError {
     /// It is not the source that we knew.
     #[error("trust the source: {0}. If it was rebuilt, run once with --overwrite --reset-spool")]
     Strange(String),
+    /// Another region.
+    #[error(transparent)]
+    Region(Box<RegionError>),
     /// Two processes with one identity.
     #[error(
         "go on: another process writes to this destination with a copy of this spool. Stop one of the two, and give it a spool \

@@ -17,6 +17,8 @@
 //! | [`digest`], [`observer`] | proof that both sides are equal, all the time |
 //! | [`verify`] | the proof on demand |
 //! | [`snapshot`] | states on disk, and any moment between them, restored by difference |
+//! | [`region`] | who owns a prefix, promotion, the return of a former owner |
+//! | [`leader`] | where the leader of an etcd that spans regions may be |
 //!
 //! Every decision is in a pure module with a model or property test beside it; the network is in the private ones.
 
@@ -29,6 +31,7 @@ mod compare;
 mod destination;
 pub mod digest;
 mod error;
+pub mod leader;
 mod leases;
 mod listing;
 mod metrics;
@@ -36,6 +39,7 @@ pub mod observer;
 mod options;
 pub mod pipeline;
 mod queue;
+pub mod region;
 pub mod revision;
 pub mod rules;
 mod run;

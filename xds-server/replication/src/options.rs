@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use crate::{batch::Limits, rules::Rules};
+use crate::{batch::Limits, region::Region, rules::Rules};
 
 /// What the replicators' own keys start with, at either side.
 pub const RESERVED: &str = "/zonebreak/v1/replication/";
@@ -51,6 +51,10 @@ pub struct ReplicationOptions {
     pub source: ClusterOptions,
     /// Where they go.
     pub destination: ClusterOptions,
+    /// What the source's region is called; by the ID of its etcd, when nobody said.
+    pub source_region: Option<Region>,
+    /// The same of the destination's.
+    pub destination_region: Option<Region>,
     /// Which keys, under which names.
     pub rules: Rules,
     /// What a transaction of the destination may hold.
@@ -154,6 +158,8 @@ impl ReplicationOptions {
             stream: stream.to_owned(),
             source,
             destination,
+            source_region: None,
+            destination_region: None,
             rules: Rules::new(prefix, prefix, RESERVED),
             limits: Limits::default(),
             spool,

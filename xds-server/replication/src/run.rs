@@ -291,12 +291,17 @@ impl Replicator {
             let member = self.context.destination.member().await?;
             let prefixes = prefixes(&self.context.options.rules);
             let genesis = || Checkpoint::genesis(source.cluster, member.cluster, prefixes.clone(), holder);
-            let (old, fence, compare) = match found {
-                None => {
+            let returns = self.context.stand(source, &member, &found, self.overwrite).await?;
+            let (old, fence, compare) = match (returns, found) {
+                (Some(epoch), found) => {
+                    let fence = found.map_or(0, |(_, fence)| fence);
+                    (Checkpoint { epoch, ..genesis() }, fence, Some("failback"))
+                }
+                (None, None) => {
                     self.require_empty(&member).await?;
                     (genesis(), 0, Some("genesis"))
                 }
-                Some((bytes, fence)) => match self.accept_of(&bytes, source, &member) {
+                (None, Some((bytes, fence))) => match self.accept_of(&bytes, source, &member) {
                     Ok(known) => (known, fence, None),
                     Err(error @ ReplicationError::Halt(_)) => return Err(error),
                     // The operator said so: what is there is compared, and taken over.
@@ -321,6 +326,7 @@ impl Replicator {
                 Err(ReplicationError::Halt(Halt::Superseded(_) | Halt::Gone)) => continue,
                 Err(error) => return Err(error),
             };
+            self.context.establish(source, &member, &checkpoint, fence).await?;
             tracing::info!(%holder, epoch = checkpoint.epoch, "took the destination over");
             self.other = None;
             return Ok(Claim { checkpoint, fence, compare, was_ours });

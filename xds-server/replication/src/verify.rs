@@ -113,7 +113,7 @@ pub async fn status(options: ReplicationOptions) -> Result<Status, ReplicationEr
     })
 }
 
-fn context(options: ReplicationOptions) -> Result<Context, ReplicationError> {
+pub(crate) fn context(options: ReplicationOptions) -> Result<Context, ReplicationError> {
     let metrics = Metrics::new(&Registry::new())
         .map_err(|error| crate::options::OptionsError::Setting(error.to_string()))?;
     Ok(Context::new(options, metrics))

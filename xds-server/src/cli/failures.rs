@@ -29,6 +29,7 @@ pub const fn etcd_exit(error: &EtcdError) -> Exit {
     match error {
         EtcdError::Options(_) | EtcdError::Denied(_) => Exit::Usage,
         EtcdError::Unreachable { .. } => Exit::Unreachable,
+        EtcdError::NotOwner { .. } => Exit::Refused,
         EtcdError::Failed(_) => Exit::Unexpected,
     }
 }

@@ -1,6 +1,8 @@
 //! `zonebreak replicate`: runs a replicator, and shows and proves what it did. Flags become the last layer of the
 //! configuration; the work is in `zonebreak-replication`.
 
+mod leader;
+mod promote;
 mod run;
 mod status;
 mod verify;
@@ -8,7 +10,9 @@ mod verify;
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use zonebreak_replication::{EtcdError, ReplicationError, pipeline::Halt, spool::SpoolError};
+use zonebreak_replication::{
+    EtcdError, ReplicationError, pipeline::Halt, region::RegionError, spool::SpoolError,
+};
 
 use crate::{
     config::{Config, Layers, Override, Requirement},
@@ -37,6 +41,31 @@ pub enum ReplicateCommand {
   zonebreak replicate status --source http://10.1.0.1:2379 --destination http://10.2.0.1:2379
   zonebreak replicate status --config /etc/zonebreak.yaml -o json")]
     Status(status::StatusArgs),
+    /// Makes the destination's region the owner of the prefix; the source's is it no more.
+    ///
+    /// While the source answers, nothing is lost: it is fenced, so that its writers are refused; the destination is made and found
+    /// equal to it, key by key; then the destination is taken, and whatever a replicator still has on its way there fails. A source
+    /// that does not answer is given up only after you have read what that may cost and said yes. Killed at any step and run again,
+    /// it goes on. Exit code 6 when somebody else did the same at the same moment.
+    #[command(after_help = "Examples:
+  zonebreak replicate promote --source http://10.1.0.1:2379 --destination http://10.2.0.1:2379
+  zonebreak replicate promote --config /etc/zonebreak.yaml --yes")]
+    Promote(promote::PromoteArgs),
+    /// Fences a source that answers again after its destination was promoted without it.
+    ///
+    /// A replicator in the other direction does so by itself as soon as it reaches it.
+    #[command(after_help = "Example:
+  zonebreak replicate demote --source http://10.1.0.1:2379 --destination http://10.2.0.1:2379")]
+    Demote(promote::DemoteArgs),
+    /// Keeps the leader of one etcd that spans regions where it may be, and shows which region may be lost.
+    ///
+    /// A leader that has strayed for a while is moved to a voter of an allowed region that answers and is close behind; never to a
+    /// learner, and less and less often when it keeps straying. With --once it only shows: exit code 3 when the leader is
+    /// elsewhere, or the loss of any one region would leave no quorum.
+    #[command(after_help = "Examples:
+  zonebreak replicate leader-guard --etcd http://10.1.0.1:2379 --place m1=west --place m2=west --place m3=east --allow west --once
+  zonebreak replicate leader-guard --etcd http://10.1.0.1:2379 --place http://10.1.0.1:2380=west --allow west")]
+    LeaderGuard(leader::LeaderArgs),
     /// Compares both etcds key by key, at the one revision at which they must be equal.
     ///
     /// Reads the destination and the source as of the revision that the destination's checkpoint names, while both go on. Exit code
@@ -76,6 +105,9 @@ pub async fn run(command: ReplicateCommand) -> Outcome {
     match command {
         ReplicateCommand::Run(args) => run::run(args).await,
         ReplicateCommand::Status(args) => status::run(args).await,
+        ReplicateCommand::Promote(args) => promote::promote(args).await,
+        ReplicateCommand::Demote(args) => promote::demote(args).await,
+        ReplicateCommand::LeaderGuard(args) => leader::run(args).await,
         ReplicateCommand::Verify(args) => verify::run(args).await,
     }
 }
@@ -102,6 +134,7 @@ impl StreamArgs {
 /// How an end of replication ends the command.
 fn failure(error: ReplicationError) -> Failure {
     let exit = match &error {
+        ReplicationError::Region(error) => region_exit(error),
         ReplicationError::Options(_) | ReplicationError::Etcd(EtcdError::Denied { .. }) => Exit::Usage,
         ReplicationError::Etcd(EtcdError::Unreachable { .. }) => Exit::Unreachable,
         ReplicationError::Etcd(_) => Exit::Unexpected,
@@ -120,4 +153,23 @@ fn failure(error: ReplicationError) -> Failure {
         | ReplicationError::Strange(_) => Exit::Refused,
     };
     Failure::new(exit, format_args!("failed to {error}"))
+}
+
+fn region_exit(error: &RegionError) -> Exit {
+    match error {
+        RegionError::Name(_) => Exit::Usage,
+        RegionError::Unreadable { .. } => Exit::CheckFailed,
+        RegionError::Lost { .. } => Exit::Conflict,
+        RegionError::SourceSilent { .. } => Exit::Unreachable,
+        RegionError::Export { .. } => Exit::Unexpected,
+        RegionError::NeverReplicated { .. }
+        | RegionError::OtherSource { .. }
+        | RegionError::Elsewhere { .. }
+        | RegionError::SourceBack
+        | RegionError::Torn { .. }
+        | RegionError::NotPromoted { .. }
+        | RegionError::Overlap { .. }
+        | RegionError::Taken { .. }
+        | RegionError::Owned { .. } => Exit::Refused,
+    }
 }

@@ -187,6 +187,18 @@ pub const KEYS: &[Key] = &[
         set: |c, text| put(&mut c.replicate.stream, text),
     },
     Key {
+        path: "replicate.source_region",
+        doc: "what the source's region is called in ownership records; by the ID of its etcd when absent",
+        reload: Restart,
+        set: |c, text| put_some(&mut c.replicate.source_region, text),
+    },
+    Key {
+        path: "replicate.destination_region",
+        doc: "what the destination's region is called",
+        reload: Restart,
+        set: |c, text| put_some(&mut c.replicate.destination_region, text),
+    },
+    Key {
         path: "replicate.source",
         doc: "client URLs of the etcd that changes come from; it is only read",
         reload: Restart,
@@ -462,6 +474,8 @@ mod tests {
             ("log.level", "debug"),
             ("log.format", "json"),
             ("replicate.stream", "west"),
+            ("replicate.source_region", "west"),
+            ("replicate.destination_region", "east"),
             ("replicate.source", "http://a:1,http://b:1"),
             ("replicate.source_user", "some"),
             ("replicate.source_password_file", "some"),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use zonebreak_core::units::Millis;
 use zonebreak_replication::{
     ClusterOptions, OptionsError, RESERVED, ReplicationOptions, StrangerPolicy, TlsOptions, batch::Limits,
-    revision::Revision, rules::Rules,
+    region::Region, revision::Revision, rules::Rules,
 };
 
 use super::error::ConfigError;
@@ -18,6 +18,10 @@ use super::error::ConfigError;
 pub struct ReplicateConfig {
     /// The stream's name.
     pub stream: String,
+    /// What the source's region is called; by the ID of its etcd when absent.
+    pub source_region: Option<Region>,
+    /// What the destination's region is called.
+    pub destination_region: Option<Region>,
     /// Client URLs of the source.
     pub source: Vec<String>,
     /// User at the source.
@@ -130,6 +134,8 @@ impl Default for ReplicateConfig {
     fn default() -> Self {
         Self {
             stream: "default".to_owned(),
+            source_region: None,
+            destination_region: None,
             source: Vec::new(),
             source_user: None,
             source_password_file: None,
@@ -223,6 +229,8 @@ impl ReplicateConfig {
             .with_leases(self.leases == LeaseChoice::Keep);
         let spool = self.spool_dir.clone();
         let options = ReplicationOptions {
+            source_region: self.source_region.clone(),
+            destination_region: self.destination_region.clone(),
             rules,
             limits: Limits { operations: self.max_operations, ..Limits::default() },
             spool_bytes: self.spool_mib << 20,

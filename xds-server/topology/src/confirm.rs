@@ -11,7 +11,7 @@ use zonebreak_core::units::Millis;
 use crate::{
     entry::Entry,
     etcd::{EtcdError, EtcdOptions, within},
-    key::Key,
+    key::{Key, Kind},
     model::{Confirmation, HeldId},
 };
 
@@ -37,6 +37,10 @@ pub fn given(endpoints: usize, reason: &str, actor: &str, now: Timestamp) -> Con
 /// When etcd cannot be reached or does not take them.
 pub async fn confirm(etcd: &EtcdOptions, all: &[(HeldId, Confirmation)]) -> Result<i64, EtcdError> {
     let mut client = etcd.connect().await?;
+    let ground = etcd.ground(&client).await?;
+    for (id, _) in all {
+        ground.check(&etcd.key(&Key::Confirmed(id.clone()).to_string()))?;
+    }
     let seconds = i64::try_from(LASTS.0 / 1000).unwrap_or(i64::MAX);
     let lease = within(etcd.request_timeout, client.lease_grant(seconds, None)).await?.id();
     let mut puts = Vec::new();
@@ -49,7 +53,16 @@ pub async fn confirm(etcd: &EtcdOptions, all: &[(HeldId, Confirmation)]) -> Resu
     // etcd allows 128 operations in a transaction (`--max-txn-ops`); what is held belongs together only by accident.
     let mut revision = 0;
     for batch in puts.chunks(127) {
-        let answer = within(etcd.request_timeout, client.txn(Txn::new().and_then(batch))).await?;
+        let conditions: Vec<_> = ground.unchanged().into_iter().collect();
+        let txn = Txn::new().when(conditions).and_then(batch);
+        let answer = within(etcd.request_timeout, client.txn(txn)).await?;
+        if !answer.succeeded() {
+            let key = etcd.key(&format!("{}/", Kind::Confirmed.name()));
+            etcd.ground(&client).await?.check(&key)?;
+            return Err(EtcdError::Failed(
+                "the owners of prefixes changed at the same moment; try again".to_owned(),
+            ));
+        }
         revision = answer.header().map_or(revision, etcd_client::ResponseHeader::revision);
     }
     Ok(revision)

@@ -84,20 +84,31 @@ pub async fn diff(etcd: &EtcdOptions, file: &File, prune: bool) -> Result<Vec<Ch
 /// Writes the file: one transaction if it fits, else several, each guarded by the revisions that were read.
 pub async fn apply(etcd: &EtcdOptions, file: &File, prune: bool) -> Result<Applied, EditError> {
     let mut client = etcd.connect().await?;
+    let ground = etcd.ground(&client).await?;
     let listing = etcd.list(&client, "").await?;
     let planned = diff::plan(file, &listing.entries, prune);
+    for planned in &planned {
+        ground.check(&etcd.key(&planned.change.key))?;
+    }
     let total = planned.len();
     let (mut revision, mut written) = (listing.revision, 0);
     for batch in batches(&planned) {
         let conditions: Vec<Compare> = batch
             .iter()
             .map(|p| Compare::mod_revision(etcd.key(&p.change.key), CompareOp::Equal, p.mod_revision))
+            .chain(ground.unchanged())
             .collect();
         let ops: Vec<TxnOp> = batch.iter().map(|planned| operation(etcd, planned)).collect();
         let txn = Txn::new().when(conditions).and_then(ops);
         let answer = within(etcd.request_timeout, client.txn(txn)).await;
         let answer = answer.map_err(|error| EditError::Etcd { error, written })?;
         if !answer.succeeded() {
+            // Whether it was a key, or the region that lost them all.
+            let ground = etcd.ground(&client).await?;
+            for planned in batch {
+                let ours = ground.check(&etcd.key(&planned.change.key));
+                ours.map_err(|error| EditError::Etcd { error, written })?;
+            }
             return Err(EditError::Conflict { written, total });
         }
         revision = answer.header().map_or(revision, etcd_client::ResponseHeader::revision);

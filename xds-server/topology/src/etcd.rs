@@ -62,6 +62,21 @@ pub enum EtcdError {
     /// It answers, and wants another user.
     #[error("read or write etcd as this user: {0}. Check the user, the password and its roles")]
     Denied(String),
+    /// Another region's word counts.
+    #[error(
+        "write {key}: region {region} owns {prefix:?} (epoch {epoch}), and this etcd is another's. Write to that region's etcd; it \
+         is replicated to here"
+    )]
+    NotOwner {
+        /// What was to be written.
+        key: String,
+        /// The prefix that is owned.
+        prefix: String,
+        /// The owner.
+        region: String,
+        /// Since this epoch.
+        epoch: u64,
+    },
     /// It answers with an error.
     #[error("carry out a request in etcd: {0}")]
     Failed(String),

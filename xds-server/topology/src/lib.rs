@@ -22,6 +22,7 @@ pub mod gate;
 pub mod key;
 mod locate;
 pub mod model;
+mod own;
 pub mod register;
 pub mod registry;
 pub mod saved;

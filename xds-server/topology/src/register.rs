@@ -75,7 +75,7 @@ pub enum RegisterEvent {
 ///
 /// # Errors
 ///
-/// Only options that make no sense and a user that etcd refuses; everything else is tried again for as long as it takes.
+/// Only options that make no sense, a user that etcd refuses, and a region that does not own the prefix; everything else is tried again for as long as it takes.
 pub async fn run(
     options: &RegisterOptions,
     etcd: &EtcdOptions,
@@ -86,11 +86,12 @@ pub async fn run(
     let mut registration = Registration::new(options, etcd)?;
     // Waiting longer than the time between two renewals would lose more than the outage did.
     let mut backoff = Backoff::new(registration.renewal().min(Duration::from_secs(5)));
-    let mut member = 0;
+    let (mut member, mut ever) = (0, false);
     loop {
         let lived = async {
             let mut session = Session::open(&mut registration, etcd, member, &on).await?;
             backoff.succeed();
+            ever = true;
             session.live(&on).await
         };
         let ended = cancel.run_until_cancelled(lived).await;
@@ -98,6 +99,8 @@ pub async fn run(
             None => break,
             Some(Ok(never)) => match never {},
             Some(Err(error @ (EtcdError::Options(_) | EtcdError::Denied(_)))) => return Err(error.into()),
+            // One that was registered before its region lost the prefix waits for it to come back.
+            Some(Err(error @ EtcdError::NotOwner { .. })) if !ever => return Err(error.into()),
             Some(Err(error)) => error,
         };
         member += 1;

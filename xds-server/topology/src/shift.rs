@@ -117,7 +117,7 @@ impl ShiftError {
             Self::Usage(_) | Self::Etcd(EtcdError::Options(_) | EtcdError::Denied(_)) => {
                 ShiftErrorKind::Usage
             }
-            Self::Refused(_) => ShiftErrorKind::Refused,
+            Self::Refused(_) | Self::Etcd(EtcdError::NotOwner { .. }) => ShiftErrorKind::Refused,
             Self::Conflict(_) => ShiftErrorKind::Conflict,
             Self::Etcd(EtcdError::Unreachable { .. }) => ShiftErrorKind::Unreachable,
             Self::Etcd(EtcdError::Failed(_)) => ShiftErrorKind::Failed,
@@ -284,8 +284,15 @@ impl<'a> Writer<'a> {
     }
 
     async fn commit(&mut self, condition: Compare, op: TxnOp) -> Result<Option<i64>, EtcdError> {
-        let txn = Txn::new().when([condition]).and_then([op]);
+        let shifts = self.etcd.key(&format!("{}/", Kind::Shifts.name()));
+        let ground = self.etcd.ground(&self.client).await?;
+        ground.check(&shifts)?;
+        let conditions: Vec<Compare> = ground.unchanged().into_iter().chain([condition]).collect();
+        let txn = Txn::new().when(conditions).and_then([op]);
         let answer: TxnResponse = within(self.etcd.request_timeout, self.client.txn(txn)).await?;
+        if !answer.succeeded() {
+            self.etcd.ground(&self.client).await?.check(&shifts)?;
+        }
         let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
         Ok(answer.succeeded().then_some(revision))
     }

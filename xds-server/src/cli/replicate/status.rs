@@ -1,7 +1,13 @@
 //! `zonebreak replicate status`: what the destination says of itself, beside what the source says now.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+use zonebreak_core::units::Millis;
 use zonebreak_replication::{
+    ReplicationOptions,
     checkpoint::{Role, Torn},
+    region::{self, Converged},
     verify::{self, Status},
 };
 
@@ -11,11 +17,20 @@ use crate::{
     exit::{Exit, Failure, Outcome},
 };
 
+/// Between two looks.
+const POLL: Duration = Duration::from_millis(200);
+
 /// The flags of `zonebreak replicate status`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct StatusArgs {
     #[command(flatten)]
     stream: StreamArgs,
+    /// Wait until the destination has everything that the source has; exit code 4 when it has not in time.
+    #[arg(long)]
+    wait: bool,
+    /// How long to wait.
+    #[arg(long, value_name = "DURATION", default_value_t = Millis::secs(60), requires = "wait")]
+    timeout: Millis,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -24,11 +39,40 @@ pub struct StatusArgs {
 pub async fn run(args: StatusArgs) -> Outcome {
     let config = args.stream.load(Vec::new())?;
     let options = config.replicate.options().map_err(Failure::usage)?;
+    if args.wait {
+        converged(&options, Duration::from_millis(args.timeout.0)).await?;
+    }
     let status = verify::status(options).await.map_err(failure)?;
     args.output.print(&status, |_| table(&status))?;
     let whole =
         status.checkpoint.as_ref().is_some_and(zonebreak_replication::checkpoint::Checkpoint::is_whole);
     Ok(if whole { Exit::Ok } else { Exit::CheckFailed })
+}
+
+/// Waits; what is missing goes to standard error, each time it is something else.
+async fn converged(options: &ReplicationOptions, timeout: Duration) -> Result<(), Failure> {
+    let (begun, mut said) = (Instant::now(), String::new());
+    loop {
+        let why = match region::converge(options.clone()).await.map_err(failure)? {
+            Converged::Yes { .. } => return Ok(()),
+            Converged::Promoted { epoch } => {
+                let why =
+                    format!("the destination was promoted (epoch {epoch}): it follows no source any more");
+                return Err(Failure::new(Exit::Refused, why));
+            }
+            Converged::No { why } => why,
+        };
+        if begun.elapsed() >= timeout {
+            let why = format!("the destination has not everything after {} s: {why}", timeout.as_secs());
+            return Err(Failure::new(Exit::NotConverged, why)
+                .hint("see whether a replicator runs: its /readyz, or the holder that `zonebreak replicate status` shows"));
+        }
+        if why != said {
+            eprintln!("{why}");
+            said = why;
+        }
+        tokio::time::sleep(POLL.min(timeout)).await;
+    }
 }
 
 fn table(status: &Status) -> String {

@@ -4,7 +4,8 @@
 use std::{convert::Infallible, time::Duration};
 
 use etcd_client::{
-    Client, EventType, KeyValue, LeaseKeepAliveStream, LeaseKeeper, PutOptions, WatchOptions, WatchStream,
+    Client, Compare, EventType, KeyValue, LeaseKeepAliveStream, LeaseKeeper, PutOptions, Txn, TxnOp,
+    WatchOptions, WatchStream,
 };
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -32,6 +33,7 @@ pub(super) struct Registration {
 /// A registration with a lease.
 pub(super) struct Session<'a> {
     registration: &'a mut Registration,
+    etcd: &'a EtcdOptions,
     client: Client,
     limit: Duration,
     lease: i64,
@@ -94,7 +96,7 @@ impl<'a> Session<'a> {
     /// Connects, takes a lease and puts the key under it, unless another registration has it.
     pub(super) async fn open(
         registration: &'a mut Registration,
-        etcd: &EtcdOptions,
+        etcd: &'a EtcdOptions,
         member: usize,
         on: &impl Fn(RegisterEvent),
     ) -> Result<Self, EtcdError> {
@@ -116,7 +118,7 @@ impl<'a> Session<'a> {
         let options = WatchOptions::new().with_start_revision(from.saturating_add(1));
         let watch = within(limit, client.watch(key, Some(options))).await?;
         let (keeper, answers) = within(limit, client.lease_keep_alive(lease)).await?;
-        let mut session = Self { registration, client, limit, lease, ttl, keeper, answers, watch };
+        let mut session = Self { registration, etcd, client, limit, lease, ttl, keeper, answers, watch };
         if !session.registration.stands_back {
             session.put(on).await?;
         }
@@ -125,8 +127,16 @@ impl<'a> Session<'a> {
 
     async fn put(&mut self, on: &impl Fn(RegisterEvent)) -> Result<(), EtcdError> {
         let Registration { key, value, .. } = &*self.registration;
+        let ground = self.etcd.ground(&self.client).await?;
+        ground.check(key)?;
         let options = PutOptions::new().with_lease(self.lease);
-        let put = within(self.limit, self.client.put(key.as_str(), value.as_str(), Some(options))).await?;
+        let write = TxnOp::put(key.as_str(), value.as_str(), Some(options));
+        let conditions: Vec<Compare> = ground.unchanged().into_iter().collect();
+        let txn = Txn::new().when(conditions).and_then([write]);
+        let put = within(self.limit, self.client.txn(txn)).await?;
+        if !put.succeeded() {
+            return Err(lost("the owners of prefixes changed at the same moment"));
+        }
         let revision = put.header().map_or(0, etcd_client::ResponseHeader::revision);
         let key = key.clone();
         // The leases before have no key any more.

@@ -1,0 +1,112 @@
+//! Whether a destination has everything that its source has, right now: for scripts that wait for it. Reads both, changes nothing.
+//!
+//! A checkpoint's revision alone does not tell: the source's revision grows with every key, those of other prefixes included, and
+//! an etcd before 3.4.25 and 3.5.8 cannot be asked whether a watch is behind. So where the two differ, the source is asked
+//! whether anything under the prefix changed in between: no key was put since, and no key less is there.
+
+use etcd_client::GetOptions;
+use serde::Serialize;
+
+use super::records;
+use crate::{
+    checkpoint::{Checkpoint, Role},
+    client::{EtcdError, Member, after_prefix, range_start},
+    error::ReplicationError,
+    options::ReplicationOptions,
+    revision::Revision,
+    run::Context,
+    verify,
+};
+
+/// How far a destination is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase", tag = "state")]
+pub enum Converged {
+    /// It has all of it.
+    Yes {
+        /// The source's revision that was compared with.
+        head: Revision,
+    },
+    /// It is promoted: there is nothing to wait for.
+    Promoted {
+        /// Since this epoch.
+        epoch: u64,
+    },
+    /// Not yet, and why.
+    No {
+        /// In words.
+        why: String,
+    },
+}
+
+/// Looks once.
+///
+/// # Errors
+/// What waiting does not mend: settings, permissions, damage.
+pub async fn converge(options: ReplicationOptions) -> Result<Converged, ReplicationError> {
+    options.validate()?;
+    let context = verify::context(options)?;
+    match look(&context).await {
+        Err(error) if error.is_transient() => Ok(Converged::No { why: format!("failed to {error}") }),
+        other => other,
+    }
+}
+
+async fn look(context: &Context) -> Result<Converged, ReplicationError> {
+    let no = |why: String| Ok(Converged::No { why });
+    // The source first: what the destination has then is at least as new.
+    let source = context.source.connect().await?;
+    let Some((checkpoint, _)) = records::decode(context.destination.read().await?.0)? else {
+        return no("nothing was ever replicated here".to_owned());
+    };
+    if checkpoint.role == Role::Primary {
+        let key = context.options.checkpoint_key();
+        let reverse = records::checkpoint(&context.source, &source, &key).await?;
+        if reverse.is_some_and(|owner| owner.role == Role::Primary && owner.epoch > checkpoint.epoch) {
+            return no("the destination is a former owner that was not brought up yet".to_owned());
+        }
+        return Ok(Converged::Promoted { epoch: checkpoint.epoch });
+    }
+    if !checkpoint.is_whole() {
+        return no("the destination is between two revisions of the source".to_owned());
+    }
+    let (have, head) = (checkpoint.source_revision, source.head);
+    if have >= head || unchanged(context, &source, &checkpoint).await? {
+        return Ok(Converged::Yes { head });
+    }
+    no(format!("the destination holds revision {have} and the source is at {head}"))
+}
+
+/// Whether the source's prefix is at its latest what it was at the checkpoint.
+async fn unchanged(
+    context: &Context,
+    source: &Member,
+    checkpoint: &Checkpoint,
+) -> Result<bool, ReplicationError> {
+    let prefix = context.options.rules.source_prefix();
+    let (since, head) = (checkpoint.source_revision, source.head);
+    let count = async |options: GetOptions| {
+        let options = options.with_range(after_prefix(prefix)).with_count_only();
+        let asking = async { source.kv().get(range_start(prefix), Some(options)).await };
+        context.source.ask(asking).await.map(|answer| answer.count())
+    };
+    let newer = GetOptions::new()
+        .with_range(after_prefix(prefix))
+        .with_keys_only()
+        .with_min_mod_revision(since.next().0)
+        .with_revision(head.0);
+    let asking = async { source.kv().get(range_start(prefix), Some(newer)).await };
+    let newer = context.source.ask(asking).await?;
+    let rules = &context.options.rules;
+    if newer.kvs().iter().any(|kv| rules.map_key(kv.key()).is_some()) {
+        return Ok(false);
+    }
+    // The replicators' own keys are no part of it, and there are few of them: those put since are told above.
+    let other = i64::try_from(newer.kvs().len()).unwrap_or(0);
+    let before = match count(GetOptions::new().with_revision(since.0)).await {
+        Err(EtcdError::Compacted { .. }) => return Ok(false),
+        other => other?,
+    };
+    let now = count(GetOptions::new().with_revision(head.0)).await?;
+    Ok(now - other <= before && before <= now)
+}

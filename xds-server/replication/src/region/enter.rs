@@ -1,0 +1,116 @@
+//! A replicator's first words to a destination: what it is there ([`super::standing`]), and, before it writes anything, the record
+//! that says whose the prefix is. A region that returns is fenced and what only it has is saved, in this order, each before the
+//! next.
+
+use jiff::Timestamp;
+
+use super::{
+    Ownership, RegionError, records,
+    standing::{self, Standing, View},
+};
+use crate::{
+    checkpoint::Checkpoint, client::Member, error::ReplicationError, options::prefixes, pipeline::Found,
+    run::Context,
+};
+
+/// Who writes the records that no person asked for.
+const ACTOR: &str = "replicator";
+
+// === impl Context ===
+
+impl Context {
+    /// The epoch from which a region that returns begins anew; `None` for a replicator that follows as always.
+    pub(crate) async fn stand(
+        &self,
+        source: &Member,
+        destination: &Member,
+        found: &Found,
+        overwrite: bool,
+    ) -> Result<Option<u64>, ReplicationError> {
+        let cluster = &self.destination.cluster;
+        let at_source = records::read_all(&self.source, source).await?;
+        let at_destination = records::read_all(cluster, destination).await?;
+        let reverse = records::checkpoint(&self.source, source, &self.options.checkpoint_key()).await?;
+        // One that cannot be read is looked at by who is about to go on from it.
+        let checkpoint = found.as_ref().and_then(|(bytes, _)| Checkpoint::decode(bytes).ok());
+        let (from, to) = prefixes(&self.options.rules);
+        let view = View {
+            source: source.cluster,
+            destination: destination.cluster,
+            prefixes: (&from, &to),
+            checkpoint: checkpoint.as_ref(),
+            reverse: reverse.as_ref(),
+            at_source: &at_source,
+            at_destination: &at_destination,
+        };
+        let Standing::Returns { epoch, safe } = standing::judge(&view, overwrite)? else { return Ok(None) };
+        let before = records::of(&at_destination, &to);
+        let region = self.region_there(source.cluster);
+        if before.is_none_or(|held| held.ownership.cluster != source.cluster || held.ownership.epoch < epoch)
+        {
+            let owner = Ownership::new(region.clone(), source.cluster, epoch, ACTOR, Timestamp::now());
+            let fenced = records::replace(cluster, destination, (&to, before), &owner, None).await?;
+            if fenced.is_none() {
+                let lost = RegionError::Lost { prefix: to.clone(), actor: "somebody".to_owned(), epoch };
+                return Err(lost.into());
+            }
+        }
+        tracing::warn!(prefix = to, owner = %region, epoch, "a former owner returns; it is fenced");
+        // As of after the fence.
+        let (source, destination) = (self.source.connect().await?, cluster.connect().await?);
+        match self.export(&source, &destination, safe, epoch).await? {
+            None => tracing::info!(after = safe.0, "it has nothing that the owner has not"),
+            Some(tail) => tracing::warn!(
+                after = safe.0,
+                keys = tail.keys,
+                file = %tail.path.display(),
+                "it has what the owner has not; that is saved before it is overwritten"
+            ),
+        }
+        Ok(Some(epoch))
+    }
+
+    /// Has the destination's record say whose the prefix is, and makes sure that the source does not say the same of us: of two
+    /// links that begin at the same moment in opposite directions, at least one sees the other.
+    pub(crate) async fn establish(
+        &self,
+        source: &Member,
+        destination: &Member,
+        checkpoint: &Checkpoint,
+        fence: i64,
+    ) -> Result<(), ReplicationError> {
+        let cluster = &self.destination.cluster;
+        let (from, to) = prefixes(&self.options.rules);
+        let all = records::read_all(cluster, destination).await?;
+        let before = records::of(&all, &to);
+        let (known, epoch) =
+            before.map_or((None, 0), |held| (Some(held.ownership.cluster), held.ownership.epoch));
+        if known != Some(source.cluster) || epoch < checkpoint.epoch {
+            let epoch = checkpoint.epoch.max(epoch + u64::from(known != Some(source.cluster)));
+            let owner = Ownership::new(
+                self.region_there(source.cluster),
+                source.cluster,
+                epoch,
+                ACTOR,
+                Timestamp::now(),
+            );
+            // Whoever else wrote it meanwhile wrote the checkpoint as well, or is about to.
+            let _written = records::replace(cluster, destination, (&to, before), &owner, None).await?;
+        }
+        let at_source = records::read_all(&self.source, source).await?;
+        let view = View {
+            source: source.cluster,
+            destination: destination.cluster,
+            prefixes: (&from, &to),
+            checkpoint: Some(checkpoint),
+            reverse: None,
+            at_source: &at_source,
+            at_destination: &[],
+        };
+        let Err(error) = standing::judge(&view, false) else { return Ok(()) };
+        if checkpoint.source_revision.0 == 0 {
+            records::withdraw(cluster, destination, &to, (&self.options.checkpoint_key(), fence)).await?;
+        }
+        Err(error.into())
+    }
+}

@@ -1,0 +1,249 @@
+//! The last thing that can be done for a destination whose source is gone: write to it what the spool has more, by the same
+//! pipeline that a replicator uses. Never invents anything: where the spool has a gap, it ends.
+
+use std::{collections::VecDeque, path::Path, time::Duration};
+
+use tokio::time::Instant;
+
+use super::records;
+use crate::{
+    checkpoint::{Checkpoint, Torn},
+    client::EtcdError,
+    destination::Answer,
+    digest::Ledger,
+    error::ReplicationError,
+    listing::Listing,
+    options::ReplicationOptions,
+    pipeline::{Effect, Event, Pace, Pipeline},
+    revision::{Change, Op, Revision},
+    run::Context,
+    spool::{Entry, Reader, Spool, SpoolError, SpoolOptions},
+};
+
+/// For a replicator that still runs to write what it has.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A destination that stands still this long has all that its replicator has.
+const STILL: Duration = Duration::from_secs(2);
+
+/// Time to live of a lease that can be asked of nobody any more: long enough for its owner to renew it here.
+const ORPHAN: i64 = 60;
+
+/// Revisions of the spool's end that a rate is taken from.
+const RECENT: i64 = 10_000;
+
+/// Over which time.
+const MINUTE_MS: u64 = 60_000;
+
+/// What a spool has.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Survey {
+    /// Revisions that the destination has not, with a change in them.
+    pub spooled: Option<u64>,
+    /// Revisions in a minute, by the last one.
+    pub per_minute: Option<u64>,
+}
+
+/// A destination after what the spool had was written.
+pub(super) struct Rolled {
+    pub checkpoint: Checkpoint,
+    pub fence: i64,
+    pub revisions: u64,
+}
+
+/// Looks into the spool; nothing where there is none, or another process has it.
+pub(super) fn survey(options: &ReplicationOptions, checkpoint: &Checkpoint) -> Option<Survey> {
+    let spool = open(options, checkpoint).ok()??;
+    let tail = spool.tail().revision;
+    let mut reader = reader(&spool, checkpoint.source_revision)?;
+    let mut spooled = 0;
+    while let Ok(Some(Entry::Revision(revision))) = reader.read() {
+        spooled += u64::from(!options.rules.map(&revision).changes.is_empty());
+    }
+    let after = Revision(tail.0.saturating_sub(RECENT)).max(spool.begins_after());
+    let (mut reader, mut times) = (spool.reader(after), Vec::new());
+    while let Ok(Some(entry)) = reader.read() {
+        if let Entry::Revision(revision) = entry {
+            times.push(revision.seen_ms);
+        }
+    }
+    Some(Survey { spooled: Some(spooled), per_minute: rate(&times) })
+}
+
+/// Revisions in a minute, by those of the last one.
+fn rate(times: &[u64]) -> Option<u64> {
+    let last = *times.last()?;
+    let recent = times.iter().filter(|ms| last.saturating_sub(**ms) <= MINUTE_MS);
+    let (count, first) = recent.fold((0_u64, last), |(count, first), ms| (count + 1, first.min(*ms)));
+    // Less than a second says nothing about a minute.
+    let window = last.saturating_sub(first);
+    (window >= 1_000).then(|| count.saturating_mul(MINUTE_MS) / window)
+}
+
+/// The spool, if there is one: none is made here.
+fn open(options: &ReplicationOptions, checkpoint: &Checkpoint) -> Result<Option<Spool>, SpoolError> {
+    if !has_segments(&options.spool) {
+        return Ok(None);
+    }
+    let spool = SpoolOptions::new(&options.spool, options.spool_bytes);
+    Spool::open(spool, checkpoint.source_cluster).map(|(spool, _)| Some(spool))
+}
+
+fn has_segments(directory: &Path) -> bool {
+    let Ok(mut files) = std::fs::read_dir(directory) else { return false };
+    files.any(|file| file.is_ok_and(|file| file.path().extension().is_some_and(|end| end == "seg")))
+}
+
+/// A reader of what follows `after`, if the log knows what that is.
+fn reader(spool: &Spool, after: Revision) -> Option<Reader> {
+    (spool.begins_after() <= after && spool.tail().revision > after).then(|| spool.reader(after))
+}
+
+// === impl Context ===
+
+impl Context {
+    /// The spool that is to be rolled forward. A replicator that still runs on it rolls it forward itself; then there is none,
+    /// once the destination stands still.
+    pub(super) async fn spool_to_forward(
+        &self,
+        seen: &Checkpoint,
+    ) -> Result<Option<Spool>, ReplicationError> {
+        match open(&self.options, seen) {
+            Ok(spool) => return Ok(spool),
+            Err(SpoolError::Locked(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let begun = Instant::now();
+        let (mut last, mut since) = (seen.clone(), Instant::now());
+        loop {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let Some((now, _)) = records::decode(self.destination.read().await?.0)? else { return Ok(None) };
+            if (now.source_revision, now.torn) != (last.source_revision, last.torn) {
+                (last, since) = (now, Instant::now());
+            }
+            let still = last.torn.is_none() && since.elapsed() >= STILL;
+            if still || begun.elapsed() >= PATIENCE {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Writes what the spool has more than the destination, whose checkpoint and fence are ours.
+    pub(super) async fn roll_forward(
+        &self,
+        spool: Option<Spool>,
+        checkpoint: Checkpoint,
+        fence: i64,
+    ) -> Result<Rolled, ReplicationError> {
+        let before = checkpoint.sync_version;
+        let as_it_is = Rolled { checkpoint: checkpoint.clone(), fence, revisions: 0 };
+        // What an alignment was about to write is known to the source alone.
+        let (Some(spool), false) = (spool, matches!(checkpoint.torn, Some(Torn::Aligning { .. }))) else {
+            return Ok(as_it_is);
+        };
+        let Some(mut reader) = reader(&spool, checkpoint.source_revision) else { return Ok(as_it_is) };
+        let ledger = self.ledger().await?;
+        let pace = Pace { debounce_ms: 0, heartbeat_ms: u64::MAX };
+        let mut pipeline = Pipeline::new(checkpoint, fence, ledger, self.options.limits, pace, 0);
+        // A clock of the pipeline's own: it stands still but for pauses after a failure.
+        let (mut at, mut ended, mut now) = (fence, false, 0);
+        let mut effects = VecDeque::new();
+        loop {
+            while !ended && pipeline.has_room() {
+                match reader.read()? {
+                    Some(Entry::Revision(revision)) => {
+                        let mapped = self.options.rules.map(&revision);
+                        effects.extend(pipeline.step(now, Event::Revision(mapped)));
+                    }
+                    Some(Entry::Gap { .. }) | None => ended = true,
+                }
+            }
+            if pipeline.is_idle() && effects.is_empty() {
+                break;
+            }
+            while let Some(effect) = effects.pop_front() {
+                match effect {
+                    Effect::Commit(attempt) => {
+                        self.orphans(&attempt.changes).await?;
+                        let answer = self.destination.commit(&attempt).await;
+                        if let Answer::Failed(error) | Answer::Unknown(error) = &answer
+                            && !ReplicationError::Etcd(error.clone()).is_transient()
+                        {
+                            return Err(error.clone().into());
+                        }
+                        effects.extend(pipeline.step(now, Event::from(&answer)));
+                    }
+                    Effect::Read => {
+                        let (found, _) = self.destination.read().await?;
+                        effects.extend(pipeline.step(now, Event::Found(found)));
+                    }
+                    Effect::Applied(applied) => at = applied.at,
+                    Effect::Halt(halt) => return Err(halt.into()),
+                }
+            }
+            // What failed is due again later.
+            if let Some(due) = pipeline.deadline_ms().filter(|due| !pipeline.is_idle() && *due < u64::MAX) {
+                tokio::time::sleep(Duration::from_millis(due.saturating_sub(now))).await;
+                now = now.max(due);
+                effects.extend(pipeline.step(now, Event::Tick));
+            }
+        }
+        let checkpoint = pipeline.checkpoint().clone();
+        let revisions = checkpoint.sync_version.saturating_sub(before);
+        tracing::info!(
+            revisions,
+            through = checkpoint.source_revision.0,
+            "rolled the destination forward from the spool"
+        );
+        Ok(Rolled { checkpoint, fence: at, revisions })
+    }
+
+    /// What the destination holds now; nobody else may write while the fence is ours.
+    async fn ledger(&self) -> Result<Ledger, ReplicationError> {
+        let (_, at) = self.destination.read().await?;
+        let member = self.destination.member().await?;
+        let rules = &self.options.rules;
+        let mut listing =
+            Listing::start(&self.destination.cluster, &member, rules.destination_prefix(), Revision(at));
+        let mut ledger = Ledger::default();
+        while let Some(kv) = listing.next().await? {
+            if rules.owns(kv.key()) {
+                ledger.put(kv.key(), kv.value());
+            }
+        }
+        Ok(ledger)
+    }
+
+    /// Leases whose source can tell nothing about them any more.
+    async fn orphans(&self, changes: &[Change]) -> Result<(), EtcdError> {
+        for change in changes {
+            let Op::Put { lease, .. } = change.op else { continue };
+            if lease == 0 {
+                continue;
+            }
+            let mut member = self.destination.member().await?;
+            let options = etcd_client::LeaseGrantOptions::new().with_id(lease);
+            match self.destination.cluster.ask(member.client.lease_grant(ORPHAN, Some(options))).await {
+                Err(EtcdError::Refused { why, .. }) if why.contains("lease already exists") => {}
+                other => drop(other?),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_that_of_the_last_minute_or_unknown() {
+        assert_eq!(rate(&[]), None);
+        assert_eq!(rate(&[5, 6, 7]), None, "too short to say");
+        let old_and_new: Vec<u64> =
+            (0..100).chain((0..=60).map(|second| 1_000_000 + second * 1_000)).collect();
+        assert_eq!(rate(&old_and_new), Some(61));
+        let busy: Vec<u64> = (0..=10_000).map(|each| each * 2).collect();
+        assert_eq!(rate(&busy), Some(30_003));
+    }
+}

@@ -1,0 +1,198 @@
+//! Who owns a prefix: which region's word counts, who may take it over, and what becomes of the one that lost it. The decisions
+//! are pure ([`own`], [`plan`], [`standing`]); the rest carries them out on real etcds.
+//!
+//! # Two records, one owner
+//!
+//! Each region's etcd says who owns a prefix *as far as it knows*, under [`own::key`]: a region, the cluster ID of its etcd, and an
+//! epoch that only grows. Whoever writes under the prefix (our own commands do) compares that record in the same transaction; a
+//! record that names another cluster refuses the write, and no record at all means that nobody replicates here. So an etcd
+//! restored from a snapshot, which has another cluster ID, owns nothing until an operator says so.
+//!
+//! The destination's checkpoint is the second record, and the fence of the replicators: it is changed in the same transaction as
+//! the first. Epochs order what two etcds say about the same prefix.
+//!
+//! # States of a prefix, seen from the destination
+//!
+//! ```text
+//!             promote, source answers            source at the fence = destination, key by key
+//!  replica ─────────────────────────────> fenced ────────────────────────────────────────────> primary
+//!   ^  │          (source: fenced)         │  ^                                                 │  ^
+//!   │  │                                   │  └── killed at any step: run it again, it goes on ─┘  │
+//!   │  │ promote, source silent, operator says yes; what the spool has beyond the destination       │
+//!   │  └──────────────────────────────────────────────────────────────────────────────────────────┘
+//!   │                                                              │
+//!   └── the other region is primary at a later epoch, and a replicator runs from there to here:
+//!       fenced first, what nobody else has is exported, then made equal
+//! ```
+//!
+//! Nothing of this is remembered by the program that does it: each step is decided from what both etcds say, and is one
+//! transaction that compares what it was decided from. Killed at any step and run again, it goes on where it was.
+
+mod converge;
+mod enter;
+mod export;
+mod forward;
+pub mod own;
+pub mod plan;
+mod promote;
+mod records;
+pub mod standing;
+
+pub use converge::{Converged, converge};
+pub use own::{Ownership, Region};
+pub use promote::{Assessment, Estimate, Promoted, assess, demote, promote};
+
+use crate::{client::EtcdError, error::ReplicationError};
+
+/// Why ownership cannot change hands, or a replicator may not begin. Each finishes the sentence "failed to ...".
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RegionError {
+    /// A record that is none.
+    #[error(
+        "read the ownership record {key}: {why}. Nothing was changed. Look at it with etcdctl; delete it if nobody replicates this prefix"
+    )]
+    Unreadable {
+        /// Which.
+        key: String,
+        /// Why.
+        why: String,
+    },
+    /// No replicator was ever here.
+    #[error(
+        "promote the destination: nothing was ever replicated to it (no checkpoint of stream {stream:?}). Check --stream and --destination"
+    )]
+    NeverReplicated {
+        /// The stream.
+        stream: String,
+    },
+    /// The source is another one.
+    #[error(
+        "promote the destination: it is a replica of cluster {known} and the source that answers is cluster {found}. Check --source"
+    )]
+    OtherSource {
+        /// Whose replica it is.
+        known: crate::checkpoint::ClusterId,
+        /// Who answers.
+        found: crate::checkpoint::ClusterId,
+    },
+    /// A third region has it, or is getting it.
+    #[error(
+        "change the owner of {prefix:?}: region {region} has it or is being promoted (epoch {epoch}, by {actor} at {since})"
+    )]
+    Elsewhere {
+        /// The prefix.
+        prefix: String,
+        /// Who.
+        region: String,
+        /// Its epoch.
+        epoch: u64,
+        /// Who did that.
+        actor: String,
+        /// When.
+        since: jiff::Timestamp,
+    },
+    /// Somebody else did the same at the same time.
+    #[error(
+        "change the owner of {prefix:?}: {actor} did so at the same moment (epoch {epoch}). Look at it with `zonebreak replicate status`"
+    )]
+    Lost {
+        /// The prefix.
+        prefix: String,
+        /// Who.
+        actor: String,
+        /// The epoch that they gave it.
+        epoch: u64,
+    },
+    /// The source does not answer, and the operator did not say that it is lost.
+    #[error(
+        "drain the source: it does not answer ({why}). Run it again: it then says what would be lost and asks"
+    )]
+    SourceSilent {
+        /// Why.
+        why: String,
+    },
+    /// It answers again.
+    #[error("promote without the source: it answers again. Run it again, and nothing is lost")]
+    SourceBack,
+    /// The destination is between two revisions, and nothing here can bring it to one.
+    #[error(
+        "promote the destination: it is between two revisions of the source ({torn}) and the spool does not hold what is missing. \
+             Run it where the spool is (--spool), or, if a mixture of two revisions is better than none, with --accept-torn"
+    )]
+    Torn {
+        /// What is missing.
+        torn: String,
+    },
+    /// Nobody was promoted.
+    #[error(
+        "demote the source: the destination was not promoted (epoch {epoch}); `zonebreak replicate promote` does both"
+    )]
+    NotPromoted {
+        /// Its epoch.
+        epoch: u64,
+    },
+    /// The two directions overlap.
+    #[error(
+        "begin: {prefix:?} of the source is itself owned by region {region} through another link (record {key}, epoch {epoch}), which is \
+             the destination of this one: the two would write each other's keys for ever. Two regions may replicate to each other only prefixes \
+             that do not overlap"
+    )]
+    Overlap {
+        /// The prefix of the other link.
+        prefix: String,
+        /// Its owner.
+        region: String,
+        /// Its epoch.
+        epoch: u64,
+        /// The record.
+        key: String,
+    },
+    /// Two links into one destination overlap.
+    #[error(
+        "begin: another link already replicates {prefix:?} of region {region} to this destination (record {key}). Prefixes of two links must not \
+             overlap; if that link is gone for good, delete that key at the destination"
+    )]
+    Taken {
+        /// Its prefix.
+        prefix: String,
+        /// Its owner.
+        region: String,
+        /// The record.
+        key: String,
+    },
+    /// The destination owns what it is to be given.
+    #[error(
+        "begin: the destination owns {prefix:?} itself (region {region}, epoch {epoch}). To replicate to it nevertheless and lose what only it has, \
+             run once with --overwrite"
+    )]
+    Owned {
+        /// The prefix.
+        prefix: String,
+        /// Its region.
+        region: String,
+        /// Its epoch.
+        epoch: u64,
+    },
+    /// A name that cannot be one.
+    #[error("use {0:?} as the name of a region: it is 1 to 63 letters, digits, '-', '_' and '.'")]
+    Name(String),
+    /// The divergent tail could not be saved, so nothing is overwritten.
+    #[error("save what only the returning region has to {path}: {why}. Nothing was overwritten")]
+    Export {
+        /// Where to.
+        path: String,
+        /// Why.
+        why: String,
+    },
+}
+
+impl From<RegionError> for ReplicationError {
+    fn from(error: RegionError) -> Self {
+        Self::Region(Box::new(error))
+    }
+}
+
+/// Whether an etcd does not let us see something, which some users may not.
+fn denied(error: &EtcdError) -> bool {
+    matches!(error, EtcdError::Denied { .. })
+}

@@ -1,0 +1,94 @@
+//! Ownership records in an etcd: reads them all, and replaces one if it is still what was read. Decides nothing.
+
+use etcd_client::{Compare, CompareOp, GetOptions, Txn, TxnOp};
+
+use super::{
+    RegionError, denied,
+    own::{self, Held, Ownership},
+};
+use crate::{
+    checkpoint::Checkpoint,
+    client::{Cluster, EtcdError, Member},
+    error::ReplicationError,
+    pipeline::Found,
+};
+
+/// The records of an etcd. Some users may not read those of the source; to them it has none.
+pub(super) async fn read_all(cluster: &Cluster, member: &Member) -> Result<Vec<Held>, ReplicationError> {
+    let options = GetOptions::new().with_prefix();
+    let answer = match cluster.ask(member.kv().get(own::root(), Some(options))).await {
+        Err(error) if denied(&error) && cluster.side() == "source" => return Ok(Vec::new()),
+        other => other?,
+    };
+    let decode = |kv: &etcd_client::KeyValue| {
+        let key = String::from_utf8_lossy(kv.key()).into_owned();
+        let prefix = key.strip_prefix(&own::root()).unwrap_or_default().to_owned();
+        let ownership =
+            Ownership::decode(kv.value()).map_err(|why| RegionError::Unreadable { key: key.clone(), why })?;
+        Ok(Held { prefix, ownership, mod_revision: kv.mod_revision() })
+    };
+    answer.kvs().iter().map(decode).collect()
+}
+
+/// The checkpoint of a stream in an etcd that need not be the destination.
+pub(super) async fn checkpoint(
+    cluster: &Cluster,
+    member: &Member,
+    key: &str,
+) -> Result<Option<Checkpoint>, ReplicationError> {
+    let answer = match cluster.ask(member.kv().get(key, None)).await {
+        Err(error) if denied(&error) => return Ok(None),
+        other => other?,
+    };
+    Ok(answer.kvs().first().map(|kv| Checkpoint::decode(kv.value())).transpose()?)
+}
+
+/// The record of exactly this prefix.
+pub(super) fn of<'a>(all: &'a [Held], prefix: &str) -> Option<&'a Held> {
+    all.iter().find(|held| held.prefix == prefix)
+}
+
+/// Replaces a record, together with other writes, if it and the other key are what was read. The revision; `None` when not.
+pub(super) async fn replace(
+    cluster: &Cluster,
+    member: &Member,
+    (prefix, before): (&str, Option<&Held>),
+    becomes: &Ownership,
+    with: Option<(&str, i64, Vec<u8>)>,
+) -> Result<Option<i64>, EtcdError> {
+    let key = own::key(prefix);
+    let mut conditions = vec![same(&key, before.map_or(0, |held| held.mod_revision))];
+    let mut writes = vec![TxnOp::put(key, becomes.encode(), None)];
+    if let Some((key, fence, value)) = with {
+        conditions.push(same(key, fence));
+        writes.push(TxnOp::put(key, value, None));
+    }
+    let txn = Txn::new().when(conditions).and_then(writes);
+    let answer = cluster.ask(member.kv().txn(txn)).await?;
+    let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+    Ok(answer.succeeded().then_some(revision))
+}
+
+/// Takes back a record and a checkpoint that were just written, if they still are that.
+pub(super) async fn withdraw(
+    cluster: &Cluster,
+    member: &Member,
+    prefix: &str,
+    (checkpoint, fence): (&str, i64),
+) -> Result<(), EtcdError> {
+    let deletes = [TxnOp::delete(own::key(prefix), None), TxnOp::delete(checkpoint, None)];
+    let txn = Txn::new().when([same(checkpoint, fence)]).and_then(deletes);
+    cluster.ask(member.kv().txn(txn)).await.map(drop)
+}
+
+fn same(key: &str, mod_revision: i64) -> Compare {
+    Compare::mod_revision(key, CompareOp::Equal, mod_revision)
+}
+
+/// A checkpoint that was found, and its fence.
+pub(super) fn decode(found: Found) -> Result<Option<(Checkpoint, i64)>, ReplicationError> {
+    Ok(match found {
+        Some((bytes, fence)) => Some((Checkpoint::decode(&bytes)?, fence)),
+        None => None,
+    })
+}

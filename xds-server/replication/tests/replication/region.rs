@@ -1,0 +1,298 @@
+//! Who owns a prefix: promotion with the source and without it, the return of a former owner, two regions side by side.
+
+use std::time::Duration;
+
+use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp};
+use zonebreak_replication::{
+    ClusterOptions, RESERVED, ReplicationError, ReplicationOptions,
+    checkpoint::Role,
+    region::{self, Converged, Ownership, Region, RegionError, own},
+};
+
+use crate::support::{PREFIX, Pair, Running, list, put, until};
+
+/// The record of a prefix in an etcd.
+async fn owner(client: &mut Client, prefix: &str) -> Option<Ownership> {
+    let found = client.get(own::key(prefix), None).await.unwrap();
+    found.kvs().first().map(|kv| Ownership::decode(kv.value()).unwrap())
+}
+
+/// A write as our own writers do it: only while the record is what they read, which was none.
+async fn write_unfenced(client: &mut Client, key: &str, value: &str) -> bool {
+    let unowned = Compare::mod_revision(own::key(PREFIX), CompareOp::Equal, 0);
+    let txn = Txn::new().when([unowned]).and_then([TxnOp::put(key, value, None)]);
+    client.txn(txn).await.unwrap().succeeded()
+}
+
+/// The stream in the other direction, with a spool of its own.
+fn reversed(options: &ReplicationOptions, spool: &str) -> ReplicationOptions {
+    let mut reversed = options.clone();
+    std::mem::swap(&mut reversed.source, &mut reversed.destination);
+    std::mem::swap(&mut reversed.source_region, &mut reversed.destination_region);
+    reversed.spool.set_file_name(spool);
+    reversed
+}
+
+fn named(pair: &Pair) -> ReplicationOptions {
+    let name = |name| Some(Region::new(name).unwrap());
+    ReplicationOptions { source_region: name("west"), destination_region: name("east"), ..pair.options() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_planned_promotion_under_load_loses_no_write_that_was_acknowledged() {
+    let pair = Pair::start().await;
+    let options = named(&pair);
+    let replicator = Running::start(options.clone());
+    replicator.streams().await;
+    let mut source = pair.from().await;
+    let writer = tokio::spawn(async move {
+        let mut acknowledged = 0;
+        while write_unfenced(&mut source, &format!("/app/{acknowledged:05}"), "v").await {
+            acknowledged += 1;
+        }
+        acknowledged
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let promoted = region::promote(options.clone(), "eve", false, false).await.unwrap();
+    let acknowledged = writer.await.unwrap();
+    assert!(acknowledged > 10 && !promoted.already && promoted.source_fenced, "{acknowledged} {promoted:?}");
+    assert_eq!((promoted.region.as_str(), promoted.epoch), ("east", 2));
+    let (mut from, mut to) = (pair.from().await, pair.to().await);
+    let there = list(&mut to, PREFIX).await;
+    assert_eq!(there.len(), acknowledged, "every write before the fence, and none after it");
+    let owners = [owner(&mut from, PREFIX).await.unwrap(), owner(&mut to, PREFIX).await.unwrap()];
+    for owner in owners {
+        assert_eq!((owner.region.as_str(), owner.epoch, owner.actor.as_str()), ("east", 2, "eve"));
+    }
+    // The replicator that was there is a zombie now: whatever it tries fails.
+    put(&mut from, "/app/zombie", "v").await;
+    let error = replicator.gives_up().await.to_string();
+    assert!(error.contains("promoted (epoch 2)"), "{error}");
+    assert_eq!(list(&mut to, PREFIX).await, there);
+    let again = region::promote(options, "eve", false, false).await.unwrap();
+    assert!(again.already && again.epoch == 2, "{again:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promotion_that_was_cut_off_anywhere_goes_on_when_it_is_run_again() {
+    let pair = Pair::start().await;
+    let options = pair.options();
+    put(&mut pair.from().await, "/app/a", "1").await;
+    let replicator = Running::start(options.clone());
+    replicator.streams().await;
+    put(&mut pair.from().await, "/app/b", "1").await;
+    let mut cut = 0;
+    let promoted = loop {
+        let limit = Duration::from_millis(1 + cut * 2);
+        let attempt = region::promote(options.clone(), "eve", false, false);
+        match tokio::time::timeout(limit, attempt).await {
+            Ok(done) => break done.unwrap(),
+            Err(_) => cut += 1,
+        }
+    };
+    assert!(cut > 2, "it was cut off {cut} times");
+    assert_eq!(promoted.epoch, 2, "a second try is no second promotion");
+    assert_eq!(list(&mut pair.to().await, PREFIX).await.len(), 2);
+    let checkpoint = pair.checkpoint().await.unwrap();
+    assert_eq!((checkpoint.role, checkpoint.epoch), (Role::Primary, 2));
+    assert!(owner(&mut pair.from().await, PREFIX).await.is_some());
+    replicator.gives_up().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_who_promote_at_the_same_moment_one_wins_and_the_other_is_told() {
+    let pair = Pair::start().await;
+    let options = pair.options();
+    let replicator = Running::start(options.clone());
+    replicator.streams().await;
+    let (one, other) = tokio::join!(
+        region::promote(options.clone(), "adam", false, false),
+        region::promote(options.clone(), "eve", false, false)
+    );
+    let mut winners = 0;
+    for outcome in [one, other] {
+        match outcome {
+            Ok(promoted) => winners += u32::from(!promoted.already),
+            Err(ReplicationError::Region(error)) => {
+                assert!(matches!(*error, RegionError::Lost { .. }), "{error}");
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(winners, 1);
+    assert_eq!(pair.checkpoint().await.unwrap().epoch, 2);
+    replicator.gives_up().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_source_the_loss_is_told_first_and_the_spool_is_rolled_forward() {
+    let mut pair = Pair::start().await;
+    let options = pair.options();
+    let replicator = Running::start(options.clone());
+    replicator.streams().await;
+    let mut source = pair.from().await;
+    put(&mut source, "/app/a", "1").await;
+    pair.equal().await;
+    let safe = pair.checkpoint().await.unwrap().source_revision;
+    // What comes now is in the spool alone.
+    pair.destination.kill();
+    for key in 0..20 {
+        put(&mut source, &format!("/app/spooled-{key:02}"), "only in the spool").await;
+    }
+    until("the spool to hold the last change", async || {
+        let mut segments = std::fs::read_dir(pair.spool("spool")).unwrap();
+        segments.any(|file| {
+            let bytes = std::fs::read(file.unwrap().path()).unwrap_or_default();
+            bytes.windows(15).any(|window| window == b"/app/spooled-19")
+        })
+    })
+    .await;
+    replicator.stop().await;
+    pair.source.kill();
+    pair.destination.restart().await.unwrap();
+
+    let assessed = region::assess(options.clone()).await.unwrap();
+    assert!(assessed.source_error.is_some() && !assessed.promoted, "{assessed:?}");
+    assert_eq!((assessed.estimate.safe_revision, assessed.estimate.spooled), (safe, Some(20)));
+    let error = region::promote(options.clone(), "eve", false, false).await.unwrap_err().to_string();
+    assert!(error.contains("it does not answer"), "{error}");
+    assert_eq!(pair.checkpoint().await.unwrap().role, Role::Replica, "nothing was changed");
+
+    let promoted = region::promote(options, "eve", true, false).await.unwrap();
+    assert_eq!((promoted.forwarded, promoted.epoch, promoted.source_fenced), (20, 2, false));
+    assert_eq!(list(&mut pair.to().await, PREFIX).await.len(), 21);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_former_owner_returns_fenced_and_what_only_it_had_is_saved_before_it_is_overwritten() {
+    let mut pair = Pair::start().await;
+    let options = named(&pair);
+    let mut west = pair.from().await;
+    for (key, value) in [("/app/a", "1"), ("/app/b", "1"), ("/app/gone", "1")] {
+        put(&mut west, key, value).await;
+    }
+    let replicator = Running::start(options.clone());
+    replicator.streams().await;
+    pair.equal().await;
+    replicator.stop().await;
+    // West takes in what nobody replicated, and dies.
+    put(&mut west, "/app/a", "west's").await;
+    put(&mut west, "/app/only-west", "1").await;
+    west.delete("/app/gone", None).await.unwrap();
+    pair.source.kill();
+    region::promote(options.clone(), "eve", true, false).await.unwrap();
+    put(&mut pair.to().await, "/app/b", "east's").await;
+
+    // It returns: a replicator from east to west fences it, saves its tail and brings it up.
+    pair.source.restart().await.unwrap();
+    let back = reversed(&options, "back");
+    let replicator = Running::start(back.clone());
+    replicator.streams().await;
+    let (mut west, mut east) = (pair.from().await, pair.to().await);
+    let fenced = owner(&mut west, PREFIX).await.unwrap();
+    assert_eq!((fenced.region.as_str(), fenced.epoch), ("east", 2));
+    assert_eq!(list(&mut west, PREFIX).await, list(&mut east, PREFIX).await);
+    let saved: Vec<_> = std::fs::read_dir(&back.spool).unwrap().map(|file| file.unwrap().path()).collect();
+    let saved = saved.iter().find(|path| path.extension().is_some_and(|end| end == "jsonl")).expect("a file");
+    let text = std::fs::read_to_string(saved).unwrap();
+    let tail: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told =
+        |key: &str| tail.iter().find(|line| line["key"] == key).unwrap_or_else(|| panic!("no {key}: {text}"));
+    assert_eq!(tail.len(), 3, "what is the same, or the owner's alone, is no divergence: {text}");
+    assert_eq!((&told("/app/a")["here"], &told("/app/a")["owner"]), (&"west's".into(), &"1".into()));
+    assert_eq!(told("/app/only-west")["owner"], serde_json::Value::Null);
+    assert_eq!(
+        (&told("/app/gone")["here"], &told("/app/gone")["owner"]),
+        (&serde_json::Value::Null, &"1".into())
+    );
+
+    // And is promoted again, with nothing lost; then the first direction goes on.
+    put(&mut east, "/app/c", "east's").await;
+    let promoted = region::promote(back, "eve", false, false).await.unwrap();
+    assert_eq!((promoted.region.as_str(), promoted.epoch), ("west", 3));
+    replicator.gives_up().await;
+    assert_eq!(list(&mut west, "/app/c").await.len(), 1);
+    let replicator = Running::start(options);
+    replicator.streams().await;
+    put(&mut west, "/app/d", "west's").await;
+    pair.equal().await;
+    let checkpoint = pair.checkpoint().await.unwrap();
+    assert_eq!((checkpoint.role, checkpoint.epoch), (Role::Replica, 3));
+    replicator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_regions_replicate_to_each_other_what_does_not_overlap_and_nothing_else() {
+    let pair = Pair::start().await;
+    let there = pair.options();
+    let first = Running::start(there.clone());
+    first.streams().await;
+    let link = |prefix: &str, spool: &str| {
+        let (from, to) = (pair.destination.url(), pair.source.url());
+        let mut options = ReplicationOptions::new(
+            "back",
+            prefix,
+            ClusterOptions::plain([from]),
+            ClusterOptions::plain([to]),
+            pair.spool(spool),
+        );
+        options.heartbeat = Duration::from_millis(500);
+        options
+    };
+    for prefix in ["/app/", "/app/part/", "/"] {
+        let error = Running::start(link(prefix, "overlap")).gives_up().await;
+        let ReplicationError::Region(error) = error else { panic!("{error}") };
+        assert!(matches!(*error, RegionError::Overlap { .. }), "{error}");
+    }
+    let back = Running::start(link("/other/", "back"));
+    back.streams().await;
+    let (mut west, mut east) = (pair.from().await, pair.to().await);
+    put(&mut west, "/app/a", "1").await;
+    put(&mut east, "/other/b", "1").await;
+    until("both keys on both sides", async || {
+        !list(&mut east, "/app/a").await.is_empty() && !list(&mut west, "/other/b").await.is_empty()
+    })
+    .await;
+    // No echo: nothing but the signs of life of each link moves either etcd.
+    let settled = list(&mut west, "/").await.len();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(list(&mut west, "/").await.len(), settled);
+    // A second link into the same destination may not overlap the first, either.
+    let mut second = pair.options_with_spool("second");
+    second.stream = "second".to_owned();
+    second.rules = zonebreak_replication::rules::Rules::new("/app/part/", "/app/part/", RESERVED);
+    let error = Running::start(second).gives_up().await.to_string();
+    assert!(error.contains("another link already replicates \"/app/\""), "{error}");
+    first.stop().await;
+    back.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_destination_has_converged_when_nothing_of_the_prefix_is_missing_whatever_else_is_written() {
+    let pair = Pair::start().await;
+    let (options, mut source) = (pair.options(), pair.from().await);
+    put(&mut source, "/app/a", "1").await;
+    let converged = async || region::converge(options.clone()).await.unwrap();
+    assert!(matches!(converged().await, Converged::No { .. }), "nothing was replicated yet");
+    let replicator = Running::start(options.clone());
+    replicator.streams().await;
+    pair.equal().await;
+    until("it to be told", async || matches!(converged().await, Converged::Yes { .. })).await;
+    for _ in 0..5 {
+        put(&mut source, "/elsewhere", "1").await;
+    }
+    assert!(matches!(converged().await, Converged::Yes { .. }), "other keys do not count");
+    replicator.stop().await;
+    for change in ["put", "delete"] {
+        match change {
+            "put" => drop(put(&mut source, "/app/b", "1").await),
+            _ => drop(source.delete("/app/a", None).await.unwrap()),
+        }
+        assert!(matches!(converged().await, Converged::No { .. }), "{change}");
+        let replicator = Running::start(options.clone());
+        replicator.streams().await;
+        pair.equal().await;
+        until("it to have caught up", async || matches!(converged().await, Converged::Yes { .. })).await;
+        replicator.stop().await;
+    }
+}

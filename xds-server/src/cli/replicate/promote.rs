@@ -1,0 +1,185 @@
+//! `zonebreak replicate promote` and `demote`: who owns the prefix from now on. Tells what would be lost and asks before it gives a
+//! source up; the work is in `zonebreak_replication::region`.
+
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+
+use zonebreak_replication::region::{self, Assessment, Estimate, Promoted};
+
+use super::{StreamArgs, failure};
+use crate::{
+    cli::output::OutputArgs,
+    config::Override,
+    exit::{Exit, Failure, Outcome},
+    host,
+};
+
+/// The flags of `zonebreak replicate promote`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct PromoteArgs {
+    #[command(flatten)]
+    stream: StreamArgs,
+    #[command(flatten)]
+    who: WhoArgs,
+    /// Directory of the change log: what it has more than the destination is written there first, when the source is gone.
+    #[arg(long, value_name = "DIR")]
+    spool: Option<String>,
+    /// Give up a source that does not answer, without asking.
+    #[arg(long)]
+    yes: bool,
+    /// Promote a destination between two revisions, which the spool cannot complete.
+    #[arg(long)]
+    accept_torn: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// The flags of `zonebreak replicate demote`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DemoteArgs {
+    #[command(flatten)]
+    stream: StreamArgs,
+    #[command(flatten)]
+    who: WhoArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Who does it.
+#[derive(Debug, Clone, clap::Args)]
+struct WhoArgs {
+    /// Who does this [default: user and host].
+    #[arg(long, value_name = "NAME")]
+    actor: Option<String>,
+}
+
+/// Promotes the destination.
+pub async fn promote(args: PromoteArgs) -> Outcome {
+    let spool =
+        args.spool.clone().map(|value| Override { flag: "--spool", path: "replicate.spool_dir", value });
+    let config = args.stream.load(spool.into_iter().collect())?;
+    let options = config.replicate.options().map_err(Failure::usage)?;
+    let assessed = region::assess(options.clone()).await.map_err(failure)?;
+    let given_up = match &assessed.source_error {
+        Some(why) if !assessed.promoted => {
+            eprint!("{}", warning(&assessed, why));
+            if !args.yes {
+                agree(&assessed)?;
+            }
+            true
+        }
+        _ => false,
+    };
+    let promoted =
+        region::promote(options, &args.who.actor(), given_up, args.accept_torn).await.map_err(failure)?;
+    args.output.print(&promoted, |_| table(&promoted))?;
+    if !promoted.source_fenced {
+        eprintln!(
+            "the source was not told: start a replicator in the other direction now, which fences it as soon as it answers, or \
+             run `zonebreak replicate demote` then"
+        );
+    }
+    Ok(Exit::Ok)
+}
+
+/// Fences the source of a promoted destination.
+pub async fn demote(args: DemoteArgs) -> Outcome {
+    let config = args.stream.load(Vec::new())?;
+    let options = config.replicate.options().map_err(Failure::usage)?;
+    let demoted = region::demote(options, &args.who.actor()).await.map_err(failure)?;
+    args.output.print(&demoted, |_| table(&demoted))?;
+    eprintln!(
+        "the source is fenced; a replicator in the other direction brings it up and saves what only it has"
+    );
+    Ok(Exit::Ok)
+}
+
+/// What an operator must know before giving a source up.
+fn warning(assessed: &Assessment, why: &str) -> String {
+    let Estimate { safe_revision, safe_time, age_ms, torn, spooled, lost_revisions } = &assessed.estimate;
+    let seconds = *age_ms as f64 / 1000.0;
+    let mut out = format!("the source does not answer: failed to {why}\n\n");
+    out += &format!("safe revision   {safe_revision}: the destination has everything up to it\n");
+    out += &format!(
+        "safe time       {safe_time:.0}, {seconds:.1} s ago; what the source took in since then may be lost\n"
+    );
+    out += &match spooled {
+        Some(more) => format!("change log      has {more} more revisions, which are written first\n"),
+        None => "change log      none here, or a replicator that runs writes what it has\n".to_owned(),
+    };
+    out += &match lost_revisions {
+        Some(lost) => format!(
+            "estimated loss  {} revisions, at the rate of the last minute of the change log\n",
+            lost.saturating_sub(spooled.unwrap_or(0))
+        ),
+        None => "estimated loss  unknown: the change log says nothing about the rate\n".to_owned(),
+    };
+    if torn.is_some() {
+        out += "torn            the destination is between two revisions; the change log must complete it\n";
+    }
+    out + "\n"
+}
+
+fn agree(assessed: &Assessment) -> Result<(), Failure> {
+    let refused = |why: &str| {
+        Failure::new(
+            Exit::Refused,
+            format_args!("failed to promote without the source: {why}; nothing was changed"),
+        )
+        .hint("pass --yes to give the source up")
+    };
+    if !std::io::stdin().is_terminal() {
+        return Err(refused("nobody is there to be asked"));
+    }
+    eprint!(
+        "Give the source up and make region {} the owner of {:?}? Type yes: ",
+        assessed.region, assessed.prefix
+    );
+    let mut answer = String::new();
+    let read = std::io::stderr().flush().and_then(|()| std::io::stdin().lock().read_line(&mut answer));
+    match read {
+        Ok(_) if answer.trim() == "yes" => Ok(()),
+        _ => Err(refused("the answer was not yes")),
+    }
+}
+
+fn table(promoted: &Promoted) -> String {
+    let Promoted {
+        prefix,
+        region,
+        epoch,
+        already,
+        source_fenced,
+        through,
+        drained_keys,
+        forwarded,
+        digest,
+        elapsed_ms,
+    } = promoted;
+    let mut out = format!(
+        "owner     region {region} of {prefix:?}, epoch {epoch}{}\n",
+        if *already { ", as before" } else { "" }
+    );
+    out += &format!("revision  {through} of the former source\n");
+    out += &match (already, drained_keys, digest) {
+        (true, ..) => String::new(),
+        (_, Some(keys), Some(digest)) => {
+            format!(
+                "loss      none: both sides are equal at the fence (digest {digest}); {keys} keys were still on their way\n"
+            )
+        }
+        _ => format!("loss      see above; {forwarded} revisions were written from the change log\n"),
+    };
+    out += if *source_fenced { "source    fenced\n" } else { "source    NOT FENCED: it does not answer\n" };
+    if !already {
+        out += &format!("took      {:.2} s\n", *elapsed_ms as f64 / 1000.0);
+    }
+    out
+}
+
+// === impl WhoArgs ===
+
+impl WhoArgs {
+    fn actor(&self) -> String {
+        self.actor.clone().unwrap_or_else(host::actor)
+    }
+}

@@ -1,0 +1,169 @@
+//! The runbook of docs/regions.md, command by command: two real etcds, the real program, and what the page promises in between.
+
+use std::{
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
+
+use zonebreak_drill::lab::{Etcd, Lab};
+
+const PAGE: &str = include_str!("../../docs/regions.md");
+
+const TOPOLOGY: &str = "zones:\n  az-a:\n    region: west\n";
+
+/// Two regions and the runbook's directory.
+struct Regions {
+    lab: Lab,
+    west: Etcd,
+    east: Etcd,
+    running: Vec<Child>,
+}
+
+/// What a command came to.
+struct Run {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+// === impl Regions ===
+
+impl Regions {
+    async fn start() -> Self {
+        let lab = Lab::new().unwrap();
+        let (west, east) = tokio::join!(Etcd::start_named(&lab, "west"), Etcd::start_named(&lab, "east"));
+        std::fs::write(lab.path().join("topology.yaml"), TOPOLOGY).unwrap();
+        Self { west: west.unwrap(), east: east.unwrap(), lab, running: Vec::new() }
+    }
+
+    fn shell(&self, script: &str) -> Command {
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_zonebreak"));
+        let path = std::env::var("PATH").unwrap_or_default();
+        let mut command = Command::new("sh");
+        command
+            .args(["-ec", script])
+            .current_dir(self.lab.path())
+            .env("PATH", format!("{}:{path}", program.parent().unwrap().display()))
+            .env("WEST", self.west.url())
+            .env("EAST", self.east.url())
+            .env("ZONEBREAK_HEALTH__LISTEN", "127.0.0.1:0")
+            .env("ZONEBREAK_REPLICATE__HEARTBEAT", "500ms")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a script to its end.
+    fn run(&self, script: &str) -> Run {
+        let output = self.shell(script).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Run { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
+    }
+
+    /// Runs a section of the runbook, in which every command must do. What ends in `&` goes on; what ran before is stopped.
+    fn section(&mut self, heading: &str) -> String {
+        let (mut script, mut out) = (String::new(), String::new());
+        for line in commands(heading).lines() {
+            match line.strip_suffix(" &") {
+                None => script += &format!("{line}\n"),
+                Some(forever) => {
+                    out += &self.done(&std::mem::take(&mut script));
+                    self.stop();
+                    let log = std::fs::File::options()
+                        .create(true)
+                        .append(true)
+                        .open(self.lab.path().join("replicators.log"))
+                        .unwrap();
+                    let child = self.shell(&format!("exec {forever}")).stderr(log).spawn().unwrap();
+                    self.running.push(child);
+                }
+            }
+        }
+        out + &self.done(&script)
+    }
+
+    fn done(&self, script: &str) -> String {
+        let run = self.run(script);
+        assert_eq!(run.code, 0, "{script}\n{}\n{}\n{}", run.out, run.err, self.log());
+        run.out + &run.err
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.lab.path().join("replicators.log")).unwrap_or_default()
+    }
+
+    /// Kills what runs (SIGKILL).
+    fn stop(&mut self) {
+        for mut child in self.running.drain(..) {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+}
+
+impl Drop for Regions {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// The commands of a section of the page.
+fn commands(heading: &str) -> String {
+    let (_, section) = PAGE.split_once(&format!("### {heading}\n")).expect("the section");
+    let section = section.split("\n## ").next().unwrap().split("\n### ").next().unwrap();
+    let (_, block) = section.split_once("```sh\n").expect("its commands");
+    block.split_once("```").expect("their end").0.to_owned()
+}
+
+fn apply(etcd: &str) -> String {
+    format!("zonebreak topology apply topology.yaml --etcd \"${etcd}\"")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_runbook_does_what_it_says() {
+    let mut regions = Regions::start().await;
+    regions.section("Set up");
+    let proof = regions.section("Watch");
+    assert!(proof.contains("verdict      equal"), "{proof}");
+
+    // East is a replica: our own writers are told where to write.
+    std::fs::write(regions.lab.path().join("topology.yaml"), TOPOLOGY.replace("az-a", "az-b")).unwrap();
+    let refused = regions.run(&apply("EAST"));
+    assert_eq!(refused.code, 5, "{}", refused.err);
+    assert!(refused.err.contains("region west owns \"/zonebreak/v1/\" (epoch 1)"), "{}", refused.err);
+    let drain = "zonebreak zone drain az-a --for 5m --reason test --no-wait --etcd \"$EAST\"";
+    assert_eq!(regions.run(drain).code, 5);
+    let register =
+        "zonebreak register --service s --zone az-a --region west --address 127.0.0.1:1 --etcd \"$EAST\"";
+    assert_eq!(regions.run(register).code, 5);
+
+    let moved = regions.section("Move the owner on purpose");
+    assert!(moved.contains("owner     region east") && moved.contains("loss      none"), "{moved}");
+    let refused = regions.run(&apply("WEST"));
+    assert_eq!(refused.code, 5, "{}", refused.err);
+    assert!(refused.err.contains("region east owns"), "{}", refused.err);
+    regions.done(&apply("EAST"));
+    regions.done("zonebreak replicate status --config east-to-west.yaml --wait --timeout 60s");
+
+    // East takes in what nobody replicates, and is gone.
+    regions.stop();
+    std::fs::write(regions.lab.path().join("topology.yaml"), TOPOLOGY.replace("az-a", "only-east")).unwrap();
+    regions.done(&apply("EAST"));
+    let behind = regions.run("zonebreak replicate status --config east-to-west.yaml --wait --timeout 1s");
+    assert_eq!(behind.code, 4, "{}", behind.err);
+    regions.east.kill();
+    let asked = regions.run("zonebreak replicate promote --config east-to-west.yaml");
+    assert_eq!(asked.code, 5, "{}", asked.err);
+    assert!(asked.err.contains("safe revision") && asked.err.contains("--yes"), "{}", asked.err);
+    let given_up = regions.section("The owner's region is gone");
+    assert!(given_up.contains("region west") && given_up.contains("NOT FENCED"), "{given_up}");
+
+    regions.east.restart().await.unwrap();
+    let returned = regions.section("It returns");
+    assert!(returned.contains("zones/only-east"), "{returned}");
+    assert_eq!(regions.run(&apply("EAST")).code, 5);
+
+    let back = regions.section("Fail back");
+    assert!(back.contains("region east") && back.contains("epoch 4"), "{back}");
+    let demoted = regions.run("zonebreak replicate demote --config west-to-east.yaml");
+    assert_eq!(demoted.code, 0, "{}", demoted.err);
+}
