@@ -34,7 +34,7 @@ use crate::{
 /// that missed it for 60 s included. False trips are those of a healthy service with 0.5 % and 5 % errors, for each 24 h. Global: the
 /// share of minutes with 60 % failures in all zones alike in which any zone tripped. `ours` is the filter's own code, fed with
 /// counters as the filter feeds it. Markdown on standard output, progress on standard error. Ends with 1 when ours trips a zone of a
-/// healthy service or in a global failure: `normal` and `safe` at all (but for `normal` at 5 % errors and 94/3/3, once in 24 h),
+/// healthy service or in a global failure: `normal` and `safe` at all (but for `normal` at 94/3/3, once in 24 h at 5 % errors, once in 400 minutes),
 /// `fast` in more than 1 of 100 minutes or more than twice in 24 h.
 #[derive(Debug, Parser)]
 #[command(name = "monte-carlo")]

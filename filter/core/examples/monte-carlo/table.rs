@@ -93,8 +93,9 @@ fn ceiling(contender: Contender, scene: Scene, split: usize, runs: usize) -> u64
     match (contender, scene) {
         (Contender::OursFast, Scene::Global) => runs.div_ceil(100),
         (Contender::OursFast, _) => (2 * runs).div_ceil(24),
-        // Three in a hundred of the load are too few to tell 5 % of errors from trouble every time.
+        // Three in a hundred of the load are too few to tell chance from trouble every time.
         (Contender::OursNormal, Scene::Health(1)) if split == 2 => runs.div_ceil(24),
+        (Contender::OursNormal, Scene::Global) if split == 2 => runs.div_ceil(400),
         _ => 0,
     }
 }

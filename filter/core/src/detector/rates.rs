@@ -312,6 +312,20 @@ mod tests {
     }
 
     #[test]
+    fn more_is_asked_while_the_others_fare_badly_too() {
+        // A zone at 85 % in the last half second, beside others at 31 %: by itself beyond chance.
+        let zone = ticks(&[((0, 13), 295), ((11, 13), 5)]);
+        let found = |past: (u32, u32)| judged(&zone, &ticks(&[(past, 295), ((0, 13), 5)]));
+        assert!(found((0, 13)).is_some(), "its peers are well");
+        let ill = ticks(&[((0, 13), 295), ((4, 13), 5)]);
+        assert_eq!(judged(&zone, &ill), None, "the service is in trouble");
+        assert!(
+            judged(&ticks(&[((0, 13), 295), ((13, 13), 5)]), &ill).is_some(),
+            "a dead zone is one all the same"
+        );
+    }
+
+    #[test]
     fn a_zone_taken_back_is_not_held_against_its_peers_past() {
         // Everything fails now; the peers' past is good, and the zone has none.
         let (zone, peers) = (ticks(&[((0, 0), 270), ((1, 1), 30)]), ticks(&[((0, 13), 270), ((13, 13), 30)]));
