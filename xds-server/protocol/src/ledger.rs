@@ -72,13 +72,28 @@ pub struct Convergence {
     pub refusing: usize,
 }
 
-/// How a trial stands.
-#[derive(Clone, Debug, Default)]
-pub struct TrialStatus {
-    /// Streams that have not answered.
-    pub waiting: usize,
-    /// What was refused.
-    pub refusals: Vec<Refusal>,
+/// What one stream made of what it was given on trial.
+#[derive(Clone, Debug)]
+pub struct Trial {
+    /// The stream.
+    pub stream: StreamId,
+    /// `node.id`.
+    pub node: String,
+    /// The view it follows.
+    pub view: ViewKey,
+    /// What it said.
+    pub answer: TrialAnswer,
+}
+
+/// What a stream said of what it was given on trial.
+#[derive(Clone, Debug)]
+pub enum TrialAnswer {
+    /// Not all that it has to say.
+    Waiting,
+    /// It has acknowledged all of it.
+    Took,
+    /// It refused something: one refusal for each type.
+    Refused(Vec<Refusal>),
 }
 
 /// All streams of one server.
@@ -151,21 +166,30 @@ impl Ledger {
         streams.values().filter_map(of).collect()
     }
 
-    /// How these streams stand with what they were given on trial since `since`. Streams that went away are done with it.
-    pub(crate) fn trial(&self, hub: &Hub, streams: &BTreeSet<StreamId>, since: Instant) -> TrialStatus {
-        let mut status = TrialStatus::default();
-        for entry in self.among(streams) {
+    /// How these streams stand with what they were given on trial since `since`. Streams that went away are left out.
+    pub(crate) fn trial(&self, hub: &Hub, streams: &BTreeSet<StreamId>, since: Instant) -> Vec<Trial> {
+        let of = |entry: Arc<Entry>| {
+            let view = entry.view()?.clone();
             let session = entry.session();
             let refused = session.refusals().filter(|(_, nack)| nack.at >= since);
-            let before = status.refusals.len();
-            status
-                .refusals
-                .extend(refused.map(|(type_url, nack)| Refusal::of(entry.node_id(), type_url, nack)));
-            let view = entry.view().and_then(|view| hub.snapshot_for(entry.id, view));
-            let has = view.is_some_and(|view| session.converged(&view));
-            status.waiting += usize::from(!has && status.refusals.len() == before);
-        }
-        status
+            let refusals: Vec<Refusal> =
+                refused.map(|(type_url, nack)| Refusal::of(entry.node_id(), type_url, nack)).collect();
+            let answer = if !refusals.is_empty() {
+                TrialAnswer::Refused(refusals)
+            } else if hub.snapshot_for(entry.id, &view).is_some_and(|all| session.converged(&all)) {
+                TrialAnswer::Took
+            } else {
+                TrialAnswer::Waiting
+            };
+            Some(Trial { stream: entry.id, node: entry.node_id().to_owned(), view, answer })
+        };
+        self.among(streams).into_iter().filter_map(of).collect()
+    }
+
+    /// The streams that refuse something now, and whose they are.
+    pub(crate) fn refusing(&self) -> BTreeMap<StreamId, String> {
+        let refusing = self.entries().into_iter().filter(|entry| entry.session().refuses());
+        refusing.map(|entry| (entry.id, entry.node_id().to_owned())).collect()
     }
 
     /// The streams of the clients that are `wanted` by their id, and what they have; made one at a time.
@@ -356,11 +380,12 @@ mod tests {
             Scope::Aggregated,
         );
         let entry = ledger.open(StreamId(1), None, session);
+        let _ = entry.identity.set((Identity::of(&Node::default()), ViewKey::new("")));
         let (done, finished) = mpsc::channel();
         let freed = std::thread::scope(|scope| {
             let busy = entry.session();
             let (ledger, hub) = (&ledger, &hub);
-            scope.spawn(move || ledger.trial(hub, &[StreamId(1)].into(), Instant::now()).waiting);
+            scope.spawn(move || ledger.trial(hub, &[StreamId(1)].into(), Instant::now()).len());
             // The look at the trial waits for the session by now, or soon.
             std::thread::sleep(Duration::from_millis(50));
             scope.spawn(move || {

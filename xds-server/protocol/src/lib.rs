@@ -60,7 +60,7 @@ pub use envoy_types::pb::envoy::config::core::v3::Node;
 pub use error::{ProtocolError, SnapshotError};
 pub use hub::Hub;
 pub use journal::{ChangeStatus, Refusal};
-pub use ledger::{Convergence, Locality, ProxyStatus, TrialStatus};
+pub use ledger::{Convergence, Locality, ProxyStatus, Trial, TrialAnswer};
 pub use lrs::{LoadMetrics, LoadReport, LoadReporting, LocalityLoad};
 pub use metrics::{AckLatency, Metrics, StreamCount, TypeMetrics};
 pub use resource::{Resource, ResourceError};

@@ -2,7 +2,7 @@
 //!
 //! It owns no socket; [`Server::routes`] goes into a tonic server, where keepalive, TLS and addresses are set.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::admission::Admission;
 use crate::hub::Hub;
 use crate::inbound::Inbound;
 use crate::journal::{ChangeStatus, Journal};
-use crate::ledger::{Convergence, Entry, Ledger, ProxyStatus, TrialStatus};
+use crate::ledger::{Convergence, Entry, Ledger, ProxyStatus, Trial};
 use crate::metrics::Metrics;
 use crate::service;
 use crate::session::{ResourceStatus, Response, Session, SessionOptions};
@@ -126,9 +126,14 @@ impl Server {
         self.shared.ledger.followers(&views.into_iter().collect())
     }
 
-    /// How the streams of a trial stand with what they were given since `since`.
-    pub fn trial(&self, streams: &BTreeSet<StreamId>, since: Instant) -> TrialStatus {
+    /// How the streams of a trial stand with what they were given since `since`; those that went away are left out.
+    pub fn trial(&self, streams: &BTreeSet<StreamId>, since: Instant) -> Vec<Trial> {
         self.shared.ledger.trial(&self.shared.hub, streams, since)
+    }
+
+    /// The streams that refuse something now, and the `node.id` of each.
+    pub fn refusing(&self) -> BTreeMap<StreamId, String> {
+        self.shared.ledger.refusing()
     }
 
     /// How many streams are being brought up, and how many wait for that.

@@ -21,6 +21,7 @@ use envoy_types::pb::envoy::service::runtime::v3::runtime_discovery_service_clie
 use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
 use envoy_types::pb::google::rpc;
 use prost::Message;
+use support::peer::{Peer, STREAMS};
 use support::{Running, eventually, node, start};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -29,6 +30,25 @@ use tonic::{Code, Status, Streaming};
 use zonebreak_xds::{Protocol, Resource, Scope, ServerOptions, TypeUrl};
 
 const EDS: TypeUrl = TypeUrl::ENDPOINT;
+
+#[tokio::test]
+async fn r17_every_resource_on_the_wire_is_of_the_responses_type_and_there_once() {
+    let running = start(ServerOptions::default()).await;
+    let secret = |name: &str| Resource::from_value(name, TypeUrl::SECRET, name.as_bytes().to_vec());
+    let all = || vec![endpoints("a", 101), endpoints("b", 102), secret("a"), secret("b")];
+    running.publish("front", 1, all());
+    for stream in STREAMS {
+        for kind in [EDS, TypeUrl::SECRET] {
+            let node = node("front").unwrap();
+            let mut peer = Peer::of(channel(&running).await, node, stream, &kind).await.unwrap();
+            peer.ask(&kind, &["a", "b", "a", "*"]).await;
+            let said = peer.expect().await;
+            assert_eq!(said.type_url, kind.as_str());
+            assert_eq!(said.kinds, [kind.as_str(), kind.as_str()], "{stream:?}");
+            assert_ne!(said.values[0], said.values[1], "{stream:?}");
+        }
+    }
+}
 
 fn endpoints(name: &str, policy: u32) -> Resource {
     use envoy_types::pb::envoy::config::endpoint::v3::cluster_load_assignment::Policy;

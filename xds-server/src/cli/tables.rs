@@ -88,7 +88,18 @@ pub fn proxies(proxies: &[Proxy], now: Timestamp, wide: bool) -> String {
     let [cds, eds, lds, rds, ecds] = TYPES;
     let header =
         ["NODE", "ZONE", "PROTOCOL", "VERSION", cds, eds, lds, rds, ecds, "AGE", "CLUSTER", "PEER", "VIEW"];
-    narrow::<13, 10>(header, proxies.iter().map(row).collect(), wide)
+    narrow::<13, 10>(header, proxies.iter().map(row).collect(), wide) + &passed_over(proxies)
+}
+
+/// Those whose word does not count in waves; nothing when there are none.
+fn passed_over(proxies: &[Proxy]) -> String {
+    let row = |proxy: &Proxy| Some([text(&proxy.id), text(proxy.passed_over.as_ref()?)]);
+    let rows: Vec<_> = proxies.iter().filter_map(row).collect();
+    if rows.is_empty() {
+        String::new()
+    } else {
+        format!("\n{}", columns(["PASSED OVER", "BECAUSE"], rows.into_iter()))
+    }
 }
 
 /// `proxies ID`: every type with its versions, and every refusal in full.

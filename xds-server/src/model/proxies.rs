@@ -40,6 +40,9 @@ pub struct Proxy {
     pub state: Standing,
     /// By short name of type: CDS, EDS, LDS, RDS, ECDS.
     pub types: BTreeMap<String, TypeState>,
+    /// Why its word does not count in waves, when it refuses what others take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passed_over: Option<String>,
 }
 
 /// One type on one proxy.

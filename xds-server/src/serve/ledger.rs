@@ -42,6 +42,7 @@ fn row(stream: &ProxyStatus) -> Proxy {
         connected_since: timestamp(stream.connected_since),
         state: Standing::Synced,
         types: BTreeMap::new(),
+        passed_over: None,
     }
 }
 

@@ -26,6 +26,8 @@ pub mod rollout;
 mod run;
 pub mod saved;
 pub mod state;
+pub mod untried;
+pub mod verdict;
 pub mod waves;
 
 pub use run::run;

@@ -4,7 +4,10 @@
 //! nothing where there never was one. One that holds something else under that name, or nothing, releases it: the operator has
 //! changed what was wrong.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use zonebreak_xds::{Refusal, Resource, Snapshot, SnapshotError, TypeUrl, ViewKey};
@@ -38,28 +41,38 @@ pub type Named = (TypeUrl, Arc<str>);
 // === impl Quarantine ===
 
 impl Quarantine {
-    /// Withholds what these refused of a change: what the views were to bring under the names that they blame, and what `good`
-    /// has there instead. Gives the names that are new in quarantine.
+    /// Withholds these of a change, each refused as it is told: what the views were to bring under their names, and what `good`
+    /// has there instead. Gives the names that have something new in quarantine.
     pub fn withhold(
         &mut self,
         now: Timestamp,
         change: u64,
-        refusals: &[Refusal],
+        guilty: &BTreeMap<Named, Refusal>,
         views: &Views,
         good: impl Fn(&ViewKey) -> Option<Arc<Snapshot>>,
     ) -> Vec<Named> {
         let mut new = Vec::new();
-        for refusal in refusals {
-            for name in &refusal.resources {
-                let contents = contents(&refusal.type_url, name, views, &good);
-                let key = (refusal.type_url.clone(), name.clone());
-                if contents.is_empty() || self.withheld.contains_key(&key) {
-                    continue;
+        for (key, refusal) in guilty {
+            let contents = contents(&key.0, &key.1, views, &good);
+            let (node, message) = (refusal.node.clone(), refusal.message.to_string());
+            let mut fresh = Withheld { since: now, change, node, message, contents };
+            match self.withheld.entry(key.clone()) {
+                Entry::Vacant(_) if fresh.contents.is_empty() => continue,
+                Entry::Vacant(place) => _ = place.insert(fresh),
+                // One content under a name may be withheld while another one comes under it, and is refused as well.
+                Entry::Occupied(mut withheld) => {
+                    let known = |it: &Arc<Resource>| {
+                        withheld.get().contents.iter().any(|(refused, _)| refused.same_content(it))
+                    };
+                    fresh.contents.retain(|(refused, _)| !known(refused));
+                    if fresh.contents.is_empty() {
+                        continue;
+                    }
+                    fresh.contents.append(&mut withheld.get_mut().contents);
+                    withheld.insert(fresh);
                 }
-                let (node, message) = (refusal.node.clone(), refusal.message.to_string());
-                self.withheld.insert(key.clone(), Withheld { since: now, change, node, message, contents });
-                new.push(key);
             }
+            new.push(key.clone());
         }
         new
     }
@@ -150,9 +163,13 @@ mod tests {
         Arc::new(builder.build())
     }
 
-    fn refusal(name: &str) -> Refusal {
-        let (type_url, message) = (TypeUrl::CLUSTER, Arc::from("no"));
-        Refusal { node: "one".into(), type_url, message, resources: vec![Arc::from(name)] }
+    fn refused<const N: usize>(names: [&str; N]) -> BTreeMap<Named, Refusal> {
+        let of = |name: &str| {
+            let (type_url, message, name) = (TypeUrl::CLUSTER, Arc::from("no"), Arc::from(name));
+            let key = (type_url.clone(), Arc::clone(&name));
+            (key, Refusal { node: "one".into(), type_url, message, resources: vec![name] })
+        };
+        names.into_iter().map(of).collect()
     }
 
     fn views(a: &[(&'static str, &'static str)], b: &[(&'static str, &'static str)]) -> Views {
@@ -169,7 +186,7 @@ mod tests {
         let new = views(&[("x", "x2"), ("y", "y2"), ("z", "z1")], &[("x", "x2b"), ("y", "y2"), ("z", "z1")]);
         let mut quarantine = Quarantine::default();
         let good = |key: &ViewKey| old.iter().find(|(known, _)| known == key).map(|(_, view)| view.clone());
-        let refused = [refusal("x"), refusal("z"), refusal("nobody")];
+        let refused = refused(["x", "z", "nobody"]);
         let held = quarantine.withhold(Timestamp::UNIX_EPOCH, 7, &refused, &new, good);
         assert_eq!(held.iter().map(|(_, name)| &**name).collect::<Vec<_>>(), ["x", "z"]);
         let (served, released) = quarantine.apply(new.clone()).unwrap();
@@ -193,6 +210,24 @@ mod tests {
         assert_eq!(version(&served, 0, "z"), None);
         let (served, _) = quarantine.apply(new.clone()).unwrap();
         assert_eq!(version(&served, 0, "x"), version(&new, 0, "x"), "what was released is tried anew");
+    }
+
+    #[test]
+    fn a_name_in_quarantine_hides_no_other_bad_content_under_it() {
+        let old = views(&[("x", "x1")], &[("x", "x1")]);
+        let good = |key: &ViewKey| old.iter().find(|(known, _)| known == key).map(|(_, view)| view.clone());
+        let mut quarantine = Quarantine::default();
+        let one = views(&[("x", "bad")], &[("x", "x1")]);
+        assert_eq!(quarantine.withhold(Timestamp::UNIX_EPOCH, 7, &refused(["x"]), &one, good).len(), 1);
+        // The next change leaves that as it is, and brings the other view something else that is bad.
+        let two = views(&[("x", "bad")], &[("x", "worse")]);
+        let new = quarantine.withhold(Timestamp::UNIX_EPOCH, 8, &refused(["x"]), &two, good);
+        assert_eq!(new.len(), 1);
+        let (served, _) = quarantine.apply(two.clone()).unwrap();
+        for at in 0..2 {
+            assert_eq!(version(&served, at, "x"), version(&old, at, "x"));
+        }
+        assert!(quarantine.withhold(Timestamp::UNIX_EPOCH, 9, &refused(["x"]), &two, good).is_empty());
     }
 
     #[test]

@@ -1,22 +1,26 @@
 //! Carries publications to the hub: to all at once, or through the waves, with what was refused held back. Decides nothing: see
-//! [`super::waves`] and [`super::quarantine`].
+//! [`super::waves`], [`super::verdict`], [`super::quarantine`] and [`super::untried`].
 //!
-//! A change that is on its way is overtaken by the next one. When that is urgent it goes to all at once, with what the first one
-//! brought: drains and health wait for nobody's policy. Endpoints wait a second at most.
+//! A careful change on its way is overtaken by the next careful one, which holds it and begins anew. One that is not careful
+//! goes to all at once, without what is on trial: drains and health wait for nobody's policy, and take nobody's along. Only a
+//! resource that both change goes as it is. Endpoints wait a second at most.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
-use zonebreak_xds::{ChangeId, Hub, Refusal, ViewKey};
+use zonebreak_xds::{ChangeId, Hub, Refusal, Snapshot, TrialAnswer, ViewKey};
 
 use super::{
     history::Caused,
     publisher::Publication,
     quarantine::{Named, Quarantine, Views},
     state::State,
+    untried,
+    verdict::{self, Answer, Testimony},
     waves::{Next, Waves},
 };
 use crate::{
@@ -31,7 +35,7 @@ const LOOK: Duration = Duration::from_millis(5);
 const ROOM: Duration = Duration::from_secs(1);
 
 /// A publication and where it comes from.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Change {
     /// What is published.
     pub publication: Publication,
@@ -49,7 +53,16 @@ pub struct Change {
 #[derive(Debug, Default)]
 pub struct Rollout {
     quarantine: Quarantine,
-    on_its_way: Option<(Change, Waves, Instant)>,
+    on_its_way: Option<OnItsWay>,
+}
+
+#[derive(Debug)]
+struct OnItsWay {
+    change: Change,
+    waves: Waves,
+    looked: Instant,
+    /// The views that are on trial.
+    views: BTreeSet<ViewKey>,
 }
 
 /// A view as operators know it.
@@ -60,23 +73,13 @@ pub fn named(view: &ViewKey) -> &str {
 // === impl Rollout ===
 
 impl Rollout {
-    /// Takes a change. Gives it back once it is with everybody; nothing while it is on its way.
+    /// Takes a change. Gives it back once what of it may go to everybody has; nothing while all of it is on its way.
     pub fn begin(&mut self, state: &State, hub: &Hub, mut change: Change) -> Option<Change> {
         let overtaken = self.on_its_way.take();
-        if let Some((older, ..)) = &overtaken {
-            state.metrics.wave("overtaken");
-            tracing::info!(
-                change = older.publication.change,
-                by = change.publication.change,
-                "overtaken on its way"
-            );
-        }
         self.hold_back(state, &mut change.publication);
         let publication = &mut change.publication;
-        // Against what everybody has: an overtaken change brought its views to a few only.
-        let is_new =
-            |(view, new): &&(ViewKey, Arc<_>)| hub.snapshot(view).is_none_or(|old| !old.same_content(new));
-        publication.changed = publication.views.iter().filter(is_new).map(|(view, _)| view.clone()).collect();
+        // Against what everybody has: a change on its way brought its views to a few only.
+        publication.changed = changed(hub, publication);
         let publication = &change.publication;
         if change.told && !publication.changed.is_empty() {
             state.history.note(Caused {
@@ -89,39 +92,104 @@ impl Rollout {
         }
         let told = if change.told { publication.changed.clone() } else { Vec::new() };
         state.xds.announce(ChangeId(publication.change), told);
-        if change.careful {
-            let sizes = state.running().effective.config.waves.sizes();
-            let now = Instant::now();
-            if let Some(waves) =
-                Waves::begin(now, sizes, &state.xds.followers(publication.changed.iter().cloned()))
-            {
-                hub.try_out(tried(publication), waves.streams().iter().copied());
-                self.on_its_way = Some((change, waves, now));
-                return None;
+        if !change.careful {
+            return Some(match overtaken {
+                None => publish(hub, change),
+                Some(older) => self.go_past(state, hub, older, change),
+            });
+        }
+        if let Some(older) = &overtaken {
+            note_overtaken(state, &older.change, &change);
+        }
+        // Whoever tries the older one out is to hear of this one as well.
+        let also = overtaken.into_iter().flat_map(|older| older.views);
+        let views: BTreeSet<ViewKey> = publication.changed.iter().cloned().chain(also).collect();
+        let (sizes, now) = (state.running().effective.config.waves.sizes(), Instant::now());
+        let refusing = state.xds.refusing();
+        let nodes: BTreeSet<&String> = refusing.values().collect();
+        let mut passed_over = BTreeMap::clone(&state.passed_over());
+        passed_over.retain(|node, _| nodes.contains(node));
+        state.pass_over(passed_over);
+        let followers = state.xds.followers(views.iter().cloned());
+        match Waves::begin(now, sizes, &followers, refusing.into_keys().collect()) {
+            None => Some(publish(hub, change)),
+            Some(waves) => {
+                self.try_out(hub, OnItsWay { change, waves, looked: now, views });
+                None
             }
         }
-        Some(publish(hub, change))
+    }
+
+    /// Lets a change go to all that is not careful, without what is on trial, which stays so.
+    fn go_past(&mut self, state: &State, hub: &Hub, older: OnItsWay, change: Change) -> Change {
+        let mut partial = change.clone();
+        for (key, view) in &mut partial.publication.views {
+            let Some(found) = counterpart(hub, &older.change.publication, key, view) else { continue };
+            let (old, tried) = found;
+            match untried::without(&old, &tried, view) {
+                Ok(without) => *view = without,
+                Err(error) => {
+                    tracing::error!(view = named(key), %error, "failed to keep back what is on trial; it goes to all");
+                }
+            }
+        }
+        hub.publish(partial.publication.views.iter().cloned());
+        let rest = changed(hub, &change.publication);
+        if rest.is_empty() {
+            note_overtaken(state, &older.change, &change);
+            return publish(hub, partial);
+        }
+        tracing::debug!(
+            change = change.publication.change,
+            past = older.change.publication.change,
+            "went past"
+        );
+        let OnItsWay { change: trial, waves, looked, mut views } = older;
+        views.extend(rest);
+        let trial = Change { publication: change.publication, ..trial };
+        hub.remove(&partial.publication.removed);
+        self.try_out(hub, OnItsWay { change: trial, waves, looked, views });
+        partial
+    }
+
+    /// Gives what is on its way to those who try it.
+    fn try_out(&mut self, hub: &Hub, on_its_way: OnItsWay) {
+        let OnItsWay { change, waves, views, .. } = &on_its_way;
+        let of_trial = change.publication.views.iter().filter(|(view, _)| views.contains(view));
+        hub.try_out(of_trial.cloned(), waves.streams().iter().copied());
+        self.on_its_way = Some(on_its_way);
     }
 
     /// When to look after the change on its way.
     pub fn due(&self) -> Option<Instant> {
-        self.on_its_way.as_ref().map(|(_, _, looked)| *looked + LOOK)
+        self.on_its_way.as_ref().map(|on_its_way| on_its_way.looked + LOOK)
     }
 
     /// When endpoints that are due at `due` may go.
     pub fn room(&self, due: Instant) -> Instant {
-        self.on_its_way.as_ref().map_or(due, |(_, waves, _)| due.max(waves.began() + ROOM))
+        self.on_its_way.as_ref().map_or(due, |on_its_way| due.max(on_its_way.waves.began() + ROOM))
     }
 
     /// Looks after the change on its way. Gives it back once it is with everybody.
     pub fn look(&mut self, state: &State, hub: &Hub) -> Option<Change> {
-        let (mut change, mut waves, _) = self.on_its_way.take()?;
+        let mut on_its_way = self.on_its_way.take()?;
+        let OnItsWay { change, waves, looked, views } = &mut on_its_way;
         let (now, number) = (Instant::now(), change.publication.change);
-        let status = state.xds.trial(waves.streams(), waves.began());
-        let followers = state.xds.followers(change.publication.changed.iter().cloned());
-        match waves.look(now, &status, &followers) {
+        *looked = now;
+        let (said, charges) = heard(state, hub, waves, &change.publication);
+        let followers = state.xds.followers(views.iter().cloned());
+        let same = |(type_url, name): &Named, one: &ViewKey, two: &ViewKey| {
+            let of = |key| view_of(&change.publication, key).and_then(|view| view.get(type_url, name));
+            one == two || matches!((of(one), of(two)), (Some(one), Some(two)) if one.same_content(two))
+        };
+        let before = waves.passed_over().clone();
+        let next = waves.look(now, &said, &followers, same);
+        for node in waves.passed_over().difference(&before) {
+            pass_over(state, node, &charges);
+        }
+        match next {
             Next::Wait => {
-                self.on_its_way = Some((change, waves, now));
+                self.on_its_way = Some(on_its_way);
                 None
             }
             Next::Try(streams) => {
@@ -129,10 +197,9 @@ impl Rollout {
                     change = number,
                     wave = waves.wave(),
                     streams = streams.len(),
-                    "the next wave"
+                    "more of them get it"
                 );
-                hub.try_out(tried(&change.publication), streams);
-                self.on_its_way = Some((change, waves, now));
+                self.try_out(hub, on_its_way);
                 None
             }
             Next::All => {
@@ -143,21 +210,28 @@ impl Rollout {
                     );
                 }
                 state.metrics.wave(if waves.late() { "late" } else { "passed" });
-                Some(publish(hub, change))
+                Some(publish(hub, on_its_way.change))
             }
-            Next::Halt(refusals) => {
+            Next::Halt(guilty) => {
                 state.metrics.wave("halted");
-                self.withhold(hub, &change.publication, &refusals);
+                let guilty = charges.into_iter().filter(|(named, _)| guilty.contains(named)).collect();
+                self.withhold(hub, &change.publication, &guilty);
                 self.hold_back(state, &mut change.publication);
-                Some(publish(hub, change))
+                // Nobody has said yes to the rest: it begins anew, unless there is none.
+                if changed(hub, &change.publication).is_empty() {
+                    return Some(publish(hub, on_its_way.change));
+                }
+                waves.again(Instant::now());
+                self.try_out(hub, on_its_way);
+                None
             }
         }
     }
 
-    fn withhold(&mut self, hub: &Hub, publication: &Publication, refusals: &[Refusal]) {
+    fn withhold(&mut self, hub: &Hub, publication: &Publication, guilty: &BTreeMap<Named, Refusal>) {
         let (now, number) = (Timestamp::now(), publication.change);
         let good = |view: &ViewKey| hub.snapshot(view);
-        let new = self.quarantine.withhold(now, number, refusals, &publication.views, good);
+        let new = self.quarantine.withhold(now, number, guilty, &publication.views, good);
         for (named, withheld) in self.quarantine.all().filter(|(named, _)| new.contains(*named)) {
             let (kind, name) = words(named);
             tracing::error!(
@@ -166,7 +240,7 @@ impl Rollout {
                 name,
                 node = withheld.node,
                 message = withheld.message,
-                "in quarantine: a proxy refused it; everybody keeps the last good version until it changes"
+                "in quarantine: the first proxies refused it; everybody keeps the last good version until it changes"
             );
             let reason = format!("{kind} {name} was refused by {}: {}", withheld.node, withheld.message);
             Event::own(Severity::Critical, Action::ResourceQuarantined, reason).record();
@@ -207,10 +281,82 @@ fn words((type_url, name): &Named) -> (String, &str) {
     (type_url.short().to_uppercase(), name)
 }
 
-/// The views that a change makes others.
-fn tried(publication: &Publication) -> Views {
-    let changed = |(view, _): &&(ViewKey, Arc<_>)| publication.changed.contains(view);
-    publication.views.iter().filter(changed).cloned().collect()
+/// The views that everybody has in another content.
+fn changed(hub: &Hub, publication: &Publication) -> Vec<ViewKey> {
+    let is_new =
+        |(view, new): &&(ViewKey, Arc<Snapshot>)| hub.snapshot(view).is_none_or(|old| !old.same_content(new));
+    publication.views.iter().filter(is_new).map(|(view, _)| view.clone()).collect()
+}
+
+fn view_of<'a>(publication: &'a Publication, key: &ViewKey) -> Option<&'a Arc<Snapshot>> {
+    publication.views.iter().find(|(known, _)| known == key).map(|(_, view)| view)
+}
+
+/// What everybody has of a view, and what is on trial of it. A view that nobody asked for before has neither: it is held
+/// against one that is the same now.
+fn counterpart(
+    hub: &Hub,
+    trial: &Publication,
+    key: &ViewKey,
+    view: &Arc<Snapshot>,
+) -> Option<(Arc<Snapshot>, Arc<Snapshot>)> {
+    let of = |key: &ViewKey| Some((hub.snapshot(key)?, view_of(trial, key)?.clone()));
+    let alike =
+        || trial.views.iter().filter(|(_, tried)| tried.same_content(view)).find_map(|(key, _)| of(key));
+    of(key).or_else(alike)
+}
+
+/// What those say who try a change out, and the first refusal of each resource.
+fn heard(
+    state: &State,
+    hub: &Hub,
+    waves: &Waves,
+    publication: &Publication,
+) -> (Vec<Testimony>, BTreeMap<Named, Refusal>) {
+    let mut charges = BTreeMap::new();
+    let mut said = Vec::new();
+    for trial in state.xds.trial(waves.streams(), waves.began()) {
+        let answer = match trial.answer {
+            TrialAnswer::Waiting => Answer::Silent,
+            TrialAnswer::Took => Answer::Took,
+            TrialAnswer::Refused(refusals) => {
+                let (view, good) = (view_of(publication, &trial.view), hub.snapshot(&trial.view));
+                let mut refused = BTreeSet::new();
+                for refusal in refusals {
+                    let meant = view.map(|view| verdict::meant(&refusal, view, good.as_deref()));
+                    for named in meant.unwrap_or_default() {
+                        charges.entry(named.clone()).or_insert_with(|| refusal.clone());
+                        refused.insert(named);
+                    }
+                }
+                Answer::Refuses(refused)
+            }
+        };
+        said.push(Testimony { node: trial.node, view: trial.view, answer });
+    }
+    (said, charges)
+}
+
+/// Notes that a proxy refuses what others take.
+fn pass_over(state: &State, node: &str, charges: &BTreeMap<Named, Refusal>) {
+    let Some((named, refusal)) = charges.iter().find(|(_, refusal)| refusal.node == node) else { return };
+    let (kind, name) = words(named);
+    tracing::warn!(
+        node,
+        kind,
+        name,
+        message = &*refusal.message,
+        "the proxy refuses what others take: it keeps what it has, and is asked last from now on"
+    );
+    let mut passed_over = BTreeMap::clone(&state.passed_over());
+    passed_over
+        .insert(node.to_owned(), format!("refused {kind} {name}, which others took: {}", refusal.message));
+    state.pass_over(passed_over);
+}
+
+fn note_overtaken(state: &State, older: &Change, by: &Change) {
+    state.metrics.wave("overtaken");
+    tracing::info!(change = older.publication.change, by = by.publication.change, "overtaken on its way");
 }
 
 fn publish(hub: &Hub, change: Change) -> Change {

@@ -2,6 +2,7 @@
 //! everybody; never waits for a lock.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -28,7 +29,7 @@ use crate::{
     config::{Config, Effective},
     model::{
         self, ChangeRow, Convergence, DiskRow, FilterRow, Fleet, HeldRow, LoadRow, ProblemRow, Proxy,
-        QuarantineRow, SourceRow, Status,
+        QuarantineRow, SourceRow, Standing, Status,
     },
     resources::{self, Clash},
     telemetry::metrics::Metrics,
@@ -53,6 +54,8 @@ pub struct State {
     pub history: History,
     matrix: Mutex<Matrix>,
     quarantine: ArcSwap<Vec<QuarantineRow>>,
+    /// Why each of these proxies is passed over in waves, by `node.id`.
+    passed_over: ArcSwap<BTreeMap<String, String>>,
     running: ArcSwap<Running>,
     applied: ArcSwapOption<Applied>,
     first: Notify,
@@ -143,6 +146,7 @@ impl State {
             history: History::default(),
             matrix: Mutex::default(),
             quarantine: ArcSwap::default(),
+            passed_over: ArcSwap::default(),
             running: ArcSwap::from_pointee(running),
             applied: ArcSwapOption::empty(),
             first: Notify::new(),
@@ -187,7 +191,25 @@ impl State {
 
     /// Every connected proxy.
     pub fn proxies(&self) -> Vec<Proxy> {
-        ledger::proxies(&self.xds)
+        let mut proxies = ledger::proxies(&self.xds);
+        let passed_over = self.passed_over.load();
+        if !passed_over.is_empty() {
+            // One that refuses nothing any more is a proxy like all others.
+            for proxy in proxies.iter_mut().filter(|proxy| proxy.state == Standing::Nacked) {
+                proxy.passed_over = passed_over.get(&proxy.id).cloned();
+            }
+        }
+        proxies
+    }
+
+    /// Notes that these proxies, and no others, are passed over in waves.
+    pub fn pass_over(&self, proxies: BTreeMap<String, String>) {
+        self.passed_over.store(Arc::new(proxies));
+    }
+
+    /// Which those are, and why.
+    pub fn passed_over(&self) -> Arc<BTreeMap<String, String>> {
+        self.passed_over.load_full()
     }
 
     /// How far a revision has come.

@@ -1,7 +1,7 @@
 //! Changes that go to a few proxies first, and what becomes of the one that is refused.
 
 use serde_json::json;
-use zonebreak_drill::lab::{Http, Lab, Plane, until};
+use zonebreak_drill::lab::{Http, Lab, Plane, PlaneOptions, until};
 
 use super::{LIMIT, admin_says, health, on_file, proxy::Proxy, told};
 
@@ -34,13 +34,17 @@ async fn metric(plane: &Plane, name: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_first_proxy_refuses_nobody_else_gets_and_the_rest_of_the_change_goes_on() {
+async fn what_the_first_two_proxies_refuse_nobody_else_gets_and_the_rest_of_the_change_goes_on() {
     let lab = Lab::new().unwrap();
     let plane = on_file(&lab, &topology("{}", "{}", 1)).await;
-    let mut first = connected(&plane, "first").await;
-    first.refuse_clusters = Some("Error adding/updating cluster(s) order-svc: not to my taste".to_owned());
-    let first = first.run();
-    let others = [connected(&plane, "second").await, connected(&plane, "third").await].map(Proxy::run);
+    let refusing = async |id: &str| {
+        let mut proxy = connected(&plane, id).await;
+        let words = "Error adding/updating cluster(s) order-svc: not to my taste";
+        proxy.refuse_clusters = Some(words.to_owned());
+        proxy
+    };
+    let refusing = [refusing("first").await, refusing("second").await].map(Proxy::run);
+    let others = [connected(&plane, "third").await, connected(&plane, "fourth").await].map(Proxy::run);
 
     plane.write_topology(&topology("{probe: {tcp: true}}", "{probe: {tcp: true}}", 2)).unwrap();
     let quarantine = admin_says(&plane, "/quarantine", |rows| rows[0]["name"] == "order-svc").await;
@@ -54,12 +58,12 @@ async fn what_the_first_proxy_refuses_nobody_else_gets_and_the_rest_of_the_chang
         let of = |id: &str| {
             all.as_array().unwrap().iter().find(|proxy| proxy["id"] == id).unwrap()["state"].clone()
         };
-        of("second") == "synced" && of("third") == "synced"
+        of("third") == "synced" && of("fourth") == "synced"
     })
     .await;
     assert_eq!(
         metric(&plane, "zonebreak_xds_nacks_total{type=\"cds\"}").await.parse::<u32>().unwrap(),
-        1,
+        2,
         "nobody else was given it"
     );
     assert_eq!(metric(&plane, "zonebreak_quarantined_resources").await, "1");
@@ -68,19 +72,21 @@ async fn what_the_first_proxy_refuses_nobody_else_gets_and_the_rest_of_the_chang
     assert_eq!(status["services"][1]["endpoints"], json!({"az-a": 2}), "the rest is served");
     let (_, out, _) = told(&plane.cli(&["proxies"]).await.unwrap());
     assert!(out.contains("QUARANTINE") && out.contains("not to my taste"), "{out}");
-    let (_, out, _) = told(&plane.cli(&["topology", "why", "order-svc", "--proxy", "second"]).await.unwrap());
+    let (_, out, _) = told(&plane.cli(&["topology", "why", "order-svc", "--proxy", "third"]).await.unwrap());
     assert!(out.contains("in quarantine: CDS") && out.contains("refused by first"), "{out}");
     let (_, body) = health(&plane).get("/readyz?verbose").await.unwrap();
     assert!(body.contains("[~]rollout degraded: 1 in quarantine") && body.contains("order-svc"), "{body}");
 
     // Another content is tried anew; whoever was first is gone.
-    first.abort();
+    let passed = metric(&plane, "zonebreak_waves_total{outcome=\"passed\"}").await.parse::<u32>().unwrap();
+    assert_eq!(passed, 1, "the rest went through waves of its own");
+    refusing.iter().for_each(tokio::task::JoinHandle::abort);
     admin_says(&plane, "/proxies", |all| all.as_array().unwrap().len() == 2).await;
     plane.write_topology(&topology("{probe: {tcp: true, interval: 7s}}", "{probe: {tcp: true}}", 2)).unwrap();
     admin_says(&plane, "/quarantine", |rows| *rows == json!([])).await;
     until("the change everywhere", LIMIT, async || {
         let passed = metric(&plane, "zonebreak_waves_total{outcome=\"passed\"}").await;
-        if passed == "1" { Ok(()) } else { Err(passed) }
+        if passed == "2" { Ok(()) } else { Err(passed) }
     })
     .await
     .unwrap();
@@ -89,6 +95,94 @@ async fn what_the_first_proxy_refuses_nobody_else_gets_and_the_rest_of_the_chang
     })
     .await;
     others.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_that_names_nothing_withholds_all_that_changed_of_its_type() {
+    let lab = Lab::new().unwrap();
+    let plane = on_file(&lab, &topology("{}", "{}", 1)).await;
+    let refusing = async |id: &str| {
+        let mut proxy = connected(&plane, id).await;
+        proxy.refuse = Some("I shall not say which".to_owned());
+        proxy
+    };
+    let refusing = [refusing("first").await, refusing("second").await].map(Proxy::run);
+    // It would say so, if it were given either.
+    let mut third = connected(&plane, "third").await;
+    third.refuse_clusters = Some("order-svc, pay-svc".to_owned());
+    let third = third.run();
+    plane.write_topology(&topology("{probe: {tcp: true}}", "{probe: {tcp: true}}", 1)).unwrap();
+    let rows = admin_says(&plane, "/quarantine", |rows| rows.as_array().unwrap().len() == 2).await;
+    assert_eq!((&rows[0]["name"], &rows[1]["name"]), (&json!("order-svc"), &json!("pay-svc")), "{rows}");
+    let third_has = |all: &serde_json::Value| {
+        all.as_array().unwrap().iter().any(|proxy| proxy["id"] == "third" && proxy["state"] == "synced")
+    };
+    admin_says(&plane, "/proxies", third_has).await;
+    refusing.iter().chain([&third]).for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_proxy_that_refuses_everything_is_passed_over_and_named() {
+    let lab = Lab::new().unwrap();
+    let plane = on_file(&lab, &topology("{}", "{}", 1)).await;
+    let mut rogue = connected(&plane, "rogue").await;
+    rogue.refuse = Some("nothing suits me".to_owned());
+    let rogue = rogue.run();
+    let others = [connected(&plane, "second").await, connected(&plane, "third").await].map(Proxy::run);
+    plane.write_topology(&topology("{probe: {tcp: true}}", "{}", 1)).unwrap();
+    let named = |all: &serde_json::Value| {
+        let why = |proxy: &serde_json::Value| proxy["passed_over"].as_str().unwrap_or_default().to_owned();
+        all.as_array().unwrap().iter().any(|proxy| {
+            proxy["id"] == "rogue" && why(proxy).contains("refused CDS order-svc, which others took")
+        })
+    };
+    admin_says(&plane, "/proxies", named).await;
+    admin_says(&plane, "/status", |status| status["changes"][0]["acked"] == 2).await;
+    assert_eq!(metric(&plane, "zonebreak_quarantined_resources").await, "0");
+    assert_eq!(metric(&plane, "zonebreak_waves_total{outcome=\"passed\"}").await, "1");
+    let (_, out, _) = told(&plane.cli(&["proxies"]).await.unwrap());
+    assert!(out.contains("PASSED OVER") && out.contains("nothing suits me"), "{out}");
+
+    // The next change asks others first, and needs no word of it.
+    plane.write_topology(&topology("{probe: {tcp: true, interval: 7s}}", "{}", 1)).unwrap();
+    until("the change everywhere", LIMIT, async || {
+        let passed = metric(&plane, "zonebreak_waves_total{outcome=\"passed\"}").await;
+        if passed == "2" { Ok(()) } else { Err(passed) }
+    })
+    .await
+    .unwrap();
+    others.iter().chain([&rogue]).for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_go_past_a_change_on_trial_and_do_not_take_it_along() {
+    let lab = Lab::new().unwrap();
+    let options = PlaneOptions {
+        topology: Some(topology("{}", "{}", 1)),
+        config: Some("waves: {timeout: 60s}\n".to_owned()),
+        filter: false,
+        ..PlaneOptions::default()
+    };
+    let plane = Plane::start(&lab, options).await.unwrap();
+    // The first never answers, so what it was given stays on trial.
+    let deaf = connected(&plane, "deaf").await;
+    let mut other = connected(&plane, "other").await;
+    let more = |endpoints| {
+        let new = "\n  new-svc:\n    n1: {address: 10.0.3.1, port: 80, zone: az-a}\n";
+        topology("{}", "{}\n  new-svc: {probe: {tcp: true}}", endpoints) + new.trim_start_matches('\n')
+    };
+    plane.write_topology(&more(1)).unwrap();
+    admin_says(&plane, "/status", |status| {
+        status["changes"][0]["cause"].as_str().is_some_and(|cause| cause.contains("new-svc"))
+    })
+    .await;
+    plane.write_topology(&more(2)).unwrap();
+    let endpoints = |proxy: &Proxy| proxy.by_zone().get("pay-svc").map_or(0, |zones| zones["az-a"].1);
+    other.until("the endpoint", |proxy| endpoints(proxy) == 2).await;
+    assert!(!other.clusters.contains("new-svc"), "nobody has tried it");
+    // Once nobody is left who could refuse it, it goes to all.
+    drop(deaf);
+    other.until("the new service", |proxy| proxy.clusters.contains("new-svc")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

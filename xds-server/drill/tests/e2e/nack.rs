@@ -130,15 +130,18 @@ async fn more_services_than_the_filter_has_room_for_cost_no_other_its_breaker() 
     no_failure(&load, began, "more services than there is room for");
 }
 
-/// Two proxies, and a module that neither could load: the first that gets it refuses it, the other is never given it.
+/// Three proxies, and a module that none could load: the first that gets it refuses it, another of its zone is asked and refuses it
+/// as well, and the third is never given it.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_first_proxy_refuses_the_second_never_sees() {
+async fn what_the_first_two_proxies_refuse_the_third_never_sees() {
     let _turn = turn().await;
     let config = "filter: { deliver: bytes }\n";
     let world =
         World::start(WorldOptions { config: Some(config.to_owned()), ..Default::default() }).await.unwrap();
-    let second = world.another_envoy("second", "az-b", Protocol::Delta).await.unwrap();
+    let _second = world.another_envoy("second", "az-a", Protocol::Delta).await.unwrap();
     in_sync(&world.plane, 2).await;
+    let third = world.another_envoy("third", "az-b", Protocol::Delta).await.unwrap();
+    in_sync(&world.plane, 3).await;
     let missing = world.lab.path().join("nobody-put-it-here.wasm");
     world.plane.write_config(&format!("filter: {{ deliver: path, path: {} }}\n", missing.display())).unwrap();
 
@@ -152,9 +155,9 @@ async fn what_the_first_proxy_refuses_the_second_never_sees() {
     assert_eq!(withheld[0]["node"], "envoy-az-a", "{withheld}");
     assert!(withheld[0]["message"].as_str().unwrap().contains("nobody-put-it-here.wasm"), "{withheld}");
     // Everybody has the last good one, which is what they should have.
-    in_sync(&world.plane, 2).await;
+    in_sync(&world.plane, 3).await;
     let refused = "extension_config_discovery.*(config_fail|update_rejected)$";
-    let refused = second.stats(refused).await.unwrap();
+    let refused = third.stats(refused).await.unwrap();
     assert!(!refused.is_empty() && refused.values().all(|count| *count == 0), "{refused:?}");
     let told = cli(&world.plane, &["proxies"]).await;
     assert!(told.out.contains("QUARANTINE") && told.out.contains("nobody-put-it-here.wasm"), "{told:?}");
@@ -167,7 +170,7 @@ async fn what_the_first_proxy_refuses_the_second_never_sees() {
     })
     .await
     .unwrap();
-    in_sync(&world.plane, 2).await;
+    in_sync(&world.plane, 3).await;
     cli(&world.plane, &["zone", "drain", "az-c", "--for", "5m", "--reason", "e2e"]).await;
     world.until_zone("az-c", SOON, |zone| zone.state == 4).await.unwrap();
 }

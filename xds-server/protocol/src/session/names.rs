@@ -126,3 +126,84 @@ impl Names {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{ChangeId, Resource, Snapshot, TypeUrl};
+
+    const ALL: [&str; 5] = ["a", "b", "c", "d", "e"];
+
+    /// What can be done to a set of names.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Insert(usize),
+        Take(usize),
+        /// Keeps those of which the bit is set.
+        Retain(u8),
+        /// Shares with a type that holds those of which the bit is set.
+        Share(u8),
+        /// Begins anew with what a client says of such a type.
+        Said(u8, Vec<usize>),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let at = || 0..ALL.len();
+        prop_oneof![
+            4 => at().prop_map(Step::Insert),
+            3 => at().prop_map(Step::Take),
+            1 => any::<u8>().prop_map(Step::Retain),
+            3 => any::<u8>().prop_map(Step::Share),
+            2 => (any::<u8>(), prop::collection::vec(at(), 0..6)).prop_map(|(bits, said)| Step::Said(bits, said)),
+        ]
+    }
+
+    fn chosen(bits: u8) -> BTreeSet<Arc<str>> {
+        let set = |(at, _): &(usize, &&str)| bits & (1 << at) != 0;
+        ALL.iter().enumerate().filter(set).map(|(_, name)| Arc::from(*name)).collect()
+    }
+
+    fn known(bits: u8) -> Arc<TypeSet> {
+        let mut builder = Snapshot::builder(ChangeId(1));
+        for name in chosen(bits) {
+            builder.put(Resource::from_value(&name, TypeUrl::ENDPOINT, "1")).unwrap();
+        }
+        builder.build().set(&TypeUrl::ENDPOINT).clone()
+    }
+
+    proptest! {
+        /// A plain set does the same, whatever is shared meanwhile.
+        #[test]
+        fn sharing_changes_nothing_that_can_be_seen(steps in prop::collection::vec(step(), 0..40)) {
+            let (mut names, mut model) = (Names::default(), BTreeSet::<Arc<str>>::new());
+            for step in steps {
+                match step {
+                    Step::Insert(at) => prop_assert_eq!(names.insert(Arc::from(ALL[at])), model.insert(Arc::from(ALL[at]))),
+                    Step::Take(at) => prop_assert_eq!(names.take(ALL[at]), model.take(ALL[at])),
+                    Step::Retain(bits) => {
+                        let kept = chosen(bits);
+                        names.retain(|name| kept.contains(name));
+                        model.retain(|name| kept.contains(name));
+                    }
+                    Step::Share(bits) => names.share(&known(bits)),
+                    Step::Said(bits, said) => {
+                        let said: Vec<String> = said.iter().map(|at| ALL[*at].to_owned()).collect();
+                        let set: BTreeSet<Arc<str>> = said.iter().map(|name| Arc::from(name.as_str())).collect();
+                        let just_that = !said.is_empty() && set.len() == said.len() && set == chosen(bits);
+                        let all = Names::all_of(&known(bits), &said);
+                        prop_assert_eq!(all.is_some(), just_that);
+                        if let Some(all) = all {
+                            (names, model) = (all, set);
+                        }
+                    }
+                }
+                prop_assert_eq!(names.iter().cloned().collect::<BTreeSet<_>>(), model.clone());
+                prop_assert_eq!(names.iter().count(), model.len(), "no name twice");
+                prop_assert_eq!((names.len(), names.is_empty()), (model.len(), model.is_empty()));
+                prop_assert!(ALL.iter().all(|name| names.contains(name) == model.contains(*name)));
+            }
+        }
+    }
+}

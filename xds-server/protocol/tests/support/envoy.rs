@@ -67,6 +67,16 @@ impl Envoy {
         Self { child, dir, admin }
     }
 
+    /// Which one it is: major and minor.
+    pub async fn version() -> (u32, u32) {
+        let said = Command::new(program()).arg("--version").output().await.unwrap();
+        let said = String::from_utf8(said.stdout).unwrap();
+        // "<program>  version: <commit>/1.40.0/Clean/RELEASE/BoringSSL"
+        let build = said.split("version: ").nth(1).unwrap();
+        let mut parts = build.split('/').nth(1).unwrap().split('.').map(|part| part.parse().unwrap());
+        (parts.next().unwrap(), parts.next().unwrap())
+    }
+
     /// What an admin path answers.
     pub async fn admin(&self, path: &str) -> String {
         get(self.admin, path).await.unwrap_or_else(|error| panic!("{error}: {}", self.log())).body

@@ -63,6 +63,8 @@ pub struct Said {
     pub nonce: String,
     /// The bytes inside the `Any`s.
     pub values: Vec<Vec<u8>>,
+    /// The types that the `Any`s say they are of.
+    pub kinds: Vec<String>,
     /// Name and version of each; incremental only.
     pub entries: Vec<(String, String)>,
     /// Incremental only.
@@ -190,6 +192,7 @@ impl Peer {
                     type_url: said.type_url,
                     version: said.version_info,
                     nonce: said.nonce,
+                    kinds: said.resources.iter().map(|any| any.type_url.clone()).collect(),
                     values: said.resources.into_iter().map(|any| any.value).collect(),
                     entries: Vec::new(),
                     removed: Vec::new(),
@@ -203,6 +206,11 @@ impl Peer {
                     version: said.system_version_info,
                     nonce: said.nonce,
                     entries: entries.collect(),
+                    kinds: said
+                        .resources
+                        .iter()
+                        .filter_map(|e| Some(e.resource.as_ref()?.type_url.clone()))
+                        .collect(),
                     values: said.resources.into_iter().filter_map(|e| Some(e.resource?.value)).collect(),
                     removed: said.removed_resources,
                 })

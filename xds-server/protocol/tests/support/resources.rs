@@ -7,11 +7,13 @@ use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::common::mutation_rules::v3::header_mutation::Action;
 use envoy_types::pb::envoy::config::common::mutation_rules::v3::HeaderMutation as Mutation;
 use envoy_types::pb::envoy::config::core::v3::address::Address as AddressKind;
+use envoy_types::pb::envoy::config::core::v3::api_config_source::ApiType;
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
+use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
 use envoy_types::pb::envoy::config::core::v3::{
-    Address, AggregatedConfigSource, ConfigSource, ExtensionConfigSource, HeaderValue, HeaderValueOption,
+    Address, AggregatedConfigSource, ApiConfigSource, ConfigSource, GrpcService, ExtensionConfigSource, HeaderValue, HeaderValueOption,
     SocketAddress, TypedExtensionConfig,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
@@ -45,6 +47,28 @@ use zonebreak_xds::Resource;
 pub fn ads() -> ConfigSource {
     ConfigSource {
         config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
+        resource_api_version: 2,
+        ..Default::default()
+    }
+}
+
+/// The incremental service of a type's own, at the cluster `xds` of the bootstrap.
+pub fn own_delta_service() -> ConfigSource {
+    let service = GrpcService {
+        target_specifier: Some(TargetSpecifier::EnvoyGrpc(EnvoyGrpc {
+            cluster_name: "xds".into(),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    let source = ApiConfigSource {
+        api_type: ApiType::DeltaGrpc.into(),
+        transport_api_version: 2,
+        grpc_services: vec![service],
+        ..Default::default()
+    };
+    ConfigSource {
+        config_source_specifier: Some(ConfigSourceSpecifier::ApiConfigSource(source)),
         resource_api_version: 2,
         ..Default::default()
     }
@@ -107,9 +131,9 @@ pub fn routes(name: &str, to: &[(&str, &str)]) -> Resource {
 }
 
 /// Routes whose hosts are fetched when they are asked for.
-pub fn routes_on_demand(name: &str) -> Resource {
+pub fn routes_on_demand(name: &str, from: ConfigSource) -> Resource {
     let second = Some(Duration { seconds: 1, nanos: 0 });
-    let source = ConfigSource { initial_fetch_timeout: second, ..ads() };
+    let source = ConfigSource { initial_fetch_timeout: second, ..from };
     let vhds = Some(Vhds { config_source: Some(source) });
     Resource::encode(name, &RouteConfiguration { name: name.into(), vhds, ..Default::default() })
 }

@@ -68,6 +68,7 @@ fn proxy_row(id: &str, state: Standing) -> Proxy {
         connected_since: later(-7200),
         state,
         types: BTreeMap::from([("CDS".to_owned(), of(Standing::Synced)), ("ECDS".to_owned(), of(state))]),
+        passed_over: None,
     }
 }
 

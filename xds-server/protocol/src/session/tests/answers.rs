@@ -164,6 +164,27 @@ fn r16_a_view_that_was_never_published_is_not_an_empty_one() {
 }
 
 #[test]
+fn r17_a_name_asked_for_in_many_ways_is_in_a_response_once() {
+    const MEMBER: &str = "xdstp://x/envoy.config.endpoint.v3.ClusterLoadAssignment/web/m";
+    const ALL: &str = "xdstp://x/envoy.config.endpoint.v3.ClusterLoadAssignment/web/*";
+    for mut client in everywhere(&EDS) {
+        client.edit(|view| {
+            view.put(resource(&A)).unwrap();
+            view.put(resource(&(EDS, MEMBER, "1")).with_aliases(["alias", "a-too"])).unwrap();
+        });
+        // The harness holds every response against this, whatever is asked.
+        let first = only(client.subscribe(&EDS, &["a", "alias", MEMBER, ALL, "a-too", "*"]));
+        assert_eq!(names(&first), ["a", MEMBER]);
+        client.ack(&first);
+        let gone = client.edit(|view| {
+            view.remove(&EDS, MEMBER);
+            view.remove(&EDS, "a").put(resource(&(EDS, "a", "2"))).unwrap();
+        });
+        assert_eq!(names(&only(gone)), ["a"]);
+    }
+}
+
+#[test]
 fn r17_a_snapshot_refuses_two_resources_of_one_name() {
     use crate::error::SnapshotError;
     use crate::{ChangeId, Snapshot};
