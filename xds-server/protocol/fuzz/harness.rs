@@ -15,7 +15,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, Disc
 use envoy_types::pb::google::rpc::Status;
 use prost::{Message, Name};
 use zonebreak_xds::{
-    ChangeId, Effect, Event, Protocol, Request, Resource, ResourceError, Response, Scope, Session,
+    ChangeId, Effect, Event, Heard, Protocol, Request, Resource, ResourceError, Response, Scope, Session,
     SessionOptions, Snapshot, StreamId, TypeUrl,
 };
 
@@ -292,16 +292,8 @@ pub fn decode(data: &[u8]) {
         1 => canonical::<ClusterLoadAssignment>(data),
         2 => canonical::<Listener>(data),
         3 => canonical::<RouteConfiguration>(data),
-        4 => {
-            if let Ok(request) = DiscoveryRequest::decode(data) {
-                hear(Protocol::Sotw, Request::Sotw(Box::new(request)));
-            }
-        }
-        _ => {
-            if let Ok(request) = DeltaDiscoveryRequest::decode(data) {
-                hear(Protocol::Delta, Request::Delta(Box::new(request)));
-            }
-        }
+        4 => hear(Protocol::Sotw, data, DiscoveryRequest::decode(data).is_ok()),
+        _ => hear(Protocol::Delta, data, DeltaDiscoveryRequest::decode(data).is_ok()),
     }
     // As published by somebody who does not decode.
     let resource = Resource::from_value("x", TypeUrl::CLUSTER, data.to_vec());
@@ -320,10 +312,15 @@ fn canonical<M: Message + Name + Default + PartialEq + Clone>(data: &[u8]) {
     assert_eq!(back.version(), once.version());
 }
 
-fn hear(protocol: Protocol, request: Request) {
+/// What prost takes for a request must be one to us.
+fn hear(protocol: Protocol, data: &[u8], is_one: bool) {
+    let request = match Heard::read(protocol, data.to_vec().into()) {
+        Ok(request) => request,
+        Err(error) => return assert!(!is_one, "prost reads it, and we do not: {error}"),
+    };
     let mut session = Session::new(Arc::default(), StreamId(1), protocol, Scope::Aggregated);
     let now = Instant::now();
     session.step(now, Event::Snapshot(Arc::default()));
-    session.step(now, Event::Request(request.clone()));
-    session.step(now, Event::Request(request));
+    session.step(now, Event::Heard(request.clone()));
+    session.step(now, Event::Heard(request));
 }
