@@ -16,12 +16,14 @@ async fn transactions_whose_answers_are_lost_have_their_effect_once() {
     let link = Link::open(pair.destination.address(), Duration::ZERO).await.unwrap();
     let mut options = pair.options();
     options.destination = ClusterOptions::plain([link.url()]);
+    // No sign of life whose answer could be the one that is lost.
+    options.heartbeat = Duration::from_secs(60);
     let replicator = Running::start(options.clone());
     replicator.streams().await;
     for round in 0..4 {
         let text = round.to_string();
-        put(&mut source, "/app/a", &text).await;
-        pair.equal().await;
+        let at = put(&mut source, "/app/a", &text).await;
+        until("its answer", async || replicator.metrics.revision.get() >= at).await;
         link.mute();
         put(&mut source, "/app/b", &text).await;
         until("the transaction to be carried out", async || {
