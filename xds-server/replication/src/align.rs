@@ -93,7 +93,7 @@ impl Context {
             let there = rules.destination_prefix();
             let mut comparison = Comparison::new(
                 rules,
-                Listing::start(&self.source, source, rules.source_prefix(), revision),
+                Listing::gently(&self.source, source, rules.source_prefix(), revision),
                 Listing::start(&self.destination.cluster, &member, there, Revision(at)),
             );
             let wrote = if tolerated {

@@ -324,3 +324,34 @@ pub(crate) fn after_prefix(prefix: &[u8]) -> Vec<u8> {
 pub(crate) fn range_start(prefix: &[u8]) -> Vec<u8> {
     if prefix.is_empty() { vec![0] } else { prefix.to_vec() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// etcd's words, and what they mean for a transaction.
+    #[test]
+    fn what_an_etcd_says_is_told_apart_by_what_can_be_done_about_it() {
+        let cluster = Cluster::new("destination", ClusterOptions::plain(["http://a:1"]));
+        let of = |code, words: &str| {
+            cluster.error(etcd_client::Error::GRpcStatus(tonic::Status::new(code, words.to_owned())))
+        };
+        // Tokens that went stale with a change of users: the next connection has another.
+        for (code, words) in [
+            (Code::InvalidArgument, "etcdserver: revision of auth store is old"),
+            (Code::Unauthenticated, "etcdserver: invalid auth token"),
+            (Code::Unavailable, "etcdserver: no leader"),
+        ] {
+            assert!(matches!(of(code, words), EtcdError::Unreachable { .. }), "{words}");
+        }
+        for (code, words) in [
+            (Code::PermissionDenied, "etcdserver: permission denied"),
+            (Code::InvalidArgument, "etcdserver: authentication failed, invalid user ID or password"),
+        ] {
+            assert!(matches!(of(code, words), EtcdError::Denied { .. }), "{words}");
+        }
+        let large = of(Code::InvalidArgument, "etcdserver: request is too large");
+        assert!(matches!(large, EtcdError::TooLarge { .. }));
+        assert!(large.to_string().contains("--max-request-bytes"));
+    }
+}

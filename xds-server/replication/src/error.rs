@@ -86,6 +86,8 @@ impl ReplicationError {
             Self::Etcd(error) => {
                 !matches!(error, EtcdError::Denied { .. } | EtcdError::Refused { .. } | EtcdError::TooLong(_))
             }
+            // The destination may have taken in meanwhile what is in the way, or the disk has room again.
+            Self::Spool(SpoolError::Full { .. }) => true,
             // A standby takes over when the other one dies.
             Self::Halt(Halt::Superseded(_)) => true,
             _ => false,

@@ -1,10 +1,10 @@
 //! Reads a whole prefix as of one revision, page by page, in the order of its keys. Pages are asked for ahead of who reads
 //! them, two at most; nothing is kept.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use etcd_client::{GetOptions, KeyValue};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     client::{Cluster, EtcdError, Member, after_prefix, range_start},
@@ -17,6 +17,25 @@ const PAGE: (i64, i64) = (16, 10_000);
 
 /// Bytes of a page that are aimed at.
 const PAGE_BYTES: usize = 4 << 20;
+
+/// Keys in a page of an etcd that others are working with, at least; the more there are, the more are in each, since etcd counts
+/// the rest of the range for every page: [`PARTS`] pages of it, down to this size.
+const GENTLE_PAGE: i64 = 1_000;
+
+/// See [`GENTLE_PAGE`].
+const PARTS: i64 = 50;
+
+/// The longest rest between two pages; as long as the page before took, otherwise.
+const REST: Duration = Duration::from_millis(10);
+
+/// Whom a listing must not be in the way of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// Nobody: the etcd is ours to load.
+    Fast,
+    /// Writers: small pages, and a rest after each. A far etcd rests anyway while a page travels, and is asked for large ones.
+    Gentle,
+}
 
 /// Entries of a prefix, in order.
 pub(crate) struct Listing {
@@ -31,12 +50,27 @@ pub(crate) struct Listing {
 // === impl Listing ===
 
 impl Listing {
-    /// Begins to read `prefix` as of `revision`.
+    /// Begins to read `prefix` as of `revision`, as fast as it can.
     pub(crate) fn start(cluster: &Arc<Cluster>, member: &Member, prefix: &[u8], revision: Revision) -> Self {
+        Self::start_as(cluster, member, prefix, revision, Manner::Fast)
+    }
+
+    /// The same, of an etcd whose writers shall notice little of it.
+    pub(crate) fn gently(cluster: &Arc<Cluster>, member: &Member, prefix: &[u8], revision: Revision) -> Self {
+        Self::start_as(cluster, member, prefix, revision, Manner::Gentle)
+    }
+
+    fn start_as(
+        cluster: &Arc<Cluster>,
+        member: &Member,
+        prefix: &[u8],
+        revision: Revision,
+        manner: Manner,
+    ) -> Self {
         let (send, pages) = mpsc::channel(2);
         let (ours, member, prefix) = (Arc::clone(cluster), member.clone(), prefix.to_vec());
         let task = tokio::spawn(async move {
-            let end = read(&ours, &member, &prefix, revision, &send).await.map(|()| None);
+            let end = read(&ours, &member, &prefix, revision, manner, &send).await.map(|()| None);
             // A reader that went away wants to hear nothing.
             let _gone = send.send(end).await;
         });
@@ -85,11 +119,13 @@ async fn read(
     member: &Member,
     prefix: &[u8],
     revision: Revision,
+    mut manner: Manner,
     pages: &mpsc::Sender<Result<Option<Vec<KeyValue>>, EtcdError>>,
 ) -> Result<(), EtcdError> {
     let (mut start, end) = (range_start(prefix), after_prefix(prefix));
     let (mut kv, mut limit) = (member.kv(), PAGE.0);
     loop {
+        let asked = Instant::now();
         let options = GetOptions::new().with_range(end.clone()).with_limit(limit).with_revision(revision.0);
         let answer = match cluster.ask(kv.get(start.clone(), Some(options))).await {
             Ok(answer) => answer,
@@ -103,22 +139,33 @@ async fn read(
             }
             Err(error) => return Err(error),
         };
-        let more = answer.more();
+        let took = asked.elapsed();
+        if took >= REST && limit == PAGE.0 {
+            manner = Manner::Fast;
+        }
+        let (more, left) = (answer.more(), answer.count());
         let page = { answer }.take_kvs();
         let bytes: usize = page.iter().map(|kv| kv.key().len() + kv.value().len()).sum();
-        limit = adapt(page.len(), bytes);
+        limit = adapt(page.len(), bytes, left, manner);
         start = page.last().map(|kv| [kv.key(), b"\0"].concat()).unwrap_or_default();
         let empty = page.is_empty();
         if pages.send(Ok(Some(page))).await.is_err() || !more || empty {
             return Ok(());
         }
+        if manner == Manner::Gentle {
+            tokio::time::sleep(took.min(REST)).await;
+        }
     }
 }
 
-/// How many keys of this size make a page.
-fn adapt(keys: usize, bytes: usize) -> i64 {
+/// How many keys of this size make a page, with so many left.
+fn adapt(keys: usize, bytes: usize, left: i64, manner: Manner) -> i64 {
     let each = (bytes / keys.max(1)).max(1);
-    i64::try_from(PAGE_BYTES / each).unwrap_or(PAGE.1).clamp(PAGE.0, PAGE.1)
+    let most = match manner {
+        Manner::Fast => PAGE.1,
+        Manner::Gentle => (left / PARTS).clamp(GENTLE_PAGE, PAGE.1),
+    };
+    i64::try_from(PAGE_BYTES / each).unwrap_or(most).clamp(PAGE.0, most)
 }
 
 #[cfg(test)]
@@ -146,9 +193,17 @@ mod tests {
 
     #[test]
     fn pages_hold_about_as_many_bytes_whatever_the_size_of_values() {
-        assert_eq!(adapt(500, 500 * 100), 10_000);
-        assert_eq!(adapt(500, 500 * 4096), 1024);
-        assert_eq!(adapt(500, 500 << 20), 16);
-        assert_eq!(adapt(0, 0), 10_000);
+        let fast = |keys, bytes| adapt(keys, bytes, 50_000, Manner::Fast);
+        assert_eq!(fast(500, 500 * 100), 10_000);
+        assert_eq!(fast(500, 500 * 4096), 1024);
+        assert_eq!(fast(500, 500 << 20), 16);
+        assert_eq!(fast(0, 0), 10_000);
+    }
+
+    #[test]
+    fn pages_are_small_where_writers_wait_and_few_where_keys_are_many() {
+        let gentle = |left| adapt(500, 500 * 100, left, Manner::Gentle);
+        assert_eq!((gentle(20_000), gentle(100_000), gentle(1_000_000)), (1_000, 2_000, 10_000));
+        assert_eq!(adapt(500, 500 << 20, 20_000, Manner::Gentle), 16);
     }
 }

@@ -150,7 +150,7 @@ async fn once(context: &Context, examples: usize, begun: Instant) -> Result<Opti
     let (rules, at) = (&context.options.rules, Revision(at));
     let mut comparison = Comparison::new(
         rules,
-        Listing::start(&context.source, &source, rules.source_prefix(), checkpoint.source_revision),
+        Listing::gently(&context.source, &source, rules.source_prefix(), checkpoint.source_revision),
         Listing::start(&context.destination.cluster, &member, rules.destination_prefix(), at),
     );
     let (mut differences, mut named) = (0, Vec::new());

@@ -70,18 +70,28 @@ impl Header {
 
     /// Makes the segment: whole on disk, with its name, when this returns.
     pub(super) fn create(&self, directory: &Path, size: u64) -> Result<(File, PathBuf), SpoolError> {
-        let (path, part) = (name(directory, self.number), directory.join("new.part"));
+        let part = directory.join("new.part");
+        let made = self.create_as(&part, directory, size);
+        if made.is_err() {
+            // What was allocated of it is room that is wanted elsewhere.
+            let _gone = fs::remove_file(&part);
+        }
+        made
+    }
+
+    fn create_as(&self, part: &Path, directory: &Path, size: u64) -> Result<(File, PathBuf), SpoolError> {
+        let path = name(directory, self.number);
         let mut file = File::options()
             .create(true)
             .truncate(true)
             .read(true)
             .write(true)
-            .open(&part)
-            .map_err(SpoolError::io("create", &part))?;
-        allocate(&file, size).map_err(SpoolError::io("allocate room for", &part))?;
-        file.write_all(&self.encode()).map_err(SpoolError::io("write", &part))?;
-        file.sync_all().map_err(SpoolError::io("synchronise", &part))?;
-        fs::rename(&part, &path).map_err(SpoolError::io("rename", &part))?;
+            .open(part)
+            .map_err(SpoolError::io("create", part))?;
+        allocate(&file, size).map_err(SpoolError::io("allocate room for", part))?;
+        file.write_all(&self.encode()).map_err(SpoolError::io("write", part))?;
+        file.sync_all().map_err(SpoolError::io("synchronise", part))?;
+        fs::rename(part, &path).map_err(SpoolError::io("rename", part))?;
         sync_directory(directory)?;
         Ok((file, path))
     }

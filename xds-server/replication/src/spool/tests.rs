@@ -63,6 +63,55 @@ fn what_was_appended_is_read_back_over_segments_and_restarts() {
     assert_eq!(Spool::check(directory.path(), CLUSTER).unwrap(), Some(Revision(120)));
 }
 
+/// A small file system of its own, for as long as it lives; `None` where this user may not mount one.
+struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    fn of(kibibytes: u32) -> Option<Self> {
+        let disk = Self(TempDir::new().unwrap());
+        let size = format!("size={kibibytes}k");
+        let mount = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+            .arg(disk.0.path())
+            .stderr(std::process::Stdio::null())
+            .status();
+        mount.is_ok_and(|status| status.success()).then_some(disk)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ended = std::process::Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_a_full_spool_and_what_was_delivered_makes_room() {
+    let Some(disk) = SmallDisk::of(64) else {
+        eprintln!("LEFT OUT: this user may not mount a small disk");
+        return;
+    };
+    let (mut spool, _) = open(&disk.0);
+    let mut last = 0;
+    let full = loop {
+        match spool.append(&[revision(last + 1, 1000)]) {
+            Ok(()) => last += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(full, SpoolError::Full { .. }), "{full}");
+    assert!(last > 20, "{last} revisions fitted");
+    assert_eq!(read_after(&spool, 0).len() as i64, last, "what is there is whole");
+    spool.release(Revision(last / 2));
+    for _ in 0..last / 3 {
+        spool.append(&[revision(last + 1, 1000)]).unwrap();
+        last += 1;
+    }
+    drop(spool);
+    let (spool, recovery) = open(&disk.0);
+    assert_eq!((recovery.cut, spool.tail().revision), (0, Revision(last)));
+}
+
 /// Each is whole by itself; only together they are not the log that was written.
 #[test]
 fn a_segment_of_another_log_is_not_read_on_into() {

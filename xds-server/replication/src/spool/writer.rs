@@ -161,13 +161,15 @@ impl Spool {
         self.make_room(size)?;
         let number = self.segments.back().map_or(1, |last| last.header.number + 1);
         let header = Header { number, cluster: self.cluster, after, chain: self.chain };
-        let made = header.create(&self.options.directory, size);
-        self.file = Some(made.map_err(|error| match error {
-            SpoolError::Io { error, .. } if error.kind() == io::ErrorKind::StorageFull => {
-                SpoolError::Full { bytes: self.bytes() }
+        self.file = Some(loop {
+            match header.create(&self.options.directory, size) {
+                // Somebody else fills the disk: what the destination has goes before what it has not is refused.
+                Err(SpoolError::Io { error, .. }) if error.kind() == io::ErrorKind::StorageFull => {
+                    self.drop_first()?;
+                }
+                made => break made?,
             }
-            other => other,
-        })?);
+        });
         self.segments.push_back(Segment { header, size });
         self.tail.send_replace(Tail { segment: number, offset: HEADER_BYTES, revision: after });
         Ok(())
@@ -176,15 +178,21 @@ impl Spool {
     /// Drops segments that the destination has, from the old end, until another `size` bytes fit in.
     fn make_room(&mut self, size: u64) -> Result<(), SpoolError> {
         while self.bytes() + size > self.options.max_bytes {
-            // A segment ends where the next one begins; the last one may still be read.
-            let droppable = self.segments.get(1).is_some_and(|next| next.header.after <= self.released);
-            let (true, Some(first)) = (droppable, self.segments.front()) else {
-                return Err(SpoolError::Full { bytes: self.bytes() });
-            };
-            let path = segment::name(&self.options.directory, first.header.number);
-            std::fs::remove_file(&path).map_err(SpoolError::io("remove", &path))?;
-            self.segments.pop_front();
+            self.drop_first()?;
         }
+        Ok(())
+    }
+
+    /// Drops the oldest segment, if the destination has it.
+    fn drop_first(&mut self) -> Result<(), SpoolError> {
+        // A segment ends where the next one begins; the last one may still be read.
+        let droppable = self.segments.get(1).is_some_and(|next| next.header.after <= self.released);
+        let (true, Some(first)) = (droppable, self.segments.front()) else {
+            return Err(SpoolError::Full { bytes: self.bytes() });
+        };
+        let path = segment::name(&self.options.directory, first.header.number);
+        std::fs::remove_file(&path).map_err(SpoolError::io("remove", &path))?;
+        self.segments.pop_front();
         Ok(())
     }
 

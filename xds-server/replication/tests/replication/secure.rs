@@ -27,7 +27,12 @@ async fn as_root(url: String) -> Client {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn users_need_no_more_than_the_prefix_and_the_checkpoints() {
-    let pair = Pair::start().await;
+    let mut pair = Pair::start().await;
+    // One with tokens that say at which state of its users they were given out, one without.
+    let key = pair.lab.path().join("token.key");
+    std::fs::write(&key, [7; 32]).unwrap();
+    let tokens = format!("jwt,sign-method=HS256,ttl=600s,priv-key={}", key.display());
+    pair.destination.restart_with(&["--auth-token", &tokens]).await.unwrap();
     let read = Permission::read(PREFIX).with_prefix();
     guard(&mut pair.from().await, vec![read]).await;
     let both = [PREFIX, RESERVED].map(|prefix| Permission::read_write(prefix).with_prefix());
@@ -43,7 +48,7 @@ async fn users_need_no_more_than_the_prefix_and_the_checkpoints() {
     put(&mut source, "/app/b", "2").await;
     until("both keys", async || list(&mut to, PREFIX).await.len() == 2).await;
     assert_eq!(verify::verify(options.clone(), 9).await.unwrap().differences, 0);
-    // A change of users makes every token that was given out invalid; that ends nothing.
+    // A change of users makes such tokens invalid; that ends nothing.
     for client in [&mut source, &mut to] {
         client.user_add("somebody", "else", None).await.unwrap();
     }
