@@ -71,6 +71,16 @@ pub enum SnapshotError {
         /// Where it would go.
         found: ClusterId,
     },
+    /// The wrong etcd to compare with.
+    #[error(
+        "compare with cluster {found}: the snapshot is of cluster {wanted}, and nothing can be said of another one"
+    )]
+    Elsewhere {
+        /// Whose state it is.
+        wanted: ClusterId,
+        /// The one that answered.
+        found: ClusterId,
+    },
     /// It holds something already.
     #[error(
         "restore into an empty etcd: it holds {keys} keys under {prefix:?}. Restore in place with --etcd, which shows what would \
