@@ -220,6 +220,7 @@ fn failure(error: SnapshotError) -> Failure {
         SnapshotError::NoMoment { .. }
         | SnapshotError::Stranger { .. }
         | SnapshotError::NotEmpty { .. }
+        | SnapshotError::NotOwner { .. }
         | SnapshotError::Replica { .. } => Exit::Refused,
         SnapshotError::Busy(_) | SnapshotError::Conflict(_) => Exit::Conflict,
         SnapshotError::Io { .. }

@@ -101,6 +101,17 @@ pub enum SnapshotError {
         /// The stream.
         stream: String,
     },
+    /// Another region owns what would be restored.
+    #[error(
+        "restore here: region {region} owns {prefix:?}, and this etcd is not the owner's. Restore it there, or make this region \
+         the owner first (`zonebreak replicate promote`)"
+    )]
+    NotOwner {
+        /// What is owned.
+        prefix: String,
+        /// By whom.
+        region: String,
+    },
     /// Somebody else writes.
     #[error("finish: {0}. What is there is partly restored: run the same command again")]
     Conflict(String),
