@@ -36,7 +36,7 @@ use crate::{
     pipeline::Halt,
     revision::Revision,
     session::{End, Source},
-    spool::{Entry, Spool, SpoolError, SpoolOptions},
+    spool::{Entry, Spool, SpoolError, SpoolOptions, note_prefix},
     watch::now_ms,
 };
 
@@ -256,7 +256,12 @@ impl Replicator {
         }
         let options = &self.context.options;
         let options = SpoolOptions::new(&options.spool, options.spool_bytes);
-        let (spool, recovery) = blocking(move || Spool::open(options, cluster)).await?;
+        let prefix = self.context.options.rules.source_prefix().to_vec();
+        let (spool, recovery) = blocking(move || {
+            let opened = Spool::open(options.clone(), cluster)?;
+            note_prefix(&options.directory, &prefix).map(|()| opened)
+        })
+        .await?;
         tracing::info!(
             revision = spool.tail().revision.0,
             segments = recovery.segments,

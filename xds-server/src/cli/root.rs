@@ -12,6 +12,7 @@ use super::{
     register::{self, RegisterArgs},
     replicate::{self, ReplicateCommand},
     serve::{self, ServeArgs},
+    snapshot::{self, SnapshotCommand},
     status::{self, StatusArgs},
     topology::{self, TopologyCommand},
     zone::{self, ZoneCommand},
@@ -50,6 +51,9 @@ enum Command {
     /// Replicates etcd's state into another etcd, and proves that both are equal.
     #[command(subcommand)]
     Replicate(ReplicateCommand),
+    /// Saves etcd's state, and brings any moment of it back.
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     Status(StatusArgs),
     Proxies(ProxiesArgs),
     Explain(ExplainArgs),
@@ -89,6 +93,7 @@ impl Cli {
             Command::Topology(command) => block_on(topology::run(command)),
             Command::Zone(command) => block_on(zone::run(command)),
             Command::Replicate(command) => block_on(replicate::run(command)),
+            Command::Snapshot(command) => block_on(snapshot::run(command)),
             Command::Status(args) => block_on(status::run(args)),
             Command::Proxies(args) => block_on(proxies::run(args)),
             Command::Explain(args) => block_on(explain::run(args)),

@@ -366,6 +366,30 @@ pub const KEYS: &[Key] = &[
         reload: Restart,
         set: |c, text| put(&mut c.replicate.max_operations, text),
     },
+    Key {
+        path: "snapshots.directory",
+        doc: "where snapshots of the source lie",
+        reload: Restart,
+        set: |c, text| put(&mut c.snapshots.directory, text),
+    },
+    Key {
+        path: "snapshots.every",
+        doc: "how often `replicate run` takes one; 0s: never by itself",
+        reload: Restart,
+        set: |c, text| put(&mut c.snapshots.every, text),
+    },
+    Key {
+        path: "snapshots.keep",
+        doc: "the most that are kept; the oldest go first",
+        reload: Restart,
+        set: |c, text| put(&mut c.snapshots.keep, text),
+    },
+    Key {
+        path: "snapshots.keep_for",
+        doc: "how far back a restore must reach, as far as replicate.spool_mib allows",
+        reload: Restart,
+        set: |c, text| put(&mut c.snapshots.keep_for, text),
+    },
 ];
 
 // === impl Key ===
@@ -504,6 +528,10 @@ mod tests {
             ("replicate.leases", "report"),
             ("replicate.strangers", "report"),
             ("replicate.max_operations", "9"),
+            ("snapshots.directory", "some"),
+            ("snapshots.every", "1h"),
+            ("snapshots.keep", "3"),
+            ("snapshots.keep_for", "2h"),
         ] {
             let (mut config, key) = (Config::default(), Key::find(path).unwrap());
             let before = key.get(&config);

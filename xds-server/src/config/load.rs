@@ -142,7 +142,12 @@ impl Effective {
         // A file that moves takes its neighbours along: its relative paths start where it lies.
         let home = path.parent().unwrap_or(Path::new(""));
         let relative = [&mut config.etcd.password_file, &mut config.topology.file, &mut config.filter.file];
-        for file in relative.into_iter().flatten().chain(config.replicate.files()) {
+        for file in relative
+            .into_iter()
+            .flatten()
+            .chain(config.replicate.files())
+            .chain([&mut config.snapshots.directory])
+        {
             *file = home.join(&*file);
         }
         Ok(Self { config, origins })

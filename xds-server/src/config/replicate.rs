@@ -184,6 +184,18 @@ impl ReplicateConfig {
         named.into_iter().flatten().chain([&mut self.spool_dir])
     }
 
+    /// The source alone, for what needs no destination.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn source(&self) -> Result<ClusterOptions, ConfigError> {
+        cluster(
+            &self.source,
+            self.source_user.as_ref(),
+            [&self.source_password_file, &self.source_ca_file, &self.source_cert_file, &self.source_key_file],
+        )
+    }
+
     /// The replicator's options.
     ///
     /// # Errors
@@ -204,11 +216,7 @@ impl ReplicateConfig {
                 });
             }
         }
-        let source = cluster(
-            &self.source,
-            self.source_user.as_ref(),
-            [&self.source_password_file, &self.source_ca_file, &self.source_cert_file, &self.source_key_file],
-        )?;
+        let source = self.source()?;
         let destination = cluster(
             &self.destination,
             self.destination_user.as_ref(),

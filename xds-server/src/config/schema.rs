@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use zonebreak_replication::snapshot::{catalog::Retention, keeper::Policy};
 use zonebreak_topology::gate::Limits;
 
 use zonebreak_core::units::{Millis, Percent};
@@ -48,6 +49,22 @@ pub struct Config {
     pub log: LogConfig,
     /// Replication into another etcd, for `zonebreak replicate`.
     pub replicate: ReplicateConfig,
+    /// Snapshots of what is replicated.
+    pub snapshots: SnapshotsConfig,
+}
+
+/// Snapshots of the source, taken beside a replicator.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SnapshotsConfig {
+    /// Where they lie.
+    pub directory: PathBuf,
+    /// Between two of them; 0s: none are taken by themselves.
+    pub every: Millis,
+    /// The most that are kept.
+    pub keep: usize,
+    /// How far back a restore must reach.
+    pub keep_for: Millis,
 }
 
 /// How etcd is reached.
@@ -170,6 +187,31 @@ pub struct LogConfig {
     pub level: LogFilter,
     /// In which form.
     pub format: LogFormat,
+}
+
+// === impl SnapshotsConfig ===
+
+impl Default for SnapshotsConfig {
+    fn default() -> Self {
+        Self {
+            directory: PathBuf::from("/var/lib/zonebreak/snapshots"),
+            every: Millis(0),
+            keep: 200,
+            keep_for: Millis::secs(7 * 24 * 3600),
+        }
+    }
+}
+
+impl SnapshotsConfig {
+    /// What a keeper is told; `None` when no snapshots are taken by themselves.
+    pub fn policy(&self) -> Option<Policy> {
+        let keep_for = Duration::from_millis(self.keep_for.0);
+        (self.every.0 > 0).then(|| Policy {
+            directory: self.directory.clone(),
+            every: Duration::from_millis(self.every.0),
+            retention: Retention { keep: self.keep, keep_for },
+        })
+    }
 }
 
 // === impl GuardConfig ===

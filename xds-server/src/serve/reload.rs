@@ -82,12 +82,13 @@ fn keep(running: &Config, next: &mut Config) {
         listeners: _,
         log,
         replicate,
+        snapshots,
     } = running.clone();
     let LogConfig { level: _, format } = log;
     (next.etcd, next.topology, next.state) = (etcd, topology, state);
     (next.xds, next.load_reports, next.admin, next.health) = (xds, load_reports, admin, health);
     next.log.format = format;
-    next.replicate = replicate;
+    (next.replicate, next.snapshots) = (replicate, snapshots);
 }
 
 /// Calls `reload` on SIGHUP, and when the content of one of `files` has changed, until `stop`. `files` is asked again after

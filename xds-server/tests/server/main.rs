@@ -6,6 +6,7 @@ mod guard;
 mod ledger;
 mod proxy;
 mod reload;
+mod snapshots;
 mod waves;
 
 use std::{process::Output, time::Duration};

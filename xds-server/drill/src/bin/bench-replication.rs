@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
-use zonebreak_drill::replication::{Contender, Effort, Scenario, kill_loop, measure, table};
+use zonebreak_drill::replication::{
+    Contender, Effort, Scenario, kill_loop, measure, restores, restores_table, table,
+};
 
 /// How fast and how faithfully a replicator follows: `etcdctl make-mirror` and `zonebreak replicate run`, each between two etcds
 /// of its own, in the same run.
@@ -28,6 +30,9 @@ struct Args {
     /// Kills in the kill loop; 0 leaves it out.
     #[arg(long, value_name = "N", default_value_t = 100)]
     kills: u32,
+    /// Only the restores: snapshots of ours beside `etcdutl snapshot restore`.
+    #[arg(long, conflicts_with = "only")]
+    restores: bool,
     /// A short run that shows that everything works: its figures are rough.
     #[arg(long, conflicts_with_all = ["time", "kills"])]
     quick: bool,
@@ -50,7 +55,9 @@ async fn main() -> anyhow::Result<()> {
     let quick = [Scenario::Baseline, Scenario::Steady500];
     let mut rows = Vec::new();
     for scenario in Scenario::value_variants().iter().copied() {
-        let wanted = if args.only.is_empty() {
+        let wanted = if args.restores {
+            false
+        } else if args.only.is_empty() {
             !args.quick || quick.contains(&scenario)
         } else {
             args.only.contains(&scenario)
@@ -70,7 +77,17 @@ async fn main() -> anyhow::Result<()> {
     if !rows.is_empty() {
         print!("{}", table(&rows));
     }
-    let kills = if args.quick { 3 } else { args.kills };
+    if args.only.is_empty() {
+        let restored = restores(effort.keys, |text| eprintln!("bench-replication: {text}")).await?;
+        print!("\n{}", restores_table(effort.keys, &restored));
+    }
+    let kills = if args.restores {
+        0
+    } else if args.quick {
+        3
+    } else {
+        args.kills
+    };
     if kills > 0 && args.only.is_empty() {
         let found = kill_loop(kills, |text| eprintln!("bench-replication: {text}")).await?;
         println!(

@@ -23,6 +23,8 @@ pub enum Tool {
     Etcd,
     /// Its command line, with its own mirror (`ETCDCTL`).
     Etcdctl,
+    /// Its tool for files (`ETCDUTL`).
+    Etcdutl,
 }
 
 /// Finds the programs of one workspace and one build profile.
@@ -49,6 +51,7 @@ impl Tool {
             Self::Envoy => "ENVOY",
             Self::Etcd => "ETCD",
             Self::Etcdctl => "ETCDCTL",
+            Self::Etcdutl => "ETCDUTL",
         }
     }
 
@@ -60,6 +63,7 @@ impl Tool {
             Self::Envoy => "envoy",
             Self::Etcd => "etcd",
             Self::Etcdctl => "etcdctl",
+            Self::Etcdutl => "etcdutl",
         }
     }
 
@@ -67,7 +71,7 @@ impl Tool {
         match self {
             Self::Zonebreak | Self::Filter => "scripts/build",
             Self::EmptyFilter => "scripts/bench-overhead",
-            Self::Envoy | Self::Etcd | Self::Etcdctl => "scripts/setup",
+            Self::Envoy | Self::Etcd | Self::Etcdctl | Self::Etcdutl => "scripts/setup",
         }
     }
 }
@@ -135,6 +139,7 @@ impl Programs {
             Tool::Envoy => self.workspace.join(".tools/bin/envoy"),
             Tool::Etcd => self.workspace.join(".tools/bin/etcd"),
             Tool::Etcdctl => self.workspace.join(".tools/bin/etcdctl"),
+            Tool::Etcdutl => self.workspace.join(".tools/bin/etcdutl"),
         }
     }
 

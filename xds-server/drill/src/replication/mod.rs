@@ -4,12 +4,14 @@
 mod contender;
 mod kills;
 mod load;
+mod restore;
 mod scenario;
 mod table;
 
 pub use contender::Contender;
 pub use kills::{Kills, kill_loop};
 pub use load::{Lag, percentile};
+pub use restore::{Restored, restores, restores_table};
 pub use scenario::{Effort, Scenario, measure};
 pub use table::{Row, table};
 

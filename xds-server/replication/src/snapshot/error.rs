@@ -71,6 +71,16 @@ pub enum SnapshotError {
         /// Where it would go.
         found: ClusterId,
     },
+    /// The wrong etcd to compare with.
+    #[error(
+        "compare with cluster {found}: the snapshot is of cluster {wanted}, and nothing can be said of another one"
+    )]
+    Elsewhere {
+        /// Whose state it is.
+        wanted: ClusterId,
+        /// The one that answered.
+        found: ClusterId,
+    },
     /// It holds something already.
     #[error(
         "restore into an empty etcd: it holds {keys} keys under {prefix:?}. Restore in place with --etcd, which shows what would \
@@ -90,6 +100,17 @@ pub enum SnapshotError {
     Replica {
         /// The stream.
         stream: String,
+    },
+    /// Another region owns what would be restored.
+    #[error(
+        "restore here: region {region} owns {prefix:?}, and this etcd is not the owner's. Restore it there, or make this region \
+         the owner first (`zonebreak replicate promote`)"
+    )]
+    NotOwner {
+        /// What is owned.
+        prefix: String,
+        /// By whom.
+        region: String,
     },
     /// Somebody else writes.
     #[error("finish: {0}. What is there is partly restored: run the same command again")]

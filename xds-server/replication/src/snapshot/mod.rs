@@ -9,7 +9,7 @@
 //!
 //! | module | what it is for |
 //! |---|---|
-//! | [`format`] | one file: header, sorted entries, leases, digest, SHA-256 |
+//! | [`mod@format`] | one file: header, sorted entries, leases, digest, SHA-256 |
 //! | [`catalog`] | the directory: whole files only, and which ones may go |
 //! | [`moment`] | which snapshot and which piece of the log make a moment, or why none do |
 //! | [`diff`] | two sorted states, and the steps from one to the other |

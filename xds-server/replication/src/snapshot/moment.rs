@@ -228,7 +228,9 @@ pub fn find(
     let usable: Vec<(&Listed, &Header)> = snapshots
         .iter()
         .filter_map(|listed| listed.content.as_ref().ok().map(|(header, _)| (listed, header)))
-        .filter(|(_, header)| history.is_none_or(|log| log.cluster == header.cluster))
+        .filter(|(_, header)| {
+            history.is_none_or(|log| log.cluster == header.cluster && log.covers(&header.prefix))
+        })
         .collect();
     let base = |(_, header): &(&Listed, &Header)| Base { revision: header.revision, at_ms: header.at_ms };
     let bases: Vec<Base> = usable.iter().map(base).collect();

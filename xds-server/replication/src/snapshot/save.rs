@@ -15,7 +15,9 @@ use super::{
     moment::{self, Target},
 };
 use crate::{
+    checkpoint::ClusterId,
     client::{Cluster, EtcdError, Member},
+    digest::Digest,
     listing::Listing,
     options::ClusterOptions,
     revision::Revision,
@@ -51,6 +53,65 @@ pub async fn save(
     blocking(move || draft.finish(&leases)).await?
 }
 
+/// A prefix of a live etcd as of one revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contents {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Its revision.
+    pub revision: Revision,
+    /// Every key, in order.
+    pub items: Vec<Item>,
+    /// The leases that keys live by, and their times to live.
+    pub leases: BTreeMap<i64, i64>,
+}
+
+/// Reads every key under `prefix`, as of the etcd's latest revision, into memory.
+///
+/// # Errors
+/// When the etcd does not answer.
+pub async fn read(etcd: &ClusterOptions, prefix: &str) -> Result<Contents, SnapshotError> {
+    etcd.validate("source")?;
+    let cluster = Arc::new(Cluster::new("source", etcd.clone()));
+    let member = cluster.connect().await?;
+    let mut listing = Listing::start(&cluster, &member, prefix.as_bytes(), member.head);
+    let (mut items, mut leases) = (Vec::new(), BTreeSet::new());
+    while let Some(kv) = listing.next().await? {
+        if is_state(prefix, kv.key()) {
+            let (modified, lease) = (Revision(kv.mod_revision()), kv.lease());
+            let (key, value) = kv.into_key_value();
+            items.push(Item { key, value, modified, lease });
+            if lease != 0 {
+                leases.insert(lease);
+            }
+        }
+    }
+    let leases = times_to_live(&cluster, &member, leases).await?;
+    Ok(Contents { cluster: member.cluster, revision: member.head, items, leases })
+}
+
+/// What a live etcd holds under the prefix of a snapshot as of its revision: keys and digest.
+///
+/// # Errors
+/// When it is another cluster, has compacted that revision, or does not answer.
+pub async fn live(etcd: &ClusterOptions, header: &Header) -> Result<(u64, Digest), SnapshotError> {
+    etcd.validate("source")?;
+    let cluster = Arc::new(Cluster::new("source", etcd.clone()));
+    let member = cluster.connect().await?;
+    if member.cluster != header.cluster {
+        return Err(SnapshotError::Elsewhere { wanted: header.cluster, found: member.cluster });
+    }
+    let mut listing = Listing::start(&cluster, &member, header.prefix.as_bytes(), header.revision);
+    let (mut keys, mut digest) = (0, Digest::default());
+    while let Some(kv) = listing.next().await? {
+        if is_state(&header.prefix, kv.key()) {
+            keys += 1;
+            digest = digest.with(kv.key(), kv.value());
+        }
+    }
+    Ok((keys, digest))
+}
+
 /// Makes the newest snapshot that the log goes on from, and the log up to its end, into a new snapshot: asks no etcd. `None` when
 /// there is no such snapshot.
 ///
@@ -67,7 +128,8 @@ pub fn roll(catalog: &Catalog, history: &History, prefix: &str) -> Result<Option
     let mut moment = moment::of_snapshot(newest)?;
     let stretches = moment::stretches(Some(history))?;
     let Some(last) = stretches.last() else { return Ok(None) };
-    if !(last.after..=last.through).contains(&moment.revision) {
+    // A snapshot of the source may be ahead of the log, which has what comes after it when that comes.
+    if moment.revision < last.after {
         return Ok(None);
     }
     moment.replay(history, Target::Revision(last.through))?;

@@ -19,6 +19,8 @@ pub struct History {
     pub cluster: ClusterId,
     /// The revision after which the log begins.
     pub begins_after: Revision,
+    /// What every key in it starts with, where its replicator noted that.
+    pub prefix: Option<Vec<u8>>,
     tail: Tail,
 }
 
@@ -58,12 +60,18 @@ impl History {
             why: why.to_owned(),
         })?;
         let tail = Tail { segment: last.number, offset, revision };
-        Ok(Some(Self { directory, cluster: last.cluster, begins_after: first.after, tail }))
+        let prefix = fs::read(directory.join(open::PREFIX)).ok();
+        Ok(Some(Self { directory, cluster: last.cluster, begins_after: first.after, prefix, tail }))
     }
 
     /// The last revision in it.
     pub const fn through(&self) -> Revision {
         self.tail.revision
+    }
+
+    /// Whether every change under `prefix` is in it.
+    pub fn covers(&self, prefix: &str) -> bool {
+        self.prefix.as_ref().is_none_or(|own| prefix.as_bytes().starts_with(own))
     }
 
     /// What comes after `after`, in order.

@@ -4,6 +4,7 @@
 //! ```text
 //! DIR/lock              held while a replicator runs; two never share a spool
 //! DIR/holder            who this replicator is to others, for as long as the spool lives
+//! DIR/prefix            what every key in it starts with
 //! DIR/0000000001.seg    header, frames, zeros to the end: 64 MiB at most, allocated in advance so that a write changes no metadata
 //! DIR/0000000002.seg    each header holds the digest of all frames before it
 //! ```
@@ -29,6 +30,7 @@ mod writer;
 pub use frame::Entry;
 pub use history::History;
 pub use open::Recovery;
+pub(crate) use open::note_prefix;
 pub use reader::Reader;
 pub use segment::{MIN_BYTES, SEGMENT_BYTES};
 pub use writer::Spool;

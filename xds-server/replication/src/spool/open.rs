@@ -22,6 +22,9 @@ use crate::{checkpoint::ClusterId, revision::Revision};
 /// A process that was killed may hold the lock until the kernel has taken it apart, and a child between its fork and its exec.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
+/// The file that says what every key in the log starts with.
+pub(super) const PREFIX: &str = "prefix";
+
 /// What opening came upon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Recovery {
@@ -144,6 +147,17 @@ impl Spool {
         }
         Ok(before.map(|(_, revision)| revision))
     }
+}
+
+/// Notes what every key in the log starts with, for whoever reads it without its replicator.
+pub(crate) fn note_prefix(directory: &Path, prefix: &[u8]) -> Result<(), SpoolError> {
+    let (path, part) = (directory.join(PREFIX), directory.join("prefix.part"));
+    if fs::read(&path).is_ok_and(|known| known == prefix) {
+        return Ok(());
+    }
+    fs::write(&part, prefix).map_err(SpoolError::io("write", &part))?;
+    fs::rename(&part, &path).map_err(SpoolError::io("rename", &part))?;
+    segment::sync_directory(directory)
 }
 
 /// Takes the directory for this process alone.

@@ -11,7 +11,11 @@ use axum::{
 use prometheus::{Registry, TextEncoder};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use zonebreak_replication::{Metrics, spool::Spool};
+use zonebreak_replication::{
+    Metrics,
+    snapshot::keeper::{self, KeeperMetrics},
+    spool::Spool,
+};
 
 use super::{StreamArgs, failure};
 use crate::{
@@ -61,7 +65,11 @@ pub async fn run(args: RunArgs) -> Outcome {
     tracing::info!(health = %config.health.listen, stream = options.stream, "replicating");
     let stop = CancellationToken::new();
     tokio::spawn(stop_on_signal(stop.clone()));
-    let served = tokio::spawn(http::serve(port, router(registry, metrics.clone()), stop.clone()));
+    let served = tokio::spawn(http::serve(port, router(registry.clone(), metrics.clone()), stop.clone()));
+    if let Some(policy) = config.snapshots.policy() {
+        let kept = KeeperMetrics::new(&registry).map_err(anyhow::Error::from)?;
+        tokio::spawn(keeper::keep(policy, options.clone(), metrics.clone(), kept, stop.clone()));
+    }
     let ended = zonebreak_replication::run(options, metrics, stop.clone()).await;
     stop.cancel();
     let _stopped = served.await;

@@ -17,6 +17,7 @@ use crate::{
     destination::Destination,
     listing::Listing,
     options::RESERVED,
+    region::own::{Ownership, overlap},
     revision::Revision,
     snapshot::{
         SnapshotError,
@@ -83,17 +84,28 @@ impl Target {
         Ok(target)
     }
 
-    /// What a replicator writes to would be undone at once.
+    /// What a replicator writes to would be undone at once; what another region owns is not to be written here.
     async fn refuse_replica(&self, member: &Member, prefix: &str) -> Result<(), SnapshotError> {
         let options = GetOptions::new().with_range(after_prefix(RESERVED.as_bytes()));
         let found = self.etcd.cluster.ask(member.kv().get(RESERVED, Some(options))).await?;
         for kv in found.kvs() {
-            let Ok(checkpoint) = Checkpoint::decode(kv.value()) else { continue };
-            let theirs = checkpoint.prefixes.1.as_str();
-            let overlaps = theirs.starts_with(prefix) || prefix.starts_with(theirs);
-            if checkpoint.role == Role::Replica && overlaps {
-                let stream = kv.key().strip_prefix(RESERVED.as_bytes()).unwrap_or_default();
-                return Err(SnapshotError::Replica { stream: String::from_utf8_lossy(stream).into_owned() });
+            let name =
+                String::from_utf8_lossy(kv.key().strip_prefix(RESERVED.as_bytes()).unwrap_or_default());
+            if let Some(owned) = name.strip_prefix("own/")
+                && let Ok(owner) = Ownership::decode(kv.value())
+                && overlap(owned, prefix)
+                && owner.cluster != member.cluster
+            {
+                return Err(SnapshotError::NotOwner {
+                    prefix: owned.to_owned(),
+                    region: owner.region.to_string(),
+                });
+            }
+            if let Ok(checkpoint) = Checkpoint::decode(kv.value())
+                && checkpoint.role == Role::Replica
+                && overlap(&checkpoint.prefixes.1, prefix)
+            {
+                return Err(SnapshotError::Replica { stream: name.into_owned() });
             }
         }
         Ok(())
@@ -302,6 +314,25 @@ mod tests {
             limits: crate::batch::Limits::default(),
             progress: Arc::default(),
         }
+    }
+
+    #[tokio::test]
+    async fn an_etcd_whose_region_does_not_own_the_prefix_is_refused() {
+        let lab = Lab::new().unwrap();
+        let etcd = Etcd::start(&lab).await.unwrap();
+        let job = job(&etcd.url());
+        let mut client = etcd_client::Client::connect([etcd.url()], None).await.unwrap();
+        let of = |cluster| {
+            let region = crate::region::own::Region::of_cluster(cluster);
+            Ownership::new(region, cluster, 2, "somebody", jiff::Timestamp::UNIX_EPOCH).encode()
+        };
+        client.put(crate::region::own::key("/app/"), of(ClusterId(9)), None).await.unwrap();
+        let error = Target::connect(&job).await.err().unwrap();
+        assert!(matches!(error, SnapshotError::NotOwner { .. }), "{error}");
+        assert!(error.to_string().contains("/app/") && error.to_string().contains("owner"), "{error}");
+        let here = client.get("x", None).await.unwrap().header().unwrap().cluster_id();
+        client.put(crate::region::own::key("/app/"), of(ClusterId(here)), None).await.unwrap();
+        Target::connect(&job).await.unwrap();
     }
 
     #[tokio::test]

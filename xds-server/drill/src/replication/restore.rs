@@ -1,0 +1,143 @@
+//! Bringing a state back, measured beside etcd's own way: `etcdutl snapshot restore` and the start of an etcd on what it made. The
+//! same keys, one machine, one run.
+
+use std::{process::Stdio, time::Instant};
+
+use anyhow::{Context as _, ensure};
+use etcd_client::{Client, DeleteOptions, GetOptions, Txn, TxnOp};
+use serde_json::Value;
+
+use super::PREFIX;
+use crate::lab::{Etcd, Lab, Tool};
+
+/// Bytes of a value.
+const VALUE: usize = 200;
+
+/// One way to bring a state back.
+#[derive(Debug, Clone)]
+pub struct Restored {
+    /// Which.
+    pub way: &'static str,
+    /// Seconds to save it.
+    pub save: f64,
+    /// Seconds to bring it back, the start of a process included where there is one.
+    pub restore: f64,
+    /// Bytes of the file.
+    pub bytes: u64,
+}
+
+/// Measures every way with this many keys.
+///
+/// # Errors
+/// When a program fails, or what came back is not what was saved.
+pub async fn restores(keys: usize, say: impl Fn(String)) -> anyhow::Result<Vec<Restored>> {
+    let lab = Lab::new()?;
+    let etcd = Etcd::start(&lab).await?;
+    let mut client = Client::connect([etcd.url()], None).await?;
+    fill(&mut client, keys).await?;
+    let mut all = Vec::new();
+    if lab.programs().path(Tool::Etcdutl).is_ok() {
+        all.push(theirs(&lab, &etcd, keys).await?);
+        say(format!("etcdutl: {:.2} s", all.iter().map(|it| it.restore).sum::<f64>()));
+    }
+    let directory = lab.path().join("snapshots").display().to_string();
+    let begun = Instant::now();
+    let saved = ours(&lab, &["save", "--etcd", &etcd.url(), "--dir", &directory]).await?;
+    let save = begun.elapsed().as_secs_f64();
+    let bytes = saved.get("bytes").and_then(Value::as_u64).unwrap_or(0);
+    let name =
+        saved.get("name").and_then(Value::as_str).context("failed to read the snapshot's name")?.to_owned();
+    let restore = ["restore", &name, "--dir", &directory, "--yes"];
+    for (way, share) in
+        [("in place, everything deleted", keys), ("in place, one key in a hundred changed", keys / 100)]
+    {
+        spoil(&mut client, keys, share).await?;
+        let begun = Instant::now();
+        let report = ours(&lab, &[&restore[..], &["--etcd", &etcd.url()]].concat()).await?;
+        let seconds = begun.elapsed().as_secs_f64();
+        ensure!(report.get("written").and_then(Value::as_u64) == Some(share as u64), "{report}");
+        ensure!(count(&mut client).await? == keys, "{way}: keys are missing");
+        say(format!("{way}: {seconds:.2} s"));
+        all.push(Restored { way, save, restore: seconds, bytes });
+    }
+    let begun = Instant::now();
+    let other = Lab::new()?;
+    let empty = Etcd::start(&other).await?;
+    ours(&lab, &[&restore[..], &["--into", &empty.url()]].concat()).await?;
+    let seconds = begun.elapsed().as_secs_f64();
+    let mut client = Client::connect([empty.url()], None).await?;
+    ensure!(count(&mut client).await? == keys, "the new etcd lacks keys");
+    say(format!("into an etcd that is started for it: {seconds:.2} s"));
+    all.push(Restored { way: "into an etcd that is started for it", save, restore: seconds, bytes });
+    Ok(all)
+}
+
+/// The results as Markdown.
+pub fn restores_table(keys: usize, all: &[Restored]) -> String {
+    let mut text = format!("| {keys} keys of {VALUE} bytes | save | restore | file |\n|---|---|---|---|\n");
+    for it in all {
+        let megabytes = it.bytes as f64 / 1e6;
+        text += &format!("| {} | {:.2} s | {:.2} s | {megabytes:.1} MB |\n", it.way, it.save, it.restore);
+    }
+    text
+}
+
+async fn theirs(lab: &Lab, etcd: &Etcd, keys: usize) -> anyhow::Result<Restored> {
+    let file = lab.path().join("theirs.db");
+    let begun = Instant::now();
+    let mut command = tokio::process::Command::new(lab.programs().path(Tool::Etcdctl)?);
+    run(command.args(["--endpoints", &etcd.url(), "snapshot", "save"]).arg(&file)).await?;
+    let save = begun.elapsed().as_secs_f64();
+    let bytes = file.metadata()?.len();
+    let begun = Instant::now();
+    let mut restore = tokio::process::Command::new(lab.programs().path(Tool::Etcdutl)?);
+    restore.args(["snapshot", "restore"]).arg(&file).arg("--data-dir").arg(lab.path().join("restored.data"));
+    run(restore.args(["--name", "restored", "--initial-cluster", "restored=http://localhost:2380"])).await?;
+    let restored = Etcd::start_named(lab, "restored").await?;
+    let restore = begun.elapsed().as_secs_f64();
+    let mut client = Client::connect([restored.url()], None).await?;
+    ensure!(count(&mut client).await? == keys, "etcdutl: keys are missing");
+    Ok(Restored { way: "`etcdutl snapshot restore` and an etcd on it", save, restore, bytes })
+}
+
+/// A verb of ours, with its JSON.
+async fn ours(lab: &Lab, args: &[&str]) -> anyhow::Result<Value> {
+    let mut command = tokio::process::Command::new(lab.programs().path(Tool::Zonebreak)?);
+    let out = run(command.arg("snapshot").args(args).args(["--prefix", PREFIX, "-o", "json"])).await?;
+    Ok(serde_json::from_slice(&out)?)
+}
+
+async fn run(command: &mut tokio::process::Command) -> anyhow::Result<Vec<u8>> {
+    let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "failed to run {:?}: {told}", command.as_std());
+    Ok(output.stdout)
+}
+
+async fn fill(client: &mut Client, keys: usize) -> anyhow::Result<()> {
+    for chunk in (0..keys).collect::<Vec<_>>().chunks(100) {
+        // Not all alike: packing them must cost something.
+        let value = || std::iter::repeat_with(fastrand::alphanumeric).take(VALUE).collect::<String>();
+        let puts: Vec<TxnOp> =
+            chunk.iter().map(|at| TxnOp::put(format!("{PREFIX}{at:07}"), value(), None)).collect();
+        client.txn(Txn::new().and_then(puts)).await?;
+    }
+    Ok(())
+}
+
+/// Deletes everything, or changes `share` keys.
+async fn spoil(client: &mut Client, keys: usize, share: usize) -> anyhow::Result<()> {
+    if share == keys {
+        client.delete(PREFIX, Some(DeleteOptions::new().with_prefix())).await?;
+    } else {
+        for at in (0..keys).step_by(keys / share.max(1)) {
+            client.put(format!("{PREFIX}{at:07}"), "spoiled", None).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn count(client: &mut Client) -> anyhow::Result<usize> {
+    let options = GetOptions::new().with_prefix().with_count_only();
+    Ok(usize::try_from(client.get(PREFIX, Some(options)).await?.count())?)
+}
