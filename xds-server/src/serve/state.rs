@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -22,6 +22,7 @@ use super::{
     ledger,
     matrix::Matrix,
     module::Module,
+    replica::Replica,
     saved::Disk,
 };
 use crate::{
@@ -58,6 +59,7 @@ pub struct State {
     first: Notify,
     listening: AtomicBool,
     disk: Option<Arc<Disk>>,
+    replica: OnceLock<Arc<Replica>>,
     words: mpsc::UnboundedSender<Word>,
 }
 
@@ -148,8 +150,15 @@ impl State {
             first: Notify::new(),
             listening: AtomicBool::new(false),
             disk,
+            replica: OnceLock::new(),
             words,
         })
+    }
+
+    /// Has a replicator beside the server, from the start on.
+    pub fn replicate(&self, replica: Arc<Replica>) {
+        // Set once, while the server is put together.
+        let _first = self.replica.set(replica);
     }
 
     /// The configuration in force.
@@ -410,7 +419,9 @@ impl State {
             Check::new("rollout", rollout),
             Check::new("filter", filter),
         ];
-        checks.into_iter().chain(disk.map(|disk| Check::new("state", disk))).collect()
+        let disk = disk.map(|disk| Check::new("state", disk));
+        let replica = self.replica.get().map(|replica| replica.check());
+        checks.into_iter().chain(disk).chain(replica).collect()
     }
 
     /// `GET /health`.
