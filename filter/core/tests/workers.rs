@@ -3,8 +3,6 @@
 #![cfg(not(target_arch = "wasm32"))]
 #![expect(
     clippy::arithmetic_side_effects,
-    clippy::indexing_slicing,
-    clippy::panic,
     clippy::unwrap_used,
     reason = "a test that stumbles fails, as it should"
 )]
