@@ -17,6 +17,10 @@ use super::publisher::key;
 /// it: names that somebody makes up must not cost memory without bound, nor take a place from a zone that is real.
 const MAX_ASKED: usize = 1024;
 
+/// Names that are remembered at all: zones come and go, and a name that was real once is kept for whoever follows its view.
+/// Beyond that a proxy with yet another name gets the view of nobody's zone, until the server starts again.
+pub const MAX_ASKED_EVER: usize = 4 * MAX_ASKED;
+
 /// Proxies that are warned about, once each, before warnings stop.
 const MAX_WARNED: usize = 10_000;
 
@@ -71,7 +75,11 @@ impl Nodes {
         }
         let Ok(zone) = named else { return key(None) };
         if !memory.asked.contains(&zone) {
-            if memory.asked.len() >= MAX_ASKED && known != Some(true) {
+            let room = if known == Some(true) { MAX_ASKED_EVER } else { MAX_ASKED };
+            if memory.asked.len() >= room {
+                memory.warn(id, || {
+                    tracing::warn!(node = id, %zone, "proxies named too many zones to remember this one; it gets the view of nobody's zone");
+                });
                 return key(None);
             }
             memory.asked.insert(zone.clone());
@@ -146,6 +154,20 @@ mod tests {
             assert_eq!(told.try_recv().unwrap().as_str(), real);
         }
         assert_eq!(nodes.view("n", "made-up").as_str(), "");
+    }
+
+    #[test]
+    fn zones_that_come_and_go_are_not_remembered_without_bound() {
+        let (news, mut told) = mpsc::unbounded_channel();
+        let nodes = Nodes::new(news);
+        for n in 0..=MAX_ASKED_EVER {
+            let zone = format!("az-{n}");
+            nodes.learn(&topology(&zone));
+            let expected = if n < MAX_ASKED_EVER { zone.as_str() } else { "" };
+            assert_eq!(nodes.view("n", &zone).as_str(), expected);
+        }
+        let count = std::iter::from_fn(|| told.try_recv().ok()).count();
+        assert_eq!(count, MAX_ASKED_EVER, "the publisher hears of no more than that");
     }
 
     #[test]

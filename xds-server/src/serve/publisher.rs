@@ -24,6 +24,7 @@ use zonebreak_core::names::Zone;
 use zonebreak_topology::{Topology, view::Follower};
 use zonebreak_xds::{ChangeId, Snapshot, SnapshotError, ViewKey};
 
+use super::nodes::MAX_ASKED_EVER;
 use crate::resources::{self, Clash, Options};
 
 /// What moves the publisher.
@@ -66,6 +67,7 @@ pub struct Publisher {
     change: u64,
     options: Arc<Options>,
     topology: Option<Arc<Topology>>,
+    /// No more than [`MAX_ASKED_EVER`].
     asked: BTreeSet<Zone>,
     /// The view of each zone, kept up to date at the cost of what changed.
     followers: BTreeMap<Option<Zone>, Follower>,
@@ -108,7 +110,10 @@ impl Publisher {
             Event::Topology(topology) => self.topology = Some(topology),
             Event::Options(options) => self.options = options,
             Event::Asked(zone) => {
-                self.asked.insert(zone);
+                // Who asks has its bound as well: a view that is not made would be waited for.
+                if self.asked.len() < MAX_ASKED_EVER {
+                    self.asked.insert(zone);
+                }
                 let topology = self.topology.clone()?;
                 return Some(self.publish(&topology));
             }

@@ -18,7 +18,7 @@
 //!
 //! A single proxy may refuse whatever it gets. So the word of one is held against another's ([`super::verdict`]): what two refuse
 //! is withheld; who refuses alone what another takes is *passed over*, and the waves go on. While one stands alone, another
-//! proxy is asked, of the same view if there is one, and up to [`WITNESSES`] of them; when none of them answers in time or there
+//! proxy is asked, of the same view if there is one, and up to three of them; when none of them answers in time or there
 //! is none, one is enough: the last good state is the safe side. A proxy that refuses something before the first wave is no
 //! judge, and is asked only where there is no other.
 //!

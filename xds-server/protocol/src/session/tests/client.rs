@@ -292,7 +292,7 @@ impl Client {
             }
             assert!(
                 response.removed.iter().chain(&response.unresolved).all(|name| seen.insert(name.clone())),
-                "removed and sent at once"
+                "removed and sent at once, or twice: {response:?}"
             );
             let incremental = [&response.removed, &response.unresolved];
             assert!(self.protocol == Protocol::Delta || incremental.iter().all(|names| names.is_empty()));

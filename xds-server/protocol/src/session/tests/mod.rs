@@ -4,6 +4,7 @@ mod answers;
 mod client;
 mod errors;
 mod model;
+mod model_names;
 mod names;
 mod order;
 mod refusals;

@@ -44,7 +44,12 @@ impl Watch {
             let old = self.held.of(key).resource().cloned();
             // What the client has under an alias it knows by the resource's own name.
             let own = old.as_ref().map(|old| old.name()).filter(|own| *own != key);
-            let still = |own: &Arc<str>| self.subscription.covers(own) && goal.get(own).is_some();
+            let named = |alias: &Arc<str>| self.subscription.names_exactly(alias);
+            // By its own name, or by another alias.
+            let still = |own: &Arc<str>| {
+                let there = goal.get(own);
+                there.is_some_and(|it| self.subscription.covers(own) || it.aliases().iter().any(named))
+            };
             match (new, own) {
                 (Some(new), Some(own)) if new.name() != own && !still(own) => gone.removed.push(own.clone()),
                 (Some(_), _) => {}
