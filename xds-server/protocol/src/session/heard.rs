@@ -236,7 +236,8 @@ impl Texts for Said<'_> {
     }
 }
 
-impl Texts for [String] {
+#[cfg(test)]
+impl Texts for Vec<String> {
     fn count(&self) -> usize {
         self.len()
     }

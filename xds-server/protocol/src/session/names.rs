@@ -22,7 +22,7 @@ pub(crate) struct Names {
 
 impl Names {
     /// All names of `known`, if these are just that, each said once.
-    pub(crate) fn all_of(known: &TypeSet, said: &(impl Texts + ?Sized)) -> Option<Self> {
+    pub(crate) fn all_of(known: &TypeSet, said: &impl Texts) -> Option<Self> {
         if said.count() == 0 || said.count() != known.len() {
             return None;
         }

@@ -89,12 +89,7 @@ impl Subscription {
     }
 
     /// Takes the full list of a state-of-the-world request. Names of `known` resources are shared with it.
-    pub(crate) fn replace(
-        &mut self,
-        type_url: &TypeUrl,
-        names: &(impl Texts + ?Sized),
-        known: &TypeSet,
-    ) -> Change {
+    pub(crate) fn replace(&mut self, type_url: &TypeUrl, names: &impl Texts, known: &TypeSet) -> Change {
         let mut change = Change::default();
         let list = hash(names);
         if self.list.replace(list) == Some(list) {
@@ -158,8 +153,8 @@ impl Subscription {
     pub(crate) fn adjust(
         &mut self,
         type_url: &TypeUrl,
-        subscribe: &(impl Texts + ?Sized),
-        unsubscribe: &(impl Texts + ?Sized),
+        subscribe: &impl Texts,
+        unsubscribe: &impl Texts,
         known: &TypeSet,
     ) -> Change {
         let mut change = Change::default();
@@ -231,7 +226,7 @@ impl Subscription {
     }
 }
 
-fn hash(names: &(impl Texts + ?Sized)) -> u128 {
+fn hash(names: &impl Texts) -> u128 {
     let mut hasher = Xxh3::new();
     for name in names.texts() {
         hasher.update(name.as_bytes());
