@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use etcd_client::WatchOptions;
 use zonebreak_drill::lab::Link;
 use zonebreak_replication::{
     ClusterOptions, RESERVED, checkpoint::Checkpoint, revision::Revision, spool::MIN_BYTES, verify,
@@ -15,25 +14,25 @@ fn now_ms() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64
 }
 
-/// The source is 1.2 s away and its keys come in six pages; a standby takes over after 3 s of silence.
+/// The source is 1.2 s away and its keys come in eight pages; a standby takes over after 6 s of silence.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_comparison_longer_than_a_takeover_keeps_its_hold_on_the_destination() {
     let pair = Pair::start().await;
     let mut source = pair.from().await;
     let value = "z".repeat(250_000);
-    for key in 0..80 {
-        put(&mut source, &format!("/app/{key:02}"), &value).await;
+    for key in 0..120 {
+        put(&mut source, &format!("/app/{key:03}"), &value).await;
     }
-    let mut watch = pair.to().await.watch(RESERVED, Some(WatchOptions::new().with_prefix())).await.unwrap();
+    let mut watch = pair.to().await.watch(format!("{RESERVED}test"), None).await.unwrap();
     let link = Link::open(pair.source.address(), Duration::from_millis(600)).await.unwrap();
     let mut far = pair.options_with_spool("one");
     far.source = ClusterOptions::plain([link.url()]);
-    far.heartbeat = Duration::from_secs(1);
+    far.heartbeat = Duration::from_secs(2);
     let first = Running::start(far);
     until("the comparison", async || first.metrics.state().0 == "aligning").await;
     let (written, later) = (now_ms(), put(&mut source, "/app/meanwhile", "1").await);
     let mut near = pair.options_with_spool("two");
-    near.heartbeat = Duration::from_secs(1);
+    near.heartbeat = Duration::from_secs(2);
     let second = Running::start(near);
     let holder = pair.checkpoint().await.unwrap().holder;
     until("the first to be done", async || {
