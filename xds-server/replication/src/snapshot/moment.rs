@@ -290,11 +290,16 @@ impl Moment {
         }
     }
 
-    /// Goes on by the log, up to `target`, a gap or its end.
-    pub(crate) fn replay(&mut self, history: &History, target: Target) -> Result<(), SnapshotError> {
+    /// Goes on by the log, up to `target`, its end, or a gap: then it says `false`.
+    pub(crate) fn replay(&mut self, history: &History, target: Target) -> Result<bool, SnapshotError> {
         let mut changed = std::mem::take(Arc::make_mut(&mut self.changed));
         let mut reader = history.reader(self.revision);
-        while let Some(Entry::Revision(source)) = reader.read()? {
+        let mut whole = true;
+        while let Some(entry) = reader.read()? {
+            let Entry::Revision(source) = entry else {
+                whole = false;
+                break;
+            };
             let past = match target {
                 Target::Revision(wanted) => source.revision > wanted,
                 Target::Time(wanted) => source.seen_ms > wanted,
@@ -315,7 +320,7 @@ impl Moment {
             }
         }
         self.changed = Arc::new(changed);
-        Ok(())
+        Ok(whole)
     }
 
     /// About how many keys it has: a bound for a progress bar.

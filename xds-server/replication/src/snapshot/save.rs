@@ -126,13 +126,11 @@ pub fn roll(catalog: &Catalog, history: &History, prefix: &str) -> Result<Option
     };
     let Some(newest) = snapshots.iter().rfind(of_prefix) else { return Ok(None) };
     let mut moment = moment::of_snapshot(newest)?;
-    let stretches = moment::stretches(Some(history))?;
-    let Some(last) = stretches.last() else { return Ok(None) };
     // A snapshot of the source may be ahead of the log, which has what comes after it when that comes.
-    if moment.revision < last.after {
+    let known = moment.revision >= history.begins_after;
+    if !known || !moment.replay(history, Target::Revision(history.through()))? {
         return Ok(None);
     }
-    moment.replay(history, Target::Revision(last.through))?;
     let cluster = history.cluster;
     // No later than what the log is known to hold: changes may be on their way to it.
     let mut draft = catalog.draft(Header::new(cluster, moment.revision, moment.at_ms, prefix))?;

@@ -88,24 +88,25 @@ impl Target {
     async fn refuse_replica(&self, member: &Member, prefix: &str) -> Result<(), SnapshotError> {
         let options = GetOptions::new().with_range(after_prefix(RESERVED.as_bytes()));
         let found = self.etcd.cluster.ask(member.kv().get(RESERVED, Some(options))).await?;
+        let name = |key: &[u8]| {
+            String::from_utf8_lossy(key.strip_prefix(RESERVED.as_bytes()).unwrap_or_default()).into_owned()
+        };
         for kv in found.kvs() {
-            let name =
-                String::from_utf8_lossy(kv.key().strip_prefix(RESERVED.as_bytes()).unwrap_or_default());
-            if let Some(owned) = name.strip_prefix("own/")
+            let replica = Checkpoint::decode(kv.value()).is_ok_and(|checkpoint| {
+                checkpoint.role == Role::Replica && overlap(&checkpoint.prefixes.1, prefix)
+            });
+            if replica {
+                return Err(SnapshotError::Replica { stream: name(kv.key()) });
+            }
+        }
+        for kv in found.kvs() {
+            if let Some(owned) = name(kv.key()).strip_prefix("own/")
                 && let Ok(owner) = Ownership::decode(kv.value())
                 && overlap(owned, prefix)
                 && owner.cluster != member.cluster
             {
-                return Err(SnapshotError::NotOwner {
-                    prefix: owned.to_owned(),
-                    region: owner.region.to_string(),
-                });
-            }
-            if let Ok(checkpoint) = Checkpoint::decode(kv.value())
-                && checkpoint.role == Role::Replica
-                && overlap(&checkpoint.prefixes.1, prefix)
-            {
-                return Err(SnapshotError::Replica { stream: name.into_owned() });
+                let (prefix, region) = (owned.to_owned(), owner.region.to_string());
+                return Err(SnapshotError::NotOwner { prefix, region });
             }
         }
         Ok(())
