@@ -5,7 +5,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use zonebreak_drill::lab::{Etcd, Lab};
+use zonebreak_drill::lab::{Etcd, Http, Lab, Port};
 
 const PAGE: &str = include_str!("../../docs/regions.md");
 
@@ -166,4 +166,53 @@ async fn the_runbook_does_what_it_says() {
     assert!(back.contains("region east") && back.contains("epoch 4"), "{back}");
     let demoted = regions.run("zonebreak replicate demote --config west-to-east.yaml");
     assert_eq!(demoted.code, 0, "{}", demoted.err);
+}
+
+/// The line of a health check.
+async fn check(health: &Http, name: &str) -> String {
+    let Ok((_, body)) = health.get("/readyz?verbose").await else { return String::new() };
+    body.lines().find(|line| line.contains(name)).unwrap_or_default().to_owned()
+}
+
+async fn until(what: &str, mut check: impl AsyncFnMut() -> bool) {
+    for _ in 0..1_200 {
+        if check().await {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("waited in vain for {what}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_replicates_beside_the_rest_and_says_how_that_goes() {
+    let mut regions = Regions::start().await;
+    regions.done(&apply("WEST"));
+    let (port, spool) = (Port::reserve().unwrap(), regions.lab.path().join("spool"));
+    let serve = "exec zonebreak serve --etcd \"$EAST\" --listen 127.0.0.1:0 --admin 127.0.0.1:0";
+    let server = regions
+        .shell(serve)
+        .env("ZONEBREAK_HEALTH__LISTEN", port.address().to_string())
+        .env("ZONEBREAK_REPLICATE__ENABLED", "true")
+        .env("ZONEBREAK_REPLICATE__SOURCE", regions.west.url())
+        .env("ZONEBREAK_REPLICATE__DESTINATION", regions.east.url())
+        .env("ZONEBREAK_REPLICATE__SPOOL_DIR", &spool)
+        .spawn()
+        .unwrap();
+    regions.running.push(server);
+    let health = Http::new(port.url()).unwrap();
+    until("the replicator to follow", async || check(&health, "replication").await == "[+]replication ok")
+        .await;
+    let (_, metrics) = health.get("/metrics").await.unwrap();
+    assert!(metrics.contains("zonebreak_replication_keys 1\n"), "{metrics}");
+    let sides = "--source \"$WEST\" --destination \"$EAST\"";
+    regions.done(&format!("zonebreak replicate promote {sides}"));
+    until("the end to be told", async || {
+        check(&health, "replication")
+            .await
+            .contains("degraded: ended: failed to go on: the destination was promoted")
+    })
+    .await;
+    let (status, _) = health.get("/readyz").await.unwrap();
+    assert_eq!(status, 200, "proxies are served all the same");
 }

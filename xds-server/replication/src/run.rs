@@ -296,7 +296,8 @@ impl Replicator {
             let member = self.context.destination.member().await?;
             let prefixes = prefixes(&self.context.options.rules);
             let genesis = || Checkpoint::genesis(source.cluster, member.cluster, prefixes.clone(), holder);
-            let returns = self.context.stand(source, &member, &found, self.overwrite).await?;
+            // Boxed, as what is rarely needed and large should not be in every poll's stack.
+            let returns = Box::pin(self.context.stand(source, &member, &found, self.overwrite)).await?;
             let (old, fence, compare) = match (returns, found) {
                 (Some(epoch), found) => {
                     let fence = found.map_or(0, |(_, fence)| fence);
@@ -331,7 +332,7 @@ impl Replicator {
                 Err(ReplicationError::Halt(Halt::Superseded(_) | Halt::Gone)) => continue,
                 Err(error) => return Err(error),
             };
-            self.context.establish(source, &member, &checkpoint, fence).await?;
+            Box::pin(self.context.establish(source, &member, &checkpoint, fence)).await?;
             tracing::info!(%holder, epoch = checkpoint.epoch, "took the destination over");
             self.other = None;
             return Ok(Claim { checkpoint, fence, compare, was_ours });

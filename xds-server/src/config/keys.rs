@@ -181,6 +181,12 @@ pub const KEYS: &[Key] = &[
         set: |c, text| put(&mut c.log.format, text),
     },
     Key {
+        path: "replicate.enabled",
+        doc: "whether `zonebreak serve` replicates beside the rest; `zonebreak replicate run` does so without it",
+        reload: Restart,
+        set: |c, text| put(&mut c.replicate.enabled, text),
+    },
+    Key {
         path: "replicate.stream",
         doc: "name of this stream; its checkpoint at the destination is /zonebreak/v1/replication/<stream>",
         reload: Restart,
@@ -497,6 +503,7 @@ mod tests {
             ("listeners.address", "0.0.0.0"),
             ("log.level", "debug"),
             ("log.format", "json"),
+            ("replicate.enabled", "true"),
             ("replicate.stream", "west"),
             ("replicate.source_region", "west"),
             ("replicate.destination_region", "east"),

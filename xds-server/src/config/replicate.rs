@@ -16,6 +16,8 @@ use super::error::ConfigError;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ReplicateConfig {
+    /// Whether `zonebreak serve` replicates beside the rest.
+    pub enabled: bool,
     /// The stream's name.
     pub stream: String,
     /// What the source's region is called; by the ID of its etcd when absent.
@@ -133,6 +135,7 @@ impl FromStr for StrangerChoice {
 impl Default for ReplicateConfig {
     fn default() -> Self {
         Self {
+            enabled: false,
             stream: "default".to_owned(),
             source_region: None,
             destination_region: None,

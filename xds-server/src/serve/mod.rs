@@ -22,6 +22,7 @@ pub mod nodes;
 pub mod publisher;
 pub mod quarantine;
 pub mod reload;
+pub mod replica;
 pub mod rollout;
 mod run;
 pub mod saved;

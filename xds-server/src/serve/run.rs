@@ -21,6 +21,7 @@ use super::{
     module::Module,
     nodes::Nodes,
     reload,
+    replica::Replica,
     saved::Disk,
     state::{Running, State},
 };
@@ -42,6 +43,8 @@ pub async fn run(layers: Layers) -> Outcome {
     let effective = layers.load(Requirement::Source).map_err(Failure::usage)?;
     let module = Module::load(&effective.config.filter).map_err(Failure::usage)?.map(Arc::new);
     let config = effective.config.clone();
+    let replicate = config.replicate.enabled.then(|| config.replicate.options());
+    let replicate = replicate.transpose().map_err(Failure::usage)?;
     let log = log::start(&config.log);
     let stop = CancellationToken::new();
 
@@ -79,6 +82,7 @@ pub async fn run(layers: Layers) -> Outcome {
         words,
         keep: disk.is_some().then_some((keep, prefix)),
     };
+    let registry = metrics.registry().clone();
     let state = State::new(source, xds, metrics, running, disk.clone(), said);
     let (routes, readiness) = grpc::routes(with_reports(&state, state.xds.routes())).await?;
 
@@ -88,6 +92,11 @@ pub async fn run(layers: Layers) -> Outcome {
     tasks.spawn(grpc::serve(xds_port, routes, stop.clone()));
     tasks.spawn(announce(state.clone(), readiness, stop.clone()));
     tasks.spawn(feed::run(state.clone(), hub, inputs, gate, stop.clone()));
+    if let Some(options) = replicate {
+        let replica = Replica::new(options, &registry).map_err(anyhow::Error::from)?;
+        state.replicate(replica.clone());
+        tasks.spawn(replica.run(stop.clone()));
+    }
     if let Some(disk) = disk {
         tasks.spawn(disk.keep(kept, stop.clone()));
     }

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -23,6 +23,7 @@ use super::{
     ledger,
     matrix::Matrix,
     module::Module,
+    replica::Replica,
     saved::Disk,
 };
 use crate::{
@@ -61,6 +62,7 @@ pub struct State {
     first: Notify,
     listening: AtomicBool,
     disk: Option<Arc<Disk>>,
+    replica: OnceLock<Arc<Replica>>,
     words: mpsc::UnboundedSender<Word>,
 }
 
@@ -152,8 +154,15 @@ impl State {
             first: Notify::new(),
             listening: AtomicBool::new(false),
             disk,
+            replica: OnceLock::new(),
             words,
         })
+    }
+
+    /// Has a replicator beside the server, from the start on.
+    pub fn replicate(&self, replica: Arc<Replica>) {
+        // Set once, while the server is put together.
+        let _first = self.replica.set(replica);
     }
 
     /// The configuration in force.
@@ -432,7 +441,9 @@ impl State {
             Check::new("rollout", rollout),
             Check::new("filter", filter),
         ];
-        checks.into_iter().chain(disk.map(|disk| Check::new("state", disk))).collect()
+        let disk = disk.map(|disk| Check::new("state", disk));
+        let replica = self.replica.get().map(|replica| replica.check());
+        checks.into_iter().chain(disk).chain(replica).collect()
     }
 
     /// `GET /health`.

@@ -49,6 +49,11 @@ pub struct Metrics {
 // === impl Metrics ===
 
 impl Metrics {
+    /// Where else may be registered what this server does.
+    pub const fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
     /// Registers everything, the counters of `server` included. `etcd` tells whether there is an etcd to be connected to.
     ///
     /// # Errors

@@ -58,7 +58,7 @@ impl Context {
         tracing::warn!(prefix = to, owner = %region, epoch, "a former owner returns; it is fenced");
         // As of after the fence.
         let (source, destination) = (self.source.connect().await?, cluster.connect().await?);
-        match self.export(&source, &destination, safe, epoch).await? {
+        match Box::pin(self.export(&source, &destination, safe, epoch)).await? {
             None => tracing::info!(after = safe.0, "it has nothing that the owner has not"),
             Some(tail) => tracing::warn!(
                 after = safe.0,
