@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use etcd_client::WatchOptions;
 use zonebreak_drill::lab::Link;
 use zonebreak_replication::{
     ClusterOptions, RESERVED, checkpoint::Checkpoint, revision::Revision, spool::MIN_BYTES, verify,
@@ -24,7 +23,7 @@ async fn a_comparison_longer_than_a_takeover_keeps_its_hold_on_the_destination()
     for key in 0..80 {
         put(&mut source, &format!("/app/{key:02}"), &value).await;
     }
-    let mut watch = pair.to().await.watch(RESERVED, Some(WatchOptions::new().with_prefix())).await.unwrap();
+    let mut watch = pair.to().await.watch(format!("{RESERVED}test"), None).await.unwrap();
     let link = Link::open(pair.source.address(), Duration::from_millis(600)).await.unwrap();
     let mut far = pair.options_with_spool("one");
     far.source = ClusterOptions::plain([link.url()]);
