@@ -276,7 +276,7 @@ fn check(response: &Response, nonces: &mut BTreeSet<Arc<str>>) {
         assert_eq!(resource.type_url(), &response.type_url);
     }
     for name in response.removed.iter().chain(&response.unresolved) {
-        assert!(seen.insert(name.clone()), "{name} is sent and removed at once");
+        assert!(seen.insert(name.clone()), "{name} is sent and removed at once: {response:?}");
     }
     let mut bytes = Vec::new();
     response.encode(&mut bytes);

@@ -101,6 +101,23 @@ fn r27_an_alias_that_moves_takes_its_client_along() {
 }
 
 #[test]
+fn an_alias_that_ends_takes_nothing_away_that_another_alias_names() {
+    for mut client in both(Protocol::Delta, &VHDS) {
+        client.edit(|view| {
+            view.put(host("r/a", "1", &["r/x.example", "r/y.example"])).unwrap();
+        });
+        let first = only(client.subscribe(&VHDS, &["r/x.example", "r/y.example"]));
+        client.ack(&first);
+        let moved = client.edit(|view| {
+            view.remove(&VHDS, "r/a").put(host("r/a", "1", &["r/x.example"])).unwrap();
+        });
+        let moved = client.ack_all(moved);
+        assert!(moved.iter().all(|response| !removed(response).contains(&"r/a")), "{moved:?}");
+        assert!(client.converged());
+    }
+}
+
+#[test]
 fn r27_a_wildcard_gets_each_resource_once_whatever_its_aliases() {
     for mut client in both(Protocol::Delta, &VHDS) {
         client.edit(|view| {

@@ -64,6 +64,9 @@ impl Watch {
         }
         gone.removed.sort();
         gone.removed.dedup();
+        // That it is taken away says as well that there is none.
+        let Gone { removed, unresolved } = &mut gone;
+        unresolved.retain(|name| removed.binary_search(name).is_err());
         gone
     }
 }
