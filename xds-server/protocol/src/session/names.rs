@@ -192,7 +192,7 @@ mod tests {
                         let said: Vec<String> = said.iter().map(|at| ALL[*at].to_owned()).collect();
                         let set: BTreeSet<Arc<str>> = said.iter().map(|name| Arc::from(name.as_str())).collect();
                         let just_that = !said.is_empty() && set.len() == said.len() && set == chosen(bits);
-                        let all = Names::all_of(&known(bits), said.as_slice());
+                        let all = Names::all_of(&known(bits), &said);
                         prop_assert_eq!(all.is_some(), just_that);
                         if let Some(all) = all {
                             (names, model) = (all, set);

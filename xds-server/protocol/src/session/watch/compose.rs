@@ -76,7 +76,7 @@ pub(super) fn distinct<'a>(resources: impl IntoIterator<Item = &'a Arc<Resource>
     let mut distinct: Vec<Arc<Resource>> = Vec::new();
     let mut aliased = BTreeSet::new();
     for resource in resources {
-        if resource.aliases().is_empty() || aliased.insert(resource.name()) {
+        if aliased.insert(resource.name()) {
             distinct.push(resource.clone());
         }
     }
