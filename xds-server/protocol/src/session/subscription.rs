@@ -36,7 +36,7 @@ pub(crate) struct Subscription {
 pub(crate) struct Change {
     /// Names to be answered: new ones in state of the world, all that were asked for in incremental.
     pub asked: Names,
-    /// Of those, the ones not subscribed to by name or wildcard before.
+    /// Of those, the ones not subscribed to before in any way: by name, wildcard or collection.
     pub new: Names,
     /// Names no longer subscribed to by name.
     pub dropped: Vec<Arc<str>>,
@@ -63,7 +63,7 @@ impl Subscription {
 
     /// Whether a collection that is subscribed to has this name.
     pub(crate) fn collects(&self, name: &str) -> bool {
-        !self.globs.is_empty() && name::glob_of(name).is_some_and(|glob| self.globs.contains(&*glob))
+        collected(&self.globs, name)
     }
 
     /// Whether this very name was asked for, be it a resource's, an alias or a collection.
@@ -120,6 +120,7 @@ impl Subscription {
             change.dropped.sort();
             self.names.retain(|name| wanted.contains(&**name));
         }
+        let globs_before = self.globs.clone();
         self.globs.retain(|glob| {
             let keep = globs.contains(&**glob);
             if !keep {
@@ -132,7 +133,7 @@ impl Subscription {
                 let name = shared(&name, known);
                 self.names.insert(name.clone());
                 change.asked.insert(name.clone());
-                if !was_wildcard {
+                if !was_wildcard && !collected(&globs_before, &name) {
                     change.new.insert(name);
                 }
             }
@@ -165,7 +166,9 @@ impl Subscription {
             self.wildcard = type_url.is_wildcard_by_default();
         }
         self.explicit |= subscribe.count() > 0;
+        let globs_before = self.globs.clone();
         if self.names.is_empty()
+            && globs_before.is_empty()
             && unsubscribe.count() == 0
             && let Some(all) = Names::all_of(known, subscribe)
         {
@@ -189,7 +192,7 @@ impl Subscription {
                 continue;
             }
             let name = shared(&name, known);
-            if self.names.insert(name.clone()) && !was_wildcard {
+            if self.names.insert(name.clone()) && !was_wildcard && !collected(&globs_before, &name) {
                 change.new.insert(name.clone());
             }
             change.asked.insert(name);
@@ -224,6 +227,11 @@ impl Subscription {
         change.wildcard_began = self.wildcard && !was_wildcard;
         change.wildcard_ended = was_wildcard && !self.wildcard;
     }
+}
+
+/// Whether one of these collections has this name.
+fn collected(globs: &BTreeSet<Arc<str>>, name: &str) -> bool {
+    !globs.is_empty() && name::glob_of(name).is_some_and(|glob| globs.contains(&*glob))
 }
 
 fn hash(names: &impl Texts) -> u128 {

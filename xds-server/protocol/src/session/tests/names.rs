@@ -264,3 +264,17 @@ fn r28_members_a_client_brings_back_are_not_sent_again() {
         );
     }
 }
+
+/// What a client has from a collection it still has when it asks for it by name as well, and refuses to take it twice.
+#[test]
+fn r28_delta_a_member_that_is_refused_by_name_is_still_held_by_its_collection() {
+    for mut client in both(Protocol::Delta, &EDS) {
+        client.publish(&[(EDS, ONE, "1"), (EDS, TWO, "1")]);
+        let first = only(client.subscribe(&EDS, &[GLOB]));
+        client.ack(&first);
+        let again = only(client.subscribe(&EDS, &[ONE]));
+        assert_eq!(names(&again), [ONE]);
+        client.nack(&again, "once is enough");
+        assert_eq!(removed(&only(client.publish(&[(EDS, TWO, "1")]))), [ONE]);
+    }
+}
