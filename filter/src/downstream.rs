@@ -5,10 +5,10 @@
 use proxy_wasm::{
     hostcalls,
     traits::{Context, HttpContext},
-    types::Action,
+    types::{Action, MapType},
 };
 use zonebreak_core::{
-    classify::{IDEMPOTENT_METHODS, flag},
+    classify::{self, IDEMPOTENT_METHODS, RESOURCE_EXHAUSTED, UNAVAILABLE, flag},
     engine::{Decision, Outcome, Reason, Refusal, ServiceId, ZoneId},
     policy::Sticky,
     sticky,
@@ -31,6 +31,7 @@ pub struct Downstream {
     moved: bool,
     held: bool,
     status: u16,
+    grpc_status: Option<u32>,
 }
 
 /// A decision in the filter's own words, copied out of the engine so that host calls run without it.
@@ -62,15 +63,26 @@ impl HttpContext for Downstream {
         Action::Continue
     }
 
-    fn on_http_response_headers(&mut self, _num_headers: usize, _end_of_stream: bool) -> Action {
+    fn on_http_response_headers(&mut self, _num_headers: usize, end_of_stream: bool) -> Action {
         if self.service.is_some() && !self.refused {
             self.status = host::status();
-            if self.status == 503 {
+            if end_of_stream {
+                // What Envoy itself answers a gRPC request with has the status 200 and says the rest here.
+                self.grpc_status = grpc_status(MapType::HttpResponseHeaders);
+            }
+            if self.status == 503 || self.grpc_status == Some(UNAVAILABLE) {
                 self.charge();
             }
         }
         if let Some(decided) = &self.decided {
             host::set_response_header("x-zonebreak-decision", decided);
+        }
+        Action::Continue
+    }
+
+    fn on_http_response_trailers(&mut self, _num_trailers: usize) -> Action {
+        if self.service.is_some() && !self.refused {
+            self.grpc_status = grpc_status(MapType::HttpResponseTrailers);
         }
         Action::Continue
     }
@@ -86,20 +98,18 @@ impl Context for Downstream {
             (true, _) => Final::Refused,
             // No answer was ever sent: the client went away, which is nobody's failure.
             (false, 0) => return true,
-            (false, status) if status < 500 => Final::Answered,
-            (false, _) => Final::Failed,
+            (false, _) if self.failed() => Final::Failed,
+            (false, _) => Final::Answered,
         };
+        let settles = self.moved && !self.refused && !(self.failed() && self.own_doing());
         worker::with(|w| {
             if let Some(meters) = w.meters(service) {
                 meters.request(outcome);
             }
-            if self.moved && !self.refused {
-                // 429 is how a zone says that it has enough.
-                w.engine.settle(
-                    service,
-                    worker::now(host::now_ns()),
-                    self.status < 500 && self.status != 429,
-                );
+            if settles {
+                // 429 is how a zone says that it has enough, and RESOURCE_EXHAUSTED is gRPC's word for it.
+                let enough = self.status == 429 || self.grpc_status == Some(RESOURCE_EXHAUSTED);
+                w.engine.settle(service, worker::now(host::now_ns()), !self.failed() && !enough);
             }
         });
         true
@@ -155,6 +165,18 @@ impl Downstream {
         act.flatten().unwrap_or(Act::Pass)
     }
 
+    /// Whether what the client got is a failure, by HTTP or by gRPC.
+    fn failed(&self) -> bool {
+        self.status >= 500
+            || self.grpc_status.is_some_and(|code| classify::grpc_status(code) == Outcome::Failed)
+    }
+
+    /// Whether this proxy made the answer for reasons of its own: a fault, a limit, no route.
+    fn own_doing(&self) -> bool {
+        let flags = host::int_property(&["response", "flags"]).unwrap_or_default().cast_unsigned();
+        flags & flag::NOT_THE_ZONE != 0
+    }
+
     /// Counts a failure of the zone that was chosen, if nobody upstream saw an attempt. Only on the way of a failure: it asks the
     /// host twice.
     fn charge(&self) {
@@ -185,9 +207,13 @@ impl Downstream {
     }
 }
 
+fn grpc_status(of: MapType) -> Option<u32> {
+    host::header(of, "grpc-status")?.parse().ok()
+}
+
 /// What tells the user of the request at hand apart.
 fn user(by: &Sticky) -> Option<String> {
-    let header = |name: &str| host::header(proxy_wasm::types::MapType::HttpRequestHeaders, name);
+    let header = |name: &str| host::header(MapType::HttpRequestHeaders, name);
     match by {
         Sticky::Header(name) => header(name).filter(|value| !value.is_empty()),
         Sticky::Cookie(name) => sticky::cookie(&header("cookie")?, name).map(str::to_owned),
@@ -196,6 +222,6 @@ fn user(by: &Sticky) -> Option<String> {
 
 /// Whether a request may safely be the one that finds a zone still broken.
 fn is_idempotent() -> bool {
-    let method = host::header(proxy_wasm::types::MapType::HttpRequestHeaders, ":method");
+    let method = host::header(MapType::HttpRequestHeaders, ":method");
     method.is_some_and(|method| IDEMPOTENT_METHODS.contains(&method.as_str()))
 }

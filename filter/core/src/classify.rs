@@ -64,6 +64,12 @@ pub mod flag {
     pub const NOT_THE_ZONE: u64 = NO_ROUTE | FAULT_INJECTED | RATE_LIMITED | UNAUTHORIZED | DOWNSTREAM_GONE;
 }
 
+/// gRPC's word for 503.
+pub const UNAVAILABLE: u32 = 14;
+
+/// gRPC's word for 429.
+pub const RESOURCE_EXHAUSTED: u32 = 8;
+
 /// Methods whose requests may be sent twice (RFC 9110, 9.2.2): what may be retried after it may have arrived, and what may be
 /// the request that finds a zone still broken.
 pub const IDEMPOTENT_METHODS: [&str; 6] = ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"];

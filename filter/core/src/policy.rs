@@ -119,7 +119,7 @@ pub enum DetectorKind {
 /// How much evidence the `peers` detector asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Sensitivity {
-    /// Wilson z = 2, KL 9: faster, about one false trip in ten days at 5 % errors.
+    /// Wilson z = 2, KL 9: faster, about one false trip a day at 5 % errors where shares are uneven.
     Fast,
     /// Wilson z = 3, KL 9.
     #[default]

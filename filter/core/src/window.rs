@@ -127,9 +127,10 @@ impl Totals {
         let anew = added(earlier.0).iter().any(|added| *added > u32::MAX.wrapping_shr(1));
         let [ok, fail, slow, settled, connect] = added(if anew { [0; 5] } else { earlier.0 });
         let n = ok.saturating_add(fail);
-        // Counters are read one after the other, while others add to them: never let one miss what another has.
+        // Counters are read one after the other, while others add to them: never let one miss what another has, nor count an
+        // attempt without a connection that is not among the failed ones yet.
         let timed = n.saturating_sub(settled).saturating_add(slow);
-        Counts { n, fail, slow, timed, connect }
+        Counts { n, fail, slow, timed, connect: connect.min(fail) }
     }
 }
 

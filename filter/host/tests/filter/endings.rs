@@ -94,6 +94,40 @@ fn each_ending_counts_once_and_for_the_zone_that_it_says_something_about() {
     assert_eq!(transitions(&mesh), [""; 0]);
 }
 
+/// To a gRPC request Envoy says its own 503 as 200 with a `grpc-status`, all in the headers; a service says its failures in trailers.
+#[test]
+fn a_grpc_request_is_counted_by_its_grpc_status() {
+    let mut mesh = mesh(Setup { rate: 0.0, ..setup(1, 9) }, &serde_json::json!({"mode": "strong"}));
+    let ask = |mesh: &mut Mesh, flags: u64, in_trailers: bool, code: &'static str| {
+        let mut headers = Headers::from([(":method", "POST"), (":path", "/order.Orders/Get")]);
+        let (client, _) = ask(mesh, 0, &mut headers);
+        client.update(|info| (info.flags, info.attempt) = (flags, 1));
+        if in_trailers {
+            client.response_headers(&mut Headers::from([(":status", "200")]), false).unwrap();
+            client.response_trailers(&mut Headers::from([("grpc-status", code)])).unwrap();
+        } else {
+            let mut headers = Headers::from([(":status", "200"), ("grpc-status", code)]);
+            client.response_headers(&mut headers, true).unwrap();
+        }
+        client.close().unwrap();
+    };
+    for (what, flags, in_trailers, code, charged, outcome) in [
+        ("no host (UH)", 2, false, "14", (0, 1, 0), "failed"),
+        ("pool overflow (UO)", 128, false, "14", (0, 1, 0), "failed"),
+        ("unavailable, says the service", 0, false, "14", (0, 0, 0), "failed"),
+        ("internal, says the service", 0, true, "13", (0, 0, 0), "failed"),
+        ("not found", 0, true, "5", (0, 0, 0), "answered"),
+        ("ok", 0, true, "0", (0, 0, 0), "answered"),
+    ] {
+        let label = format!(";outcome={outcome}");
+        let (before, counted) = (of_own_zone(&mesh), metric(&mesh, "requests_total", &label));
+        ask(&mut mesh, flags, in_trailers, code);
+        let after = of_own_zone(&mesh);
+        assert_eq!((after.0 - before.0, after.1 - before.1, after.2 - before.2), charged, "{what}");
+        assert_eq!(metric(&mesh, "requests_total", &label) - counted, 1, "{what}");
+    }
+}
+
 /// The last row: what the filter itself answers with has no flag, no details and no attempt.
 #[test]
 fn the_filter_s_own_refusal_is_no_failure_of_a_zone() {
