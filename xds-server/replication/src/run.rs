@@ -190,14 +190,7 @@ impl Replicator {
         // What we wrote ourselves is in our spool, or there was nothing: a quiet prefix. Of another holder's time we know nothing.
         let known = if claim.was_ours { claim.checkpoint.source_revision } else { Revision(0) };
         let aligned = Box::pin(self.align(&source, claim)).await?;
-        let Some(mut spool) = self.spool.take() else { return Ok(None) };
-        // The log says where it does not know the history.
-        let (through, tail) = (aligned.checkpoint.source_revision, spool.tail().revision);
-        if tail < through && (tail == Revision(0) || self.compare.is_some()) {
-            spool.release(through);
-            let gap = Entry::Gap { through, seen_ms: now_ms() };
-            spool = blocking(move || spool.append(&[gap]).map(|()| spool)).await?;
-        }
+        let Some(spool) = self.spool.take() else { return Ok(None) };
         self.compare = None;
         self.overwrite = false;
         Ok(Some((Source { cluster: source.cluster, known, away: false }, aligned, spool)))
@@ -272,6 +265,19 @@ impl Replicator {
         Ok(())
     }
 
+    /// The log says that it does not know the history up to there, before anything relies on it: whoever is killed a moment later
+    /// goes on behind the gap, and a restore is told of it.
+    async fn note_gap(&mut self, through: Revision) -> Result<(), ReplicationError> {
+        let Some(mut spool) = self.spool.take() else { return Ok(()) };
+        if spool.tail().revision < through {
+            spool.release(through);
+            let gap = Entry::Gap { through, seen_ms: now_ms() };
+            spool = blocking(move || spool.append(&[gap]).map(|()| spool)).await?;
+        }
+        self.spool = Some(spool);
+        Ok(())
+    }
+
     /// The source has what the spool has of it.
     fn require_history(&self, source: &Member) -> Result<(), ReplicationError> {
         match &self.spool {
@@ -325,6 +331,10 @@ impl Replicator {
                 continue;
             }
             let was_ours = old.holder == holder;
+            if !was_ours {
+                // What another holder brought is not in our log.
+                self.note_gap(old.source_revision).await?;
+            }
             let (mut checkpoint, ours) = (old.clone(), Checkpoint { holder, ..old });
             let fence = match self.context.settle(fence, &mut checkpoint, ours).await {
                 Ok(fence) => fence,
@@ -427,6 +437,10 @@ impl Replicator {
         let mut at = if why.is_none() { checkpoint.source_revision } else { source.head };
         let (mut source, mut checkpoint, mut fence) = (source.clone(), checkpoint, fence);
         loop {
+            let unread = self.spool.as_ref().is_some_and(|spool| spool.tail().revision == Revision(0));
+            if why.is_some() || reason == "compaction" || unread {
+                self.note_gap(at).await?;
+            }
             let begun = Instant::now();
             match Box::pin(self.context.align(&source, checkpoint.clone(), fence, at)).await {
                 Ok(aligned) => {

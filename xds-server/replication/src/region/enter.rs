@@ -31,8 +31,14 @@ impl Context {
         let at_source = records::read_all(&self.source, source).await?;
         let at_destination = records::read_all(cluster, destination).await?;
         let reverse = records::checkpoint(&self.source, source, &self.options.checkpoint_key()).await?;
-        // One that cannot be read is looked at by who is about to go on from it.
-        let checkpoint = found.as_ref().and_then(|(bytes, _)| Checkpoint::decode(bytes).ok());
+        let checkpoint = match found {
+            None => None,
+            Some((bytes, _)) => match Checkpoint::decode(bytes) {
+                Ok(checkpoint) => Some(checkpoint),
+                // Whoever is about to go on from it says what is wrong with it. Nothing is concluded from it here.
+                Err(_) => return Ok(None),
+            },
+        };
         let (from, to) = prefixes(&self.options.rules);
         let view = View {
             source: source.cluster,
@@ -95,7 +101,8 @@ impl Context {
                 Timestamp::now(),
             );
             // Whoever else wrote it meanwhile wrote the checkpoint as well, or is about to.
-            let _written = records::replace(cluster, destination, (&to, before), &owner, None).await?;
+            let ours = Some((&*self.options.checkpoint_key(), fence, None));
+            let _written = records::replace(cluster, destination, (&to, before), &owner, ours).await?;
         }
         let at_source = records::read_all(&self.source, source).await?;
         let view = View {

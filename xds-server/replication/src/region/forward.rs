@@ -21,10 +21,11 @@ use crate::{
 };
 
 /// For a replicator that still runs to write what it has.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A destination that stands still this long has all that its replicator has.
-const STILL: Duration = Duration::from_secs(2);
+/// A destination that stands still this long has all that its replicator has: longer than a replicator waits for leases of a source
+/// that is gone, for room, or to try again.
+const STILL: Duration = Duration::from_secs(15);
 
 /// Time to live of a lease that can be asked of nobody any more: long enough for its owner to renew it here.
 const ORPHAN: i64 = 60;
@@ -108,11 +109,11 @@ impl Context {
         &self,
         seen: &Checkpoint,
     ) -> Result<Option<Spool>, ReplicationError> {
-        match open(&self.options, seen) {
+        let locked = match open(&self.options, seen) {
             Ok(spool) => return Ok(spool),
-            Err(SpoolError::Locked(_)) => {}
+            Err(error @ SpoolError::Locked(_)) => error,
             Err(error) => return Err(error.into()),
-        }
+        };
         let begun = Instant::now();
         let (mut last, mut since) = (seen.clone(), Instant::now());
         loop {
@@ -122,8 +123,11 @@ impl Context {
                 (last, since) = (now, Instant::now());
             }
             let still = last.torn.is_none() && since.elapsed() >= STILL;
-            if still || begun.elapsed() >= PATIENCE {
+            if still {
                 return Ok(None);
+            }
+            if begun.elapsed() >= PATIENCE {
+                return Err(locked.into());
             }
         }
     }

@@ -98,6 +98,12 @@ pub fn next(seen: &Seen, prefix: &str) -> Result<Step, RegionError> {
                     Some(held) if held.ownership.cluster != here && held.ownership.cluster != *cluster => {
                         Err(elsewhere(prefix, &held.ownership))
                     }
+                    // Promoted once, and given up since: what the source took in later is not here.
+                    Some(held)
+                        if held.ownership.cluster == *cluster && held.ownership.epoch > checkpoint.epoch =>
+                    {
+                        Err(elsewhere(prefix, &held.ownership))
+                    }
                     _ => Ok(Step::FenceSource(known.map_or(0, |(_, epoch)| epoch).max(checkpoint.epoch))),
                 };
             }

@@ -327,10 +327,7 @@ impl Promotion {
         let aligned = match self.context.align(source, checkpoint.clone(), at, fence).await {
             // What the source has now, under our prefix, is what it had at the fence.
             Err(ReplicationError::Etcd(EtcdError::Compacted { side: "source", .. })) => {
-                let Some((checkpoint, at)) = records::decode(self.context.destination.read().await?.0)?
-                else {
-                    return Ok(false);
-                };
+                let (checkpoint, at) = self.claim().await?;
                 self.context.align(source, checkpoint, at, source.head.max(fence)).await?
             }
             other => other?,
@@ -391,7 +388,7 @@ impl Promotion {
             Checkpoint { role: Role::Primary, epoch, write: checkpoint.write.wrapping_add(1), ..checkpoint };
         let (owner, to) = (self.owner(here, epoch), self.prefixes().1);
         let key = self.context.options.checkpoint_key();
-        let with = Some((key.as_str(), at, becomes.encode()));
+        let with = Some((key.as_str(), at, Some(becomes.encode())));
         let cluster = &self.context.destination.cluster;
         let taken = records::replace(cluster, here, (&to, seen.own_here.as_ref()), &owner, with).await?;
         if let Some(revision) = taken {

@@ -54,14 +54,14 @@ pub(super) async fn replace(
     member: &Member,
     (prefix, before): (&str, Option<&Held>),
     becomes: &Ownership,
-    with: Option<(&str, i64, Vec<u8>)>,
+    with: Option<(&str, i64, Option<Vec<u8>>)>,
 ) -> Result<Option<i64>, EtcdError> {
     let key = own::key(prefix);
     let mut conditions = vec![same(&key, before.map_or(0, |held| held.mod_revision))];
     let mut writes = vec![TxnOp::put(key, becomes.encode(), None)];
     if let Some((key, fence, value)) = with {
         conditions.push(same(key, fence));
-        writes.push(TxnOp::put(key, value, None));
+        writes.extend(value.map(|value| TxnOp::put(key, value, None)));
     }
     let txn = Txn::new().when(conditions).and_then(writes);
     let answer = cluster.ask(member.kv().txn(txn)).await?;

@@ -49,11 +49,15 @@ pub enum Standing {
 /// When two links would write the same keys.
 pub fn judge(view: &View<'_>, overwrite: bool) -> Result<Standing, RegionError> {
     let known = view.checkpoint.map_or(0, |known| known.epoch);
+    // Where the checkpoint is gone, the record still says how long the destination has been an owner itself.
+    let own = view.at_destination.iter().map(|held| (&held.prefix, &held.ownership));
+    let own = own.filter(|(prefix, own)| *prefix == view.prefixes.1 && own.cluster == view.destination);
+    let owner_since = own.map(|(_, own)| own.epoch).max().unwrap_or(0);
     if let Some(reverse) = view.reverse
         && reverse.role == Role::Primary
         && reverse.source_cluster == view.destination
         && (reverse.prefixes.1.as_str(), reverse.prefixes.0.as_str()) == view.prefixes
-        && reverse.epoch > known
+        && reverse.epoch > known.max(owner_since)
     {
         return Ok(Standing::Returns { epoch: reverse.epoch, safe: reverse.source_revision });
     }
@@ -184,5 +188,16 @@ mod tests {
         assert_eq!(judge(&View { checkpoint: Some(&since), ..none }, false), Ok(Standing::Follows));
         let of_another = checkpoint(ClusterId(3), A, 4, Role::Primary);
         assert_eq!(judge(&View { reverse: Some(&of_another), ..none }, false), Ok(Standing::Follows));
+    }
+
+    /// The destination was the source of a replica that was promoted at epoch 2, and took the prefix back at 3.
+    #[test]
+    fn an_owner_that_lost_its_checkpoint_is_no_former_owner() {
+        let (own, stale) = ([held("/a/", B, 3)], checkpoint(B, A, 2, Role::Primary));
+        let lost = View { reverse: Some(&stale), ..view(&[], &own) };
+        assert!(!matches!(judge(&lost, false), Ok(Standing::Returns { .. })));
+        let later = checkpoint(B, A, 4, Role::Primary);
+        let returns = View { reverse: Some(&later), ..view(&[], &own) };
+        assert!(matches!(judge(&returns, false), Ok(Standing::Returns { epoch: 4, .. })));
     }
 }

@@ -242,3 +242,17 @@ fn a_region_that_another_one_is_taking_from_us_is_told() {
     let error = next(&world.look(&Promoter::default()), PREFIX).unwrap_err();
     assert!(matches!(error, RegionError::Elsewhere { epoch: 5, .. }), "{error}");
 }
+
+/// Promoted long ago, and given up since: what the source took in after that is not here, and must not be fenced off.
+#[test]
+fn a_former_owner_that_was_not_brought_up_yet_is_not_promoted() {
+    let mut world = World::new();
+    world.checkpoint = Checkpoint { role: Role::Primary, epoch: 3, ..world.checkpoint };
+    let mut later = World::held(4, 9);
+    later.ownership.cluster = SOURCE;
+    world.own_source = Some(later);
+    for given_up in [false, true] {
+        let error = next(&world.look(&Promoter { given_up, ..Promoter::default() }), PREFIX).unwrap_err();
+        assert!(matches!(error, RegionError::Elsewhere { epoch: 4, .. }), "{error}");
+    }
+}

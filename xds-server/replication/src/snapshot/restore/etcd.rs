@@ -17,7 +17,7 @@ use crate::{
     destination::Destination,
     listing::Listing,
     options::RESERVED,
-    region::own::{Ownership, overlap},
+    region::own::{self, Ownership, overlap},
     revision::Revision,
     snapshot::{
         SnapshotError,
@@ -41,6 +41,8 @@ const ROUNDS: u32 = 5;
 pub(super) struct Target {
     etcd: Destination,
     fence: i64,
+    /// As of this revision nobody else owned what is restored.
+    owned_at: i64,
     leases: Arc<BTreeMap<i64, i64>>,
     granted: Mutex<BTreeSet<i64>>,
 }
@@ -71,9 +73,9 @@ impl Target {
         let cluster = Arc::new(Cluster::new("destination", job.etcd.clone()));
         let etcd = Destination::new(cluster, MARK.to_owned());
         let (leases, granted) = (Arc::clone(&job.moment.leases), Mutex::default());
-        let target = Self { etcd, fence: 0, leases, granted };
+        let mut target = Self { etcd, fence: 0, owned_at: 0, leases, granted };
         let member = target.etcd.member().await?;
-        target.refuse_replica(&member, &job.moment.prefix).await?;
+        target.owned_at = target.refuse_replica(&member, &job.moment.prefix).await?;
         match (job.place, job.moment.cluster) {
             (Place::InPlace, Some(wanted)) if wanted != member.cluster => {
                 return Err(SnapshotError::Stranger { wanted, found: member.cluster });
@@ -85,9 +87,11 @@ impl Target {
     }
 
     /// What a replicator writes to would be undone at once; what another region owns is not to be written here.
-    async fn refuse_replica(&self, member: &Member, prefix: &str) -> Result<(), SnapshotError> {
+    /// Hands out the revision at which that was so.
+    async fn refuse_replica(&self, member: &Member, prefix: &str) -> Result<i64, SnapshotError> {
         let options = GetOptions::new().with_range(after_prefix(RESERVED.as_bytes()));
         let found = self.etcd.cluster.ask(member.kv().get(RESERVED, Some(options))).await?;
+        let at = found.header().map_or(0, etcd_client::ResponseHeader::revision);
         let name = |key: &[u8]| {
             String::from_utf8_lossy(key.strip_prefix(RESERVED.as_bytes()).unwrap_or_default()).into_owned()
         };
@@ -109,7 +113,14 @@ impl Target {
                 return Err(SnapshotError::NotOwner { prefix, region });
             }
         }
-        Ok(())
+        Ok(at)
+    }
+
+    /// That no record of an owner was written since we looked: a promotion fences a restore as it fences every writer.
+    fn still_owned(&self) -> Compare {
+        let records = own::root();
+        let end = after_prefix(records.as_bytes());
+        Compare::mod_revision(records, CompareOp::Less, self.owned_at.saturating_add(1)).with_range(end)
     }
 
     async fn require_empty(&self, member: &Member, job: &Job) -> Result<(), SnapshotError> {
@@ -141,11 +152,13 @@ impl Target {
         let (found, seen) = self.mark().await?;
         let member = self.etcd.member().await?;
         let transaction = Txn::new()
-            .when([Compare::mod_revision(MARK, CompareOp::Equal, seen)])
+            .when([Compare::mod_revision(MARK, CompareOp::Equal, seen), self.still_owned()])
             .and_then([TxnOp::put(MARK, bytes, None)]);
         let answer = self.etcd.cluster.ask(member.kv().txn(transaction)).await?;
         if !answer.succeeded() {
-            return Err(SnapshotError::Conflict("another restore began at this moment".to_owned()));
+            return Err(SnapshotError::Conflict(
+                "another restore, or a promotion, began at this moment".to_owned(),
+            ));
         }
         self.fence = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
         if let Some(found) = &found {
@@ -219,8 +232,12 @@ impl Target {
     async fn try_transact(&self, steps: &[Step]) -> Result<Went, SnapshotError> {
         let member = self.etcd.member().await?;
         self.grant(&member, steps).await?;
-        let mut compares = vec![Compare::mod_revision(MARK, CompareOp::Equal, self.fence)];
-        let (mut writes, mut reads) = (Vec::new(), vec![TxnOp::get(MARK, None)]);
+        let mut compares =
+            vec![Compare::mod_revision(MARK, CompareOp::Equal, self.fence), self.still_owned()];
+        let since = GetOptions::new().with_prefix().with_keys_only();
+        let since = since.with_min_mod_revision(self.owned_at.saturating_add(1));
+        let (mut writes, mut reads) =
+            (Vec::new(), vec![TxnOp::get(MARK, None), TxnOp::get(own::root(), Some(since))]);
         for step in steps {
             let key = step.key.as_slice();
             compares.push(Compare::mod_revision(key, CompareOp::Equal, step.fence().0));
@@ -245,6 +262,11 @@ impl Target {
         let mark = found.next().flatten().map_or(0, |kv| kv.mod_revision());
         if mark != self.fence {
             return Err(taken_over());
+        }
+        if found.next().flatten().is_some() {
+            let why =
+                "the owner of a prefix changed since the restore began; run it again where it belongs now";
+            return Err(SnapshotError::Conflict(why.to_owned()));
         }
         let again =
             |(step, there): (&Step, Option<etcd_client::KeyValue>)| step.clone().again(there.map(item));

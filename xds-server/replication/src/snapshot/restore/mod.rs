@@ -199,7 +199,8 @@ async fn carry_out(
         let step = walk.next().await?;
         let ended = step.is_none();
         let full = step.as_ref().is_some_and(|step| {
-            batch.len() >= job.limits.operations || bytes + step.size() > job.limits.bytes
+            // Beside the mark, the record of the owner is compared.
+            batch.len() + 1 >= job.limits.operations.max(2) || bytes + step.size() > job.limits.bytes
         });
         if (full || ended) && !batch.is_empty() {
             let (target, steps) = (Arc::clone(target), std::mem::take(&mut batch));

@@ -92,8 +92,16 @@ impl Walk {
                 return Ok(Some(item));
             }
             match self.pages.recv().await {
-                None => return Ok(None),
-                Some(page) => self.page = page?.into_iter(),
+                // Its end is an empty page. Without one nobody knows what else there was, and it would be deleted.
+                None => {
+                    return Err(SnapshotError::Internal(
+                        "the snapshot's reader ended before its end".to_owned(),
+                    ));
+                }
+                Some(page) => match page? {
+                    page if page.is_empty() => return Ok(None),
+                    page => self.page = page.into_iter(),
+                },
             }
         }
     }
@@ -121,7 +129,9 @@ fn read(mut state: State, send: &mpsc::Sender<Result<Vec<Item>, SnapshotError>>)
         match state.read() {
             Ok(Some(item)) => page.push(item),
             Ok(None) => {
-                let _gone = send.blocking_send(Ok(page));
+                for page in [page, Vec::new()] {
+                    let _gone = send.blocking_send(Ok(page));
+                }
                 return;
             }
             Err(error) => {
