@@ -45,14 +45,14 @@ impl FromStr for Transition {
 
         let mut rest = Rest(after);
         let evidence = if rest.skip(": ") { Some(rest.evidence()?) } else { None };
-        rest.expect("; ", "`; epoch`")?;
+        rest.demand("; ", "`; epoch`")?;
         let mut open_ms = 0;
         if rest.skip("open for ") {
             let seconds: f64 = rest.number("the time that it stays open")?;
             open_ms = (seconds * 1000.0).round() as u64;
-            rest.expect("s, ", "`s, epoch`")?;
+            rest.demand("s, ", "`s, epoch`")?;
         }
-        rest.expect("epoch ", "`epoch`")?;
+        rest.demand("epoch ", "`epoch`")?;
         let epoch = rest.number("the number of the epoch")?;
         let shadow = rest.skip(", shadow");
         Ok(Self { service, zone, from, to, cause, evidence, epoch, open_ms, shadow })
@@ -78,7 +78,7 @@ impl<'a> Rest<'a> {
         rest.is_some()
     }
 
-    fn expect(&mut self, text: &str, what: &'static str) -> Result<(), InvalidTransition> {
+    fn demand(&mut self, text: &str, what: &'static str) -> Result<(), InvalidTransition> {
         if self.skip(text) { Ok(()) } else { Err(InvalidTransition::Malformed(what)) }
     }
 
@@ -95,9 +95,9 @@ impl<'a> Rest<'a> {
 
     fn evidence(&mut self) -> Result<Evidence, InvalidTransition> {
         let k = self.number("the number of bad attempts")?;
-        self.expect(" of ", "`of`")?;
+        self.demand(" of ", "`of`")?;
         let n = self.number("the number of attempts")?;
-        self.expect(" bad in ", "`bad in`")?;
+        self.demand(" bad in ", "`bad in`")?;
         let window: Millis = self
             .until(|c| !c.is_ascii_alphanumeric())
             .parse()
@@ -105,17 +105,17 @@ impl<'a> Rest<'a> {
         let window_ms = u32::try_from(window.0).unwrap_or(u32::MAX);
         let mut evidence = Evidence { window_ms, n, k, ..Evidence::default() };
         if !self.skip(", no peers") {
-            self.expect(", peers ", "`peers` or `no peers`")?;
+            self.demand(", peers ", "`peers` or `no peers`")?;
             evidence.peer_k = self.number("the number of the peers' bad attempts")?;
-            self.expect(" of ", "`of`")?;
+            self.demand(" of ", "`of`")?;
             evidence.peer_n = self.number("the number of the peers' attempts")?;
         }
         if self.skip(", bound ") {
             let percent: f32 = self.number("the bound")?;
             evidence.bound = percent / 100.0;
-            self.expect(" %, score ", "`score`")?;
+            self.demand(" %, score ", "`score`")?;
             evidence.score = self.number("the score")?;
-            self.expect(" of ", "`of`")?;
+            self.demand(" of ", "`of`")?;
             evidence.needed = self.number("the score needed")?;
         }
         Ok(evidence)
