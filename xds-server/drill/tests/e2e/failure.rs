@@ -13,7 +13,7 @@ use zonebreak_drill::{
     world::{World, WorldOptions},
 };
 
-use crate::support::{Calm, Watched, judged, left_after, no_failure, ran, steady, turn};
+use crate::support::{Busy, Calm, Watched, judged, left_after, no_failure, ran, steady};
 
 /// Requests a second.
 const RATE: f64 = 200.0;
@@ -36,11 +36,11 @@ struct Scene {
 // === impl Scene ===
 
 impl Scene {
-    async fn set(options: WorldOptions) -> Self {
+    async fn set(options: WorldOptions) -> Result<Self, Busy> {
         let world = World::start(options).await.unwrap();
         let load = world.load(RATE).unwrap();
-        steady(&world, &load, RATE).await;
-        Self { world, load }
+        Calm::untouched(steady(&world, &load, RATE).await)?;
+        Ok(Self { world, load })
     }
 
     /// Breaks az-a, the proxy's own zone.
@@ -75,7 +75,7 @@ impl Scene {
 #[tokio::test(flavor = "multi_thread")]
 async fn hard_failure_of_the_own_zone() {
     judged(async || {
-        let mut scene = Scene::set(WorldOptions::default()).await;
+        let mut scene = Scene::set(WorldOptions::default()).await?;
         let (calm, onset) = scene.fail(Fault::HARD);
         let left = left_after(&scene.world, "az-a", onset, WATCH).await;
         calm.left_within(Duration::from_millis(500), left)?;
@@ -97,7 +97,7 @@ async fn hard_failure_without_a_retry() {
     for (weights, limit) in [(even, 21), (local, 54)] {
         judged(async || {
             let policy = json!({"mode": "eventual", "weights": weights, "retry": {"attempts": 0}});
-            let mut scene = Scene::set(WorldOptions { policy, ..Default::default() }).await;
+            let mut scene = Scene::set(WorldOptions { policy, ..Default::default() }).await?;
             let (calm, onset) = scene.fail(Fault::HARD);
             let left = left_after(&scene.world, "az-a", onset, WATCH).await;
             calm.left_within(Duration::from_millis(500), left)?;
@@ -112,7 +112,7 @@ async fn hard_failure_without_a_retry() {
 #[tokio::test(flavor = "multi_thread")]
 async fn hard_failure_where_answers_take_100_ms() {
     judged(async || {
-        let mut scene = Scene::set(WorldOptions::default()).await;
+        let mut scene = Scene::set(WorldOptions::default()).await?;
         scene.world.backends.set_fault(Fault::Delay(Duration::from_millis(100)));
         // Until nobody expects faster answers any more.
         ran(&scene.load, Instant::now(), RATE as usize * 5).await;
@@ -136,7 +136,7 @@ async fn gray_failure_of_30_percent() {
     let late = AtomicU32::new(0);
     for _ in 0..3 {
         judged(async || {
-            let mut scene = Scene::set(WorldOptions::default()).await;
+            let mut scene = Scene::set(WorldOptions::default()).await?;
             let (calm, onset) = scene.fail(Fault::gray(0.3));
             let left = left_after(&scene.world, "az-a", onset, WATCH).await;
             let again = late.load(Ordering::Relaxed) > 0;
@@ -155,7 +155,7 @@ async fn gray_failure_of_30_percent() {
 #[tokio::test(flavor = "multi_thread")]
 async fn connect_failures() {
     judged(async || {
-        let mut scene = Scene::set(WorldOptions::default()).await;
+        let mut scene = Scene::set(WorldOptions::default()).await?;
         let watched = Watched::stat(scene.world.envoy.admin(), "cluster.order-svc.upstream_cx_connect_fail");
         let (calm, onset) = scene.fail(Fault::Refuse);
         ran(&scene.load, onset, RATE as usize * 3).await;
@@ -176,7 +176,7 @@ async fn connect_failures() {
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_zone() {
     judged(async || {
-        let mut scene = Scene::set(WorldOptions::default()).await;
+        let mut scene = Scene::set(WorldOptions::default()).await?;
         let (calm, onset) = scene.fail(Fault::Delay(Duration::from_millis(300)));
         let left = left_after(&scene.world, "az-a", onset, WATCH).await;
         calm.left_within(Duration::from_secs(1), left)?;
@@ -198,32 +198,35 @@ async fn slow_zone() {
 /// when it becomes something else, and not when it is over.
 #[tokio::test(flavor = "multi_thread")]
 async fn all_zones_failing_alike_trip_nothing() {
-    let _turn = turn().await;
-    let mut scene = Scene::set(WorldOptions::default()).await;
-    let slow = Fault::Delay(Duration::from_millis(300));
-    let faults = [
-        (Fault::gray(0.6), 4),
-        (slow, 3),
-        (Fault::HARD, 4),
-        (slow, 2),
-        (Fault::Refuse, 3),
-        (Fault::HARD, 2),
-        (Fault::None, 2),
-        (Fault::HARD, 3),
-        (Fault::None, 2),
-    ];
-    for (fault, seconds) in faults {
-        scene.world.backends.set_fault(fault);
-        ran(&scene.load, Instant::now(), RATE as usize * seconds).await;
-        let log = scene.world.envoy.process().log();
-        assert_eq!(
-            scene.world.transitions("open").await.unwrap(),
-            0,
-            "{fault:?} in all zones tripped one: {log}"
-        );
-        for zone in ["az-a", "az-b", "az-c"] {
-            let gauges = scene.world.zone(zone).await.unwrap();
-            assert_eq!((gauges.state, gauges.keep), (0, 1_000), "{zone} under {fault:?}");
+    judged(async || {
+        let mut scene = Scene::set(WorldOptions::default()).await?;
+        let slow = Fault::Delay(Duration::from_millis(300));
+        let faults = [
+            (Fault::gray(0.6), 4),
+            (slow, 3),
+            (Fault::HARD, 4),
+            (slow, 2),
+            (Fault::Refuse, 3),
+            (Fault::HARD, 2),
+            (Fault::None, 2),
+            (Fault::HARD, 3),
+            (Fault::None, 2),
+        ];
+        for (fault, seconds) in faults {
+            scene.world.backends.set_fault(fault);
+            ran(&scene.load, Instant::now(), RATE as usize * seconds).await;
+            let log = scene.world.envoy.process().log();
+            assert_eq!(
+                scene.world.transitions("open").await.unwrap(),
+                0,
+                "{fault:?} in all zones tripped one: {log}"
+            );
+            for zone in ["az-a", "az-b", "az-c"] {
+                let gauges = scene.world.zone(zone).await.unwrap();
+                assert_eq!((gauges.state, gauges.keep), (0, 1_000), "{zone} under {fault:?}");
+            }
         }
-    }
+        Ok(())
+    })
+    .await;
 }

@@ -12,8 +12,8 @@ use crate::support::{etcd, no_failure, ran, steady, turn};
 
 const RATE: f64 = 200.0;
 
-/// Lease time of the registrations; etcd grants no shorter one than 2 s.
-const TTL: Duration = Duration::from_secs(3);
+/// Lease time of the registrations: long beside what a busy machine adds to a deregistration.
+const TTL: Duration = Duration::from_secs(8);
 
 /// Waits until the proxy has so many endpoints of the service.
 async fn until_members(world: &World, wanted: u64) {
@@ -58,7 +58,7 @@ async fn lease_loss_and_sigterm_deregister() {
     );
     until_members(&world, 4).await;
     // etcd looks for leases that ran out every 500 ms, and revokes them through its log.
-    assert!(killed.elapsed() < TTL + Duration::from_secs(4), "gone after {:?}", killed.elapsed());
+    assert!(killed.elapsed() < TTL + Duration::from_secs(10), "gone after {:?}", killed.elapsed());
 
     // A lease that somebody revokes, as a long pause of the process would: the endpoint goes and comes back by itself.
     let mut client = etcd(&world).await;

@@ -19,8 +19,8 @@ use zonebreak_drill::{
 use super::bench::{client, send};
 use crate::support::{Calm, judged};
 
-/// A tick of the filter, and what an event loop adds to a timer.
-const A_TICK: Duration = Duration::from_millis(100 + 10);
+/// A tick of the filter, and what an event loop adds to a timer and a request to its sending.
+const A_TICK: Duration = Duration::from_millis(100 + 50);
 
 /// Between two requests on a connection.
 const PACE: Duration = Duration::from_millis(4);

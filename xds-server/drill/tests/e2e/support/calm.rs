@@ -5,8 +5,8 @@
 use std::{
     fs,
     sync::{
-        OnceLock,
-        atomic::{AtomicU64, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -17,7 +17,7 @@ use zonebreak_drill::world::World;
 use super::turn;
 
 /// Measurements before giving up. Each is a whole new world, so that none is judged on the remains of another.
-const TRIES: u32 = 4;
+const TRIES: u32 = 6;
 
 /// Between two looks of the watcher.
 const BEAT: Duration = Duration::from_millis(5);
@@ -28,6 +28,13 @@ const STALL: Duration = Duration::from_millis(25);
 
 /// A worker of the proxy kept waiting for a core for more than this share of the time.
 const WAITED: f64 = 0.03;
+
+/// The same at once: a long measurement averages out a stall that decides it.
+const SLICE: Duration = Duration::from_millis(100);
+const WAITED_AT_ONCE: Duration = Duration::from_millis(30);
+
+/// A pause before the next measurement, longer each time: what keeps a machine busy comes to an end.
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// A measurement that cannot be judged.
 #[derive(Debug)]
@@ -40,6 +47,14 @@ pub struct Calm {
     began: Instant,
     waited: Duration,
     mark: u64,
+    slices: Arc<Slices>,
+}
+
+/// The longest that the proxy waited within one slice of the time, looked at until the measurement ends.
+#[derive(Debug, Default)]
+struct Slices {
+    longest_us: AtomicU64,
+    ended: AtomicBool,
 }
 
 /// Runs a measurement in its turn, again when the machine was too busy.
@@ -51,6 +66,7 @@ pub async fn judged(mut measurement: impl AsyncFnMut() -> Result<(), Busy>) {
     for attempt in 1..=TRIES {
         let Err(Busy(why)) = measurement().await else { return };
         eprintln!("attempt {attempt} of {TRIES}: the machine was too busy to judge: {why}");
+        tokio::time::sleep(attempt * PAUSE).await;
     }
     panic!("the machine was too busy to judge, {TRIES} times; see above");
 }
@@ -58,10 +74,22 @@ pub async fn judged(mut measurement: impl AsyncFnMut() -> Result<(), Busy>) {
 // === impl Calm ===
 
 impl Calm {
+    /// A measurement that cannot begin: a zone was left before anything was broken.
+    ///
+    /// # Errors
+    /// When it is so.
+    pub fn untouched(left: u64) -> Result<(), Busy> {
+        if left == 0 { Ok(()) } else { Err(Busy(format!("a healthy zone was left {left} times"))) }
+    }
+
     /// Begins to watch. Call it right before the fault.
     pub fn begin(world: &mut World) -> Self {
         let pid = world.envoy.process().pid();
-        Self { pid, began: Instant::now(), waited: waited(pid), mark: stalls().load(Ordering::Relaxed) }
+        let slices = Arc::<Slices>::default();
+        let watched = Arc::clone(&slices);
+        thread::spawn(move || watched.watch(pid));
+        let mark = stalls().load(Ordering::Relaxed);
+        Self { pid, began: Instant::now(), waited: waited(pid), mark, slices }
     }
 
     /// Holds a promise: nothing when it was kept.
@@ -107,10 +135,35 @@ impl Calm {
         if stalls > 0 {
             return Some(format!("the load generator was stalled {stalls} times for {STALL:?} or more"));
         }
+        let longest = Duration::from_micros(self.slices.longest_us.load(Ordering::Relaxed));
+        if longest > WAITED_AT_ONCE {
+            return Some(format!("the proxy's workers waited {longest:?} for a core within {SLICE:?}"));
+        }
         let waited = waited(self.pid).saturating_sub(self.waited);
         let share = waited.as_secs_f64() / self.began.elapsed().as_secs_f64();
         (share > WAITED)
             .then(|| format!("the proxy's workers waited {waited:?} for a core, {:.0} %", 100.0 * share))
+    }
+}
+
+impl Drop for Calm {
+    fn drop(&mut self) {
+        self.slices.ended.store(true, Ordering::Relaxed);
+    }
+}
+
+// === impl Slices ===
+
+impl Slices {
+    fn watch(&self, pid: u32) {
+        let mut before = waited(pid);
+        while !self.ended.load(Ordering::Relaxed) {
+            thread::sleep(SLICE);
+            let now = waited(pid);
+            let us = u64::try_from(now.saturating_sub(before).as_micros()).unwrap_or(u64::MAX);
+            self.longest_us.fetch_max(us, Ordering::Relaxed);
+            before = now;
+        }
     }
 }
 

@@ -33,8 +33,9 @@ pub struct Watched {
 /// When an answer came, and the value; none when there was no answer or no such stat.
 pub type Look = (Instant, Option<u64>);
 
-/// Waits until every zone is closed and nothing has failed for a while.
-pub async fn steady(world: &World, load: &Load, rate: f64) {
+/// Waits until every zone is closed and nothing has failed for a while. How often a zone was left before that, which only a busy
+/// machine does.
+pub async fn steady(world: &World, load: &Load, rate: f64) -> u64 {
     until("a steady state", 2 * SOON, async || {
         let recent = load.recent(STEADY).total;
         if (recent.requests as f64) < 0.95 * rate * STEADY.as_secs_f64() || recent.failed > 0 {
@@ -54,6 +55,7 @@ pub async fn steady(world: &World, load: &Load, rate: f64) {
     if opened > 0 {
         eprintln!("before anything was broken, a zone was left {opened} times: this machine is busy");
     }
+    opened
 }
 
 /// Waits until so many proxies are connected and have what they should have, and gives what is known of them.

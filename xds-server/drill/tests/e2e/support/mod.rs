@@ -5,7 +5,7 @@ mod measure;
 mod turn;
 mod words;
 
-pub use calm::{Calm, judged};
+pub use calm::{Busy, Calm, judged};
 pub use measure::{Watched, in_sync, left_after, no_failure, ran, steady};
 pub use turn::turn;
 pub use words::{cli, etcd, put, words};
