@@ -170,6 +170,12 @@ impl Counts {
         }
     }
 
+    /// The same without what is known of slowness.
+    #[must_use]
+    pub const fn untimed(self) -> Self {
+        Self { slow: 0, timed: 0, ..self }
+    }
+
     /// Attempts that anything is known of, ended or not.
     pub fn attempts(&self) -> u32 {
         self.n.max(self.timed)

@@ -207,7 +207,11 @@ pub fn missing(missing: Missing) -> MissingRow {
         }
         Missing::Past => ("past", "the window is longer than the zone has been back".to_owned()),
         Missing::Alone => ("alone", "not judged without other zones".to_owned()),
-        Missing::Remembered => ("remembered", "the others, when last heard, did no better".to_owned()),
+        Missing::Remembered => (
+            "remembered",
+            "the few attempts of the others do not rule out that they are no better".to_owned(),
+        ),
+        Missing::Over => ("over", "it is well again, or has had no attempts for 10 s".to_owned()),
     };
     MissingRow { condition: condition.to_owned(), words }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write};
 use crate::{
     detector::Contender,
     traffic::TICKS,
-    trial::{BASES, FAULTS, Outcome, SPLITS, Scene, Trial},
+    trial::{BASES, FAULTS, GLOBALS, Outcome, SPLITS, Scene, Trial},
 };
 
 /// Outcomes by split, scene and contender.
@@ -70,7 +70,8 @@ impl Verdict {
         let mut bad = Vec::new();
         for (split, (_, name)) in SPLITS.iter().enumerate() {
             for contender in [Contender::OursFast, Contender::OursNormal, Contender::OursSafe] {
-                for scene in (0..BASES.len()).map(Scene::Health).chain([Scene::Global]) {
+                let scenes = (0..BASES.len()).map(Scene::Health);
+                for scene in scenes.chain((0..GLOBALS.len()).map(Scene::Global)) {
                     let (trips, runs) = results.trips(split, scene, contender);
                     let most = ceiling(contender, scene, split, runs);
                     if trips > most {
@@ -91,11 +92,11 @@ impl Verdict {
 fn ceiling(contender: Contender, scene: Scene, split: usize, runs: usize) -> u64 {
     let runs = runs as u64;
     match (contender, scene) {
-        (Contender::OursFast, Scene::Global) => runs / 100,
+        (Contender::OursFast, Scene::Global(_)) => runs / 100,
         (Contender::OursFast, _) => 2 * runs / 24,
         // Three in a hundred of the load are too few to tell chance from trouble every time.
         (Contender::OursNormal, Scene::Health(1)) if split == 2 => runs / 24,
-        (Contender::OursNormal, Scene::Global) if split == 2 => runs / 400,
+        (Contender::OursNormal, Scene::Global(0)) if split == 2 => runs / 400,
         _ => 0,
     }
 }
@@ -110,8 +111,11 @@ pub fn markdown(split: usize, results: &Results) -> String {
     for base in BASES {
         let _ = write!(text, " false in 24 h at {:.1} % |", base * 100.0);
     }
-    text.push_str(" global |\n|");
-    text.push_str(&"---|".repeat(1 + FAULTS.len() + 1 + BASES.len() + 1));
+    for (rps, _) in GLOBALS {
+        let _ = write!(text, " global, {rps} rps |");
+    }
+    text.push_str("\n|");
+    text.push_str(&"---|".repeat(1 + FAULTS.len() + 1 + BASES.len() + GLOBALS.len()));
     for contender in Contender::ALL {
         let _ = write!(text, "\n| {} |", contender.name());
         let mut missed = Vec::new();
@@ -126,8 +130,10 @@ pub fn markdown(split: usize, results: &Results) -> String {
             let (trips, hours) = results.trips(split, Scene::Health(base), contender);
             let _ = write!(text, " {:.0} |", trips as f64 * 24.0 / hours.max(1) as f64);
         }
-        let (trips, runs) = results.trips(split, Scene::Global, contender);
-        let _ = write!(text, " {:.1} % |", 100.0 * trips as f64 / runs.max(1) as f64);
+        for global in 0..GLOBALS.len() {
+            let (trips, runs) = results.trips(split, Scene::Global(global), contender);
+            let _ = write!(text, " {:.1} % |", 100.0 * trips as f64 / runs.max(1) as f64);
+        }
     }
     text.push('\n');
     text

@@ -10,7 +10,11 @@ pub const SPLITS: [([u32; ZONES], &str); 3] =
     [([1, 1, 1], "even"), ([80, 10, 10], "80/10/10"), ([94, 3, 3], "94/3/3")];
 
 /// Faults of the first zone: share of failures, requests a second.
-pub const FAULTS: [(f64, f64); 5] = [(1.0, 200.0), (0.3, 200.0), (0.1, 200.0), (1.0, 30.0), (0.3, 30.0)];
+pub const FAULTS: [(f64, f64); 6] =
+    [(1.0, 200.0), (0.3, 200.0), (0.1, 200.0), (1.0, 30.0), (0.3, 30.0), (1.0, 3.0)];
+
+/// Failures in all zones alike: requests a second, and for how long, in seconds. A quiet service takes long to show anything.
+pub const GLOBALS: [(f64, u64); 3] = [(200.0, 60), (3.0, 300), (0.5, 600)];
 
 /// Error rates of a healthy service.
 pub const BASES: [f64; 2] = [0.005, 0.05];
@@ -31,8 +35,8 @@ pub enum Scene {
     Fault(usize),
     /// An hour of health, by its place in [`BASES`].
     Health(usize),
-    /// A minute of 60 % failures everywhere.
-    Global,
+    /// 60 % failures everywhere, by its place in [`GLOBALS`].
+    Global(usize),
 }
 
 /// What came of it, for each contender in the order of [`Contender::ALL`]: ticks until it found the fault, `None` if it did not; or the
@@ -54,7 +58,8 @@ pub fn all(seeds: u64, hours: u64) -> Vec<Trial> {
     let scenes = |split| {
         let faults = (0..FAULTS.len()).map(|i| (Scene::Fault(i), seeds));
         let health = (0..BASES.len()).map(|i| (Scene::Health(i), hours));
-        let scenes = faults.chain(health).chain([(Scene::Global, seeds)]);
+        let globals = (0..GLOBALS.len()).map(|i| (Scene::Global(i), seeds));
+        let scenes = faults.chain(health).chain(globals);
         scenes.flat_map(move |(scene, times)| (0..times).map(move |seed| Trial { split, scene, seed }))
     };
     (0..SPLITS.len()).flat_map(scenes).collect()
@@ -66,10 +71,11 @@ impl Trial {
     pub fn run(&self) -> Outcome {
         match self.scene {
             Scene::Fault(at) => Outcome::Found(self.fault(FAULTS[at].0, FAULTS[at].1)),
-            Scene::Health(at) => Outcome::Trips(self.count(3_600 * TICKS, |_| [BASES[at]; ZONES])),
-            Scene::Global => {
-                let trips =
-                    self.count(75 * TICKS, |tick| [if tick < 15 * TICKS { BASES[0] } else { 0.6 }; ZONES]);
+            Scene::Health(at) => Outcome::Trips(self.count(RPS, 3_600 * TICKS, |_| [BASES[at]; ZONES])),
+            Scene::Global(at) => {
+                let (rps, seconds) = GLOBALS[at];
+                let rate = |tick| if tick < 15 * TICKS { BASES[0] } else { 0.6 };
+                let trips = self.count(rps, (15 + seconds) * TICKS, |tick| [rate(tick); ZONES]);
                 Outcome::Trips(trips.into_iter().map(|trips| trips.min(1)).collect())
             }
         }
@@ -114,8 +120,8 @@ impl Trial {
     }
 
     /// How often each detector trips any zone; one that does begins afresh.
-    fn count(&self, ticks: u64, rates: impl Fn(u64) -> [f64; ZONES]) -> Vec<u64> {
-        let (mut traffic, mut tick, mut detectors) = (self.traffic(RPS), Tick::default(), self.detectors());
+    fn count(&self, rps: f64, ticks: u64, rates: impl Fn(u64) -> [f64; ZONES]) -> Vec<u64> {
+        let (mut traffic, mut tick, mut detectors) = (self.traffic(rps), Tick::default(), self.detectors());
         let mut trips = vec![0; detectors.len()];
         for at in 0..ticks {
             traffic.tick(rates(at), &mut tick);

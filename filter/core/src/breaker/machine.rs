@@ -62,8 +62,9 @@ pub struct Sight {
     pub past: Profile,
     /// How far back that past goes, in ms.
     pub past_ms: u64,
-    /// How far attempts have shifted between the service's zones ([`crate::detector::Drift::odds`]).
-    pub shifted: f64,
+    /// How far attempts have shifted between the service's zones ([`crate::detector::Drift::odds`]); none where the others have no
+    /// share of their own.
+    pub shifted: Option<f64>,
     /// What was counted since its state began.
     pub since: Counts,
     /// What the operator does with it.

@@ -29,7 +29,13 @@
 //!
 //! A caller that sends everything to its own zone has nobody to compare it with. Then the bound is fixed: for failures the policy's
 //! `breaker.absolute` (10 %), at least 5 of them; 50 % for slow answers, whose limit is then drawn from the zone's own past (see [`crate::latency`]).
-//! Such a trip may be a mistake (the service may be broken everywhere), so the breaker checks afterwards whether it helped.
+//! Such a trip may be a mistake (the service may be broken everywhere), so the breaker checks afterwards whether it helped. And it
+//! must still be so: the shortest window with 10 attempts must be bad as well, and something bad have come within 10 s.
+//!
+//! Others that had too few attempts in 10 s to be peers are no strangers: the bound is never below the rate that their last minute
+//! makes plausible, by the same interval. At a request every few seconds that decides whether a broken service looks like a broken
+//! zone. Where the others have no share of their own, what they get is what failed here and is tried again: then they count as soon as
+//! one of those has failed as well.
 
 mod assess;
 
@@ -74,6 +80,9 @@ const PRESENT: u32 = 10;
 const LEAST_BAD: u32 = 3;
 const LEAST_BAD_ALONE: u32 = 5;
 
+/// Standard deviations that the rate of others too few to be peers may be worse than it looks, whatever the sensitivity.
+const FEW_Z: f64 = 3.0;
+
 /// Bad attempts of the peers, as a rate, that are no trouble; and how much must speak against there being no more, in nats.
 const WELL: f64 = 0.05;
 const DOUBT: f64 = 0.5;
@@ -88,18 +97,19 @@ pub fn are_peers(ten: &Counts) -> bool {
 ///
 /// The limit on windows matters for a zone whose counts were wiped when it was taken back: its peers' were not, and a longer
 /// window would hold the zone's present against its peers' past. `shifted` is by how much attempts have shifted between the zones of
-/// the service ([`super::Drift::odds`]).
+/// the service ([`super::Drift::odds`]); none where the others have no share of their own.
 pub fn strongest(
     zone: &Profile,
     peers: &Profile,
     since_ms: u64,
     bar: Bar,
-    shifted: f64,
+    shifted: Option<f64>,
 ) -> Option<(Signal, Evidence)> {
     let compared = are_peers(&peers.of(Span::Ten));
     let mut best: Option<(Signal, Evidence)> = None;
     let now = present(zone, peers);
-    let odds = Odds::new(parts(zone, peers), shifted);
+    let odds = Odds::new(parts(zone, peers), shifted.unwrap_or(1.0));
+    let others = peers.of(Span::Sixty);
     for span in Span::ALL.into_iter().filter(|span| *span <= Span::Half || u64::from(span.ms()) <= since_ms) {
         let own = zone.of(span);
         if own.fail < LEAST_BAD && own.slow < LEAST_BAD {
@@ -109,9 +119,10 @@ pub fn strongest(
             let found = match compared {
                 true if now.is_some_and(|now| !worse_in(zone, peers, now, signal)) => None,
                 true => beside_peers(zone, peers, span, signal, bar, odds),
-                false => {
-                    alone(&own, signal, bar).filter(|_| !explained(&own, &peers.of(Span::Sixty), signal))
-                }
+                false => signal.bound_alone(bar).and_then(|fixed| {
+                    let bound = signal.bound_remembered(fixed, &others, shifted.is_some());
+                    alone(&own, signal, bound, bar).filter(|_| still(zone, signal, bound))
+                }),
             };
             if let Some(evidence) = found
                 && best.is_none_or(|(_, best)| evidence.score > best.score)
@@ -179,21 +190,18 @@ fn beside_peers(
 }
 
 /// Judges a zone that has no peers by one window.
-fn alone(own: &Counts, signal: Signal, bar: Bar) -> Option<Evidence> {
-    let ((k, n), bound) = (signal.of(own), signal.bound_alone(bar)?);
+fn alone(own: &Counts, signal: Signal, bound: f64, bar: Bar) -> Option<Evidence> {
+    let (k, n) = signal.of(own);
     let score = stats::score(k, n, bound);
     let speaks = k >= LEAST_BAD_ALONE && score >= bar.score;
     speaks.then(|| signal.evidence(own, &Counts::default(), bound, score, bar))
 }
 
-/// Whether peers that have fallen silent, as they are remembered, do no better than a zone does: a service that failed everywhere
-/// must not look like one bad zone once its callers are gone.
-fn explained(own: &Counts, remembered: &Counts, signal: Signal) -> bool {
-    let rate = |counts| {
-        let (k, n) = signal.of(counts);
-        stats::rate(k, n)
-    };
-    are_peers(remembered) && rate(remembered) > compare::GAIN * rate(own)
+/// Whether a zone that has no peers is still bad.
+fn still(zone: &Profile, signal: Signal, bound: f64) -> bool {
+    let counts = |span| signal.of(&zone.of(span));
+    let present = Span::ALL.into_iter().map(counts).find(|(_, n)| *n >= PRESENT);
+    counts(Span::Ten).0 > 0 && present.is_none_or(|(k, n)| stats::rate(k, n) > bound)
 }
 
 /// Whether no window holds anything that could be evidence.
@@ -237,6 +245,16 @@ impl Signal {
             Self::Failures => Some(bar.alone),
             Self::Slow => Some(0.5),
             Self::Connect => None,
+        }
+    }
+
+    /// That bound, raised to what others make plausible that had too few attempts to be peers. `shared` says whether they have a
+    /// share of their own.
+    fn bound_remembered(self, fixed: f64, others: &Counts, shared: bool) -> f64 {
+        match self.of(others) {
+            (0, _) if !shared => fixed,
+            // None is hardly less than one.
+            (k, n) => compare::bound(k, n.max(1), FEW_Z).max(fixed),
         }
     }
 }
@@ -283,7 +301,7 @@ mod tests {
     }
 
     fn judged(zone: &Profile, peers: &Profile) -> Option<(Signal, Evidence)> {
-        strongest(zone, peers, u64::MAX, NORMAL, 1.0)
+        strongest(zone, peers, u64::MAX, NORMAL, Some(1.0))
     }
 
     #[test]
@@ -329,7 +347,7 @@ mod tests {
     fn a_zone_taken_back_is_not_held_against_its_peers_past() {
         // Everything fails now; the peers' past is good, and the zone has none.
         let (zone, peers) = (ticks(&[((0, 0), 270), ((1, 1), 30)]), ticks(&[((0, 13), 270), ((13, 13), 30)]));
-        assert_eq!(strongest(&zone, &peers, 3_000, NORMAL, 1.0), None);
+        assert_eq!(strongest(&zone, &peers, 3_000, NORMAL, Some(1.0)), None);
     }
 
     #[test]
@@ -358,11 +376,40 @@ mod tests {
 
     #[test]
     fn without_peers_the_bound_is_generous() {
-        let trips = |k, n| alone(&failures(k, n), Signal::Failures, NORMAL).is_some();
+        let trips = |k, n| alone(&failures(k, n), Signal::Failures, NORMAL.alone, NORMAL).is_some();
         assert!(trips(5, 5));
         assert!(!trips(4, 4));
         assert!(!trips(15, 100));
         assert!(trips(30, 100));
+    }
+
+    #[test]
+    fn without_peers_what_is_over_is_over() {
+        let judged = |zone| strongest(&ticks(zone), &Profile::default(), u64::MAX, NORMAL, None);
+        // Nine failures, and nothing for 40 s.
+        assert!(judged(&[((0, 0), 200), ((1, 1), 9)]).is_some());
+        assert_eq!(judged(&[((0, 0), 100), ((1, 1), 9), ((0, 0), 400)]), None);
+        // Three seconds of failures, and well again.
+        assert!(judged(&[((0, 7), 200), ((7, 7), 30)]).is_some());
+        assert_eq!(judged(&[((0, 7), 200), ((7, 7), 30), ((0, 7), 2)]), None);
+    }
+
+    #[test]
+    fn a_few_others_are_heard_as_well() {
+        // One request in 2 s, in a minute in which everything failed; of the three that others had between them, k did.
+        let zone = past(&[(0, 0)].repeat(19).into_iter().chain([(1, 1)]).collect::<Vec<_>>().repeat(15));
+        let left = |others: Option<u32>, shared: bool| {
+            let others =
+                others.map_or(Profile::default(), |k| ticks(&[((0, 0), 240), ((k, 3), 1), ((0, 0), 59)]));
+            strongest(&zone, &others, u64::MAX, NORMAL, shared.then_some(1.0)).is_some()
+        };
+        assert!(left(None, false), "nobody else");
+        assert!(left(Some(0), false), "three were tried again, with success");
+        assert!(!left(Some(3), false), "in vain");
+        assert!(!left(Some(3), true), "the others fail too");
+        assert!(!left(Some(0), true) && !left(None, true), "three that went well are no proof, nor are none");
+        let busy = ticks(&[((1, 1), 300)]);
+        assert!(strongest(&busy, &Profile::default(), u64::MAX, NORMAL, Some(1.0)).is_some());
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub(super) struct Service {
     route: Route,
     gate: Gate,
     requests: u64,
+    /// Ticks to come in which slowness says nothing: see [`FROZEN_MS`].
+    dazed: u8,
     due: bool,
     /// Every zone has peers to compare it with.
     compared: bool,
@@ -65,6 +67,11 @@ const FADING_MS: u64 = 60_000;
 /// A failure this long after its attempt began, in ns, that was counted as slow meanwhile, is no news: see
 /// [`Service::finish`].
 const STALE_NS: u64 = 2_000_000_000;
+
+/// A tick that comes so long after the one before, in ms, shows that the proxy itself stood still (a throttled container, a paused
+/// machine). All that was under way looks slow then, in that tick and in the next, in which the last of it ends.
+const FROZEN_MS: u64 = 250;
+const DAZED_TICKS: u8 = 2;
 
 /// How often limits are drawn anew, in ms.
 const LIMITS_MS: u64 = 500;
@@ -98,6 +105,7 @@ impl Service {
             route: Route::default(),
             gate: Gate::default(),
             requests: 0,
+            dazed: 0,
             due: false,
             compared: false,
         }
@@ -301,10 +309,16 @@ impl Service {
     /// Takes in the counters, and looks whether anything is to change.
     pub fn tick(&mut self, now: u64, totals: &[Totals]) -> Option<Proposal> {
         let (before, after) = self.clock.advance(now);
+        if after.saturating_sub(before) > FROZEN_MS {
+            self.dazed = DAZED_TICKS;
+        }
+        let dazed = self.dazed > 0;
+        self.dazed = self.dazed.saturating_sub(1);
         for (cell, totals) in self.cells.iter_mut().zip(totals) {
             cell.windows.advance(before, after);
             // The first reading tells nothing: the counters may be older than this worker.
             let counts = cell.last.map_or(Counts::default(), |last| totals.since(last));
+            let counts = if dazed { counts.untimed() } else { counts };
             cell.last = Some((*totals).into());
             cell.windows.add(counts);
             cell.since = cell.since.plus(counts);
@@ -348,11 +362,9 @@ impl Service {
 
     /// By how much attempts have shifted between the zones. Where the others have no share of their own, all that they get is
     /// what is tried again: no shift of theirs hides anything, and to allow for it would be to see nothing.
-    fn drifted(&self) -> f64 {
-        match self.rules.splits(self.own) {
-            true => self.cells.iter().map(|cell| cell.drift.odds()).fold(1.0, f64::max),
-            false => 1.0,
-        }
+    fn drifted(&self) -> Option<f64> {
+        let shared = self.rules.splits(self.own);
+        shared.then(|| self.cells.iter().map(|cell| cell.drift.odds()).fold(1.0, f64::max))
     }
 
     /// What cannot wait for the next tick.

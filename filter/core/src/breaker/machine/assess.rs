@@ -123,7 +123,7 @@ mod tests {
         Sight {
             past,
             past_ms: u64::MAX,
-            shifted: 1.0,
+            shifted: Some(1.0),
             since: Counts::default(),
             shift,
             has_endpoints,

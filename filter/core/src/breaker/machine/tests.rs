@@ -52,7 +52,7 @@ impl Scene {
     fn step_at(&self, now: u64) -> Option<(usize, State, Cause)> {
         let sights: Vec<_> = (0..self.windows.len())
             .map(|i| Sight {
-                shifted: 1.0,
+                shifted: Some(1.0),
                 past: self.windows[i].profile(),
                 past_ms: u64::MAX,
                 since: self.since[i],

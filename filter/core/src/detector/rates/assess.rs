@@ -5,7 +5,7 @@
 use super::{
     LEAST_BAD_ALONE, Signal, are_peers,
     compare::{self, Odds, Stretch},
-    explained, odds_in, parts, present, worse_in,
+    odds_in, parts, present, still, worse_in,
 };
 use crate::{
     detector::{Bar, Evidence},
@@ -52,8 +52,10 @@ pub enum Missing {
     Past,
     /// Without peers, this signal is not judged.
     Alone,
-    /// The peers are silent, and when they were last heard they did no better.
+    /// The others had too few attempts to be peers, but those they had make a rate like this plausible.
     Remembered,
+    /// There are no peers, and the zone is well again.
+    Over,
 }
 
 /// Every window and signal, shortest window first; the arguments are those of [`super::strongest`].
@@ -62,11 +64,11 @@ pub fn windows(
     peers: &Profile,
     since_ms: u64,
     bar: Bar,
-    shifted: f64,
+    shifted: Option<f64>,
 ) -> Vec<WindowAssessment> {
     let compared = are_peers(&peers.of(Span::Ten));
     let now = present(zone, peers);
-    let odds = Odds::new(parts(zone, peers), shifted);
+    let odds = Odds::new(parts(zone, peers), shifted.unwrap_or(1.0));
     let mut all = Vec::new();
     for span in Span::ALL {
         let past = (span > Span::Half && u64::from(span.ms()) > since_ms).then_some(Missing::Past);
@@ -77,7 +79,7 @@ pub fn windows(
                 let (evidence, missing) = beside(zone, peers, span, signal, bar, odds);
                 (evidence, missing.or(over))
             } else {
-                alone(&zone.of(span), &peers.of(Span::Sixty), signal, bar)
+                alone(zone, &peers.of(Span::Sixty), span, signal, bar, shifted.is_some())
             };
             all.push(WindowAssessment {
                 signal,
@@ -108,19 +110,29 @@ fn beside(
     (evidence, missing)
 }
 
-fn alone(own: &Counts, remembered: &Counts, signal: Signal, bar: Bar) -> (Evidence, Option<Missing>) {
-    let evidence = |bound, score| signal.evidence(own, &Counts::default(), bound, score, bar);
-    let Some(bound) = signal.bound_alone(bar) else {
+fn alone(
+    zone: &Profile,
+    others: &Counts,
+    span: Span,
+    signal: Signal,
+    bar: Bar,
+    shared: bool,
+) -> (Evidence, Option<Missing>) {
+    let own = zone.of(span);
+    let evidence = |bound, score| signal.evidence(&own, &Counts::default(), bound, score, bar);
+    let Some(fixed) = signal.bound_alone(bar) else {
         return (Evidence { needed: 0.0, ..evidence(0.0, 0.0) }, Some(Missing::Alone));
     };
-    let (k, n) = signal.of(own);
+    let (k, n) = signal.of(&own);
+    let bound = signal.bound_remembered(fixed, others, shared);
     let score = stats::score(k, n, bound);
     let missing = if k < LEAST_BAD_ALONE {
         Some(Missing::Bad { needed: LEAST_BAD_ALONE })
     } else if score < bar.score {
-        Some(Missing::Score)
+        let by_itself = stats::score(k, n, fixed) >= bar.score;
+        Some(if by_itself { Missing::Remembered } else { Missing::Score })
     } else {
-        explained(own, remembered, signal).then_some(Missing::Remembered)
+        (!still(zone, signal, bound)).then_some(Missing::Over)
     };
     (evidence(bound, score), missing)
 }
@@ -155,7 +167,7 @@ mod tests {
     proptest! {
         /// A zone is left exactly when some window lacks nothing, and then on the strongest of those.
         #[test]
-        fn it_tells_what_is_decided(zone in stretches(), peers in stretches(), alone in any::<bool>(), since in 0_u64..70_000, shifted in 1.0..8.0_f64) {
+        fn it_tells_what_is_decided(zone in stretches(), peers in stretches(), alone in any::<bool>(), since in 0_u64..70_000, shifted in prop::option::of(1.0..8.0_f64)) {
             let zone = past(&zone);
             let peers = if alone { Profile::default() } else { past(&peers) };
             let found = windows(&zone, &peers, since, NORMAL, shifted).into_iter().filter(|window| window.missing.is_none());
@@ -167,7 +179,7 @@ mod tests {
     #[test]
     fn each_condition_is_told() {
         let of = |zone: &[(usize, [u32; 4])], peers: &[(usize, [u32; 4])], window_ms: u32| {
-            let all = windows(&past(zone), &past(peers), 60_000, NORMAL, 1.0);
+            let all = windows(&past(zone), &past(peers), 60_000, NORMAL, Some(1.0));
             let found = all
                 .into_iter()
                 .find(|one| one.signal == Signal::Failures && one.evidence.window_ms == window_ms);

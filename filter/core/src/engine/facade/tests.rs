@@ -206,6 +206,28 @@ fn a_client_that_went_away_counts_for_nothing() {
 }
 
 #[test]
+fn a_proxy_that_stood_still_does_not_blame_its_zone() {
+    // A tick in which everything that ended was slow, and another; in time, or after 450 ms without a tick.
+    let left = |gap_ms: u64| {
+        let strong = ServicePolicy { mode: Mode::Strong, ..ServicePolicy::default() };
+        let (mut engine, id) = engine(service(&ABC, strong));
+        let (mut totals, mut now) = ([Totals::default(); 3], NOW.0);
+        let mut ends = |slow: u64, after_ms: u64, engine: &mut Engine| {
+            now += after_ms;
+            totals[0].ok += 30;
+            totals[0].slow += slow;
+            totals[0].settled += slow;
+            engine.tick(id, Now(now), &totals).is_some()
+        };
+        assert!((0..100).all(|_| !ends(0, 100, &mut engine)));
+        let left = ends(30, gap_ms, &mut engine) | ends(30, 100, &mut engine);
+        (left, (0..10).any(|_| ends(30, 100, &mut engine)))
+    };
+    assert!(left(100).0);
+    assert_eq!(left(450), (false, true), "what goes on is no accident");
+}
+
+#[test]
 fn slow_is_told_from_what_is_usual_and_counted_once() {
     let (mut engine, id) = engine(service(&ABC, eventual()));
     let mut totals = vec![Totals::default(); 3];
