@@ -129,9 +129,9 @@ impl Target {
             return Ok(());
         }
         let prefix = job.moment.prefix.as_str();
-        let mut keys = count(&self.etcd.cluster, member, prefix).await?;
+        let (mut keys, _) = count(&self.etcd.cluster, member, prefix).await?;
         if RESERVED.starts_with(prefix) {
-            keys = keys.saturating_sub(count(&self.etcd.cluster, member, RESERVED).await?);
+            keys = keys.saturating_sub(count(&self.etcd.cluster, member, RESERVED).await?.0);
         }
         if keys > 0 {
             return Err(SnapshotError::NotEmpty { keys, prefix: prefix.to_owned() });
