@@ -37,6 +37,7 @@ pub mod plan;
 mod promote;
 mod records;
 pub mod standing;
+mod tail;
 
 pub use converge::{Converged, converge};
 pub use own::{Ownership, Region};
