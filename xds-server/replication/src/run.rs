@@ -103,7 +103,8 @@ pub async fn run(
 
 impl Context {
     pub(crate) fn new(options: ReplicationOptions, metrics: Metrics) -> Self {
-        let source = Arc::new(Cluster::new("source", options.source.clone()));
+        let prefix = options.rules.source_prefix();
+        let source = Arc::new(Cluster::reading("source", options.source.clone(), prefix));
         let cluster = Arc::new(Cluster::new("destination", options.destination.clone()));
         let destination = Arc::new(Destination::new(cluster, options.checkpoint_key()));
         let leases = Leases::new(Arc::clone(&source), Arc::clone(&destination));

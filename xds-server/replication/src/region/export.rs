@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::{
     RegionError,
     tail::{Draft, Exported},
+    unless_compacted,
 };
 use crate::{
     client::{EtcdError, Member},
@@ -66,7 +67,7 @@ impl Context {
         let at = |revision| Listing::start(cluster, destination, rules.destination_prefix(), revision);
         let mut owner = Side::begin(rules, of_owner, true).await?;
         let mut here = Side::begin(rules, at(destination.head), false).await?;
-        let mut before = unless_forgotten(Side::begin(rules, at(safe), false).await)?;
+        let mut before = unless_compacted(Side::begin(rules, at(safe), false).await)?;
         let name = format!("divergent-{}-{epoch}-{}", self.options.stream, destination.cluster);
         let failed = |error: std::io::Error| RegionError::Export {
             path: directory.join(&name).display().to_string(),
@@ -80,7 +81,7 @@ impl Context {
             };
             let (ours, theirs) = (here.take(&key).await?, owner.take(&key).await?);
             if let Some(side) = &mut before
-                && unless_forgotten(side.take(&key).await)?.is_none()
+                && unless_compacted(side.take(&key).await)?.is_none()
             {
                 before = None;
             }
@@ -97,14 +98,6 @@ impl Context {
             None => Ok(None),
             Some(draft) => Ok(Some(draft.finish().await.map_err(failed)?)),
         }
-    }
-}
-
-/// `None` where the etcd has compacted what was asked for.
-fn unless_forgotten<T>(found: Result<T, EtcdError>) -> Result<Option<T>, EtcdError> {
-    match found {
-        Err(EtcdError::Compacted { .. }) => Ok(None),
-        other => other.map(Some),
     }
 }
 

@@ -197,3 +197,11 @@ impl From<RegionError> for ReplicationError {
 fn denied(error: &EtcdError) -> bool {
     matches!(error, EtcdError::Denied { .. })
 }
+
+/// `None` where the etcd has compacted what was asked for.
+fn unless_compacted<T>(found: Result<T, EtcdError>) -> Result<Option<T>, EtcdError> {
+    match found {
+        Err(EtcdError::Compacted { .. }) => Ok(None),
+        other => other.map(Some),
+    }
+}

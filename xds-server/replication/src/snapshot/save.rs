@@ -39,7 +39,7 @@ pub async fn save(
     progress: Arc<Progress>,
 ) -> Result<Listed, SnapshotError> {
     etcd.validate("source")?;
-    let cluster = Arc::new(Cluster::new("source", etcd.clone()));
+    let cluster = Arc::new(Cluster::reading("source", etcd.clone(), prefix.as_bytes()));
     let member = cluster.connect().await?;
     // Right before the revision is asked for, of a member that answers: at that time it was not yet too late for it, and one
     // round trip later it was the latest. Connecting may take as long as every dead member before this one.
@@ -74,7 +74,7 @@ pub struct Contents {
 /// When the etcd does not answer.
 pub async fn read(etcd: &ClusterOptions, prefix: &str) -> Result<Contents, SnapshotError> {
     etcd.validate("source")?;
-    let cluster = Arc::new(Cluster::new("source", etcd.clone()));
+    let cluster = Arc::new(Cluster::reading("source", etcd.clone(), prefix.as_bytes()));
     let member = cluster.connect().await?;
     let mut listing = Listing::start(&cluster, &member, prefix.as_bytes(), member.head);
     let (mut items, mut leases) = (Vec::new(), BTreeSet::new());
@@ -98,7 +98,7 @@ pub async fn read(etcd: &ClusterOptions, prefix: &str) -> Result<Contents, Snaps
 /// When it is another cluster, has compacted that revision, or does not answer.
 pub async fn live(etcd: &ClusterOptions, header: &Header) -> Result<(u64, Digest), SnapshotError> {
     etcd.validate("source")?;
-    let cluster = Arc::new(Cluster::new("source", etcd.clone()));
+    let cluster = Arc::new(Cluster::reading("source", etcd.clone(), header.prefix.as_bytes()));
     let member = cluster.connect().await?;
     if member.cluster != header.cluster {
         return Err(SnapshotError::Elsewhere { wanted: header.cluster, found: member.cluster });
