@@ -92,7 +92,7 @@ impl Listing {
         Self::of(Arc::clone(cluster), pages, task)
     }
 
-    fn of(
+    pub(crate) fn of(
         cluster: Arc<Cluster>,
         pages: mpsc::Receiver<Result<Option<Vec<KeyValue>>, EtcdError>>,
         task: tokio::task::JoinHandle<()>,
