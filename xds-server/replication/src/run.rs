@@ -66,6 +66,8 @@ struct Replicator {
     overwrite: bool,
     /// The other holder's last sign of life.
     other: Option<(i64, Instant)>,
+    /// Why it starts next.
+    cause: String,
 }
 
 /// A destination that is ours.
@@ -92,10 +94,19 @@ pub async fn run(
     let overwrite = options.overwrite;
     let context = Context::new(options, metrics);
     let keeper = tokio::spawn(context.leases.clone().keep(cancel.clone()));
-    let mut replicator = Replicator { context, spool: None, compare: None, overwrite, other: None };
+    let cause = "it was started".to_owned();
+    let mut replicator = Replicator { context, spool: None, compare: None, overwrite, other: None, cause };
     let ended = replicator.run(&cancel).await;
     keeper.abort();
-    replicator.context.metrics.enter("stopped");
+    match &ended {
+        Ok(()) => replicator.context.enter("stopped", "it was told to"),
+        Err(error) => {
+            if let ReplicationError::Halt(Halt::Promoted { .. }) = error {
+                replicator.context.metrics.is(Role::Primary);
+            }
+            replicator.context.enter("stopped", &format!("failed to {error}"));
+        }
+    }
     ended
 }
 
@@ -110,6 +121,16 @@ impl Context {
         let leases = Leases::new(Arc::clone(&source), Arc::clone(&destination));
         Self { options: Arc::new(options), source, destination, leases, metrics }
     }
+
+    /// The replicator is in this state from now on; said once, with its cause.
+    fn enter(&self, state: &'static str, cause: &str) {
+        let (before, _) = self.metrics.state();
+        if before != state {
+            let stream = self.options.stream.as_str();
+            tracing::info!(stream, state, before, cause, "the replicator changes its state");
+        }
+        self.metrics.enter(state);
+    }
 }
 
 // === impl Replicator ===
@@ -122,7 +143,7 @@ impl Replicator {
             let error = match self.once(cancel).await {
                 Ok(End::Cancelled) => return Ok(()),
                 Ok(End::Compare(why)) => {
-                    tracing::warn!(why, "comparing both sides");
+                    self.cause = format!("both sides must be compared: {why}");
                     self.compare = Some(why);
                     // A comparison that is needed again at once is not made in a hot loop.
                     if before.elapsed() > RETRY.1 {
@@ -131,6 +152,7 @@ impl Replicator {
                     None
                 }
                 Ok(End::Begin) => {
+                    "the source is back".clone_into(&mut self.cause);
                     wait = RETRY.0;
                     None
                 }
@@ -141,6 +163,7 @@ impl Replicator {
                     return Err(error);
                 }
                 tracing::warn!("failed to {error}; trying again");
+                self.cause = format!("failed to {error}");
                 if before.elapsed() > RETRY.1 {
                     wait = RETRY.0;
                 }
@@ -161,7 +184,8 @@ impl Replicator {
             None => return Ok(End::Cancelled),
         };
         let Some((source, aligned, spool)) = begun else { return Ok(End::Compare("spool")) };
-        context.metrics.enter("streaming");
+        let at = aligned.checkpoint.source_revision;
+        context.enter("streaming", &format!("both sides are equal at revision {at}"));
         let (ended, spool) = context.stream(source, aligned, spool, cancel).await;
         self.spool = spool;
         ended
@@ -170,7 +194,7 @@ impl Replicator {
     /// Everything before the stream: the destination is ours, whole, and at a revision that the spool goes on from.
     async fn begin(&mut self) -> Result<Option<(Source, Aligned, Spool)>, ReplicationError> {
         let context = self.context.clone();
-        context.metrics.enter("starting");
+        context.enter("starting", &self.cause);
         let mut source = match context.source.connect().await {
             Ok(source) => source,
             Err(error @ EtcdError::Unreachable { .. }) => {
@@ -187,7 +211,6 @@ impl Replicator {
         self.require_history(&source)?;
         let claim = Box::pin(self.claim(&mut source)).await?;
         context.metrics.connected("destination", true);
-        context.metrics.enter("aligning");
         // What we wrote ourselves is in our spool, or there was nothing: a quiet prefix. Of another holder's time we know nothing.
         let known = if claim.was_ours { claim.checkpoint.source_revision } else { Revision(0) };
         let aligned = Box::pin(self.align(&source, claim)).await?;
@@ -221,11 +244,11 @@ impl Replicator {
             return Ok(None);
         }
         if known.holder != holder && self.is_alive(fence) {
-            context.metrics.enter("standby");
+            context.enter("standby", "another replicator has the destination");
             return Ok(None);
         }
         tracing::warn!(from = from.0, to = to.0, "the source does not answer; bringing what the spool has");
-        context.metrics.enter("aligning");
+        context.enter("aligning", "the source does not answer; the spool has more than the destination");
         let (mut checkpoint, ours) = (known.clone(), Checkpoint { holder, ..known });
         let fence = context.settle(fence, &mut checkpoint, ours).await?;
         context.metrics.connected("destination", true);
@@ -327,7 +350,7 @@ impl Replicator {
                 },
             };
             if old.holder != holder && self.is_alive(fence) {
-                self.context.metrics.enter("standby");
+                self.context.enter("standby", "another replicator has the destination");
                 tokio::time::sleep(self.context.options.heartbeat / 2).await;
                 continue;
             }
@@ -357,7 +380,6 @@ impl Replicator {
                 since.elapsed() < self.context.options.heartbeat * MISSED
             }
             _ => {
-                tracing::info!("another replicator has the destination; standing by");
                 self.other = Some((fence, Instant::now()));
                 true
             }
@@ -435,6 +457,7 @@ impl Replicator {
             .or((!checkpoint.is_whole()).then_some("torn"))
             .or((behind > self.context.options.backlog).then_some("backlog"));
         let mut reason = why.unwrap_or("handshake");
+        self.context.enter("aligning", reason);
         let mut at = if why.is_none() { checkpoint.source_revision } else { source.head };
         let (mut source, mut checkpoint, mut fence) = (source.clone(), checkpoint, fence);
         loop {

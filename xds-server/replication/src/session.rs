@@ -80,6 +80,8 @@ struct Session {
     drained: bool,
     /// The last revision read.
     read: Revision,
+    /// The source's latest, by its own account.
+    known: Revision,
     /// Revisions with something in them, read so far, counted as the checkpoint counts them.
     taken_version: u64,
     progress: Option<(Revision, Revision, u64)>,
@@ -137,6 +139,7 @@ impl Context {
             started: Instant::now(),
             drained: false,
             read: through,
+            known: through,
             progress: None,
             then_compare: None,
             trouble: false,
@@ -253,7 +256,20 @@ impl Session {
     }
 
     /// Reads what is safe in the spool, as much as the pipeline has room for.
+    ///
+    /// The reads block, and stay here all the same: what is read was written a moment ago and lies in the page cache, 256 KiB at a
+    /// time, and to hand each of them to another thread and back would cost every change more than it takes. After a start, when
+    /// the disk itself may be asked, a turn waits for as many such reads as [`TURN`] entries take.
     fn read_on(&mut self) -> Result<Option<End>, ReplicationError> {
+        if self.drained || !self.pipeline.has_room() {
+            return Ok(None);
+        }
+        let ended = self.read_turn();
+        self.gauge_lag();
+        ended
+    }
+
+    fn read_turn(&mut self) -> Result<Option<End>, ReplicationError> {
         for _ in 0..TURN {
             if self.drained || !self.pipeline.has_room() {
                 return Ok(None);
@@ -288,6 +304,7 @@ impl Session {
         match news {
             SourceNews::Connected { head } => {
                 metrics.connected("source", true);
+                self.known = self.known.max(head);
                 if self.alone {
                     tracing::info!(
                         head = head.0,
@@ -301,6 +318,7 @@ impl Session {
             }
             SourceNews::Progress { revision, after, ms } => {
                 self.progress = Some((revision, after, ms));
+                self.known = self.known.max(revision);
                 // Looked at when the spool has been read to its end, which it may have been.
                 self.drained = false;
             }
@@ -425,9 +443,9 @@ impl Session {
         }
         self.feed.release(applied.through);
         self.gauge();
-        // A sign of life is written when nothing waits: then nothing may be missing either.
-        let offset = self.offset();
-        if applied.oldest_ms.is_none() && self.pipeline.is_idle() && offset > IDLE_OFFSET {
+        let (alive, idle, offset) = (applied.oldest_ms.is_none(), self.pipeline.is_idle(), self.offset());
+        if lacks(alive, idle, offset) {
+            metrics.mismatches.inc();
             tracing::error!(offset, "the destination lacks revisions though nothing waits to be written");
         }
         let verdicts = self.observer.applied(applied);
@@ -447,8 +465,19 @@ impl Session {
         metrics.epoch.set(i64::try_from(checkpoint.epoch).unwrap_or(i64::MAX));
         metrics.keys.set(i64::try_from(checkpoint.keys).unwrap_or(i64::MAX));
         metrics.safe_time.set(checkpoint.source_ms as f64 / 1000.0);
-        metrics.offset.set(i64::try_from(self.offset()).unwrap_or(i64::MAX));
+        metrics.is(checkpoint.role);
         metrics.spool_bytes.set(i64::try_from(self.feed.spool_bytes()).unwrap_or(i64::MAX));
+        metrics.spool_oldest.set(self.feed.spool_oldest_ms() as f64 / 1000.0);
+        self.gauge_lag();
+    }
+
+    /// What the destination lacks: told while it takes nothing, too.
+    fn gauge_lag(&self) {
+        let metrics = &self.context.metrics;
+        let known = self.reader.end().max(self.known);
+        let behind = known.since(self.pipeline.checkpoint().source_revision);
+        metrics.behind.set(i64::try_from(behind).unwrap_or(i64::MAX));
+        metrics.offset.set(i64::try_from(self.offset()).unwrap_or(i64::MAX));
     }
 
     /// What the destination's own account of our writes means.
@@ -499,6 +528,12 @@ impl Session {
     }
 }
 
+/// Whether something is missing that nobody is about to write: a sign of life is written when nothing waits, and then nothing may
+/// be missing either.
+const fn lacks(sign_of_life: bool, idle: bool, offset: u64) -> bool {
+    sign_of_life && idle && offset > IDLE_OFFSET
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -510,5 +545,17 @@ async fn sleep_until(started: Instant, deadline_ms: Option<u64>) {
             tokio::time::sleep_until(at.into()).await;
         }
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_while_nothing_waits_is_an_alarm() {
+        assert!(lacks(true, true, IDLE_OFFSET + 1));
+        assert!(!lacks(true, true, IDLE_OFFSET), "a few may arrive while a sign of life is on its way");
+        assert!(!lacks(true, false, 1_000) && !lacks(false, true, 1_000), "they are about to be written");
     }
 }
