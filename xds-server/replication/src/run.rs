@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    align::Aligned,
+    align::{Aligned, Known, Mended},
     checkpoint::{Checkpoint, ClusterId, Role, Torn},
     client::{Cluster, EtcdError, Member},
     destination::Destination,
@@ -62,6 +62,8 @@ struct Replicator {
     spool: Option<Spool>,
     /// Why both sides must be compared at the source's latest revision.
     compare: Option<&'static str>,
+    /// What the last stream knew of both sides, where that tells which keys must be.
+    known: Option<Known>,
     /// Whether the operator allowed to overwrite; used up by the first start that got that far.
     overwrite: bool,
     /// The other holder's last sign of life.
@@ -95,7 +97,8 @@ pub async fn run(
     let context = Context::new(options, metrics);
     let keeper = tokio::spawn(context.leases.clone().keep(cancel.clone()));
     let cause = "it was started".to_owned();
-    let mut replicator = Replicator { context, spool: None, compare: None, overwrite, other: None, cause };
+    let mut replicator =
+        Replicator { context, spool: None, compare: None, known: None, overwrite, other: None, cause };
     let ended = replicator.run(&cancel).await;
     keeper.abort();
     match &ended {
@@ -142,7 +145,7 @@ impl Replicator {
             let before = Instant::now();
             let error = match self.once(cancel).await {
                 Ok(End::Cancelled) => return Ok(()),
-                Ok(End::Compare(why)) => {
+                Ok(End::Compare(why) | End::Mend(why)) => {
                     self.cause = format!("both sides must be compared: {why}");
                     self.compare = Some(why);
                     // A comparison that is needed again at once is not made in a hot loop.
@@ -186,8 +189,8 @@ impl Replicator {
         let Some((source, aligned, spool)) = begun else { return Ok(End::Compare("spool")) };
         let at = aligned.checkpoint.source_revision;
         context.enter("streaming", &format!("both sides are equal at revision {at}"));
-        let (ended, spool) = context.stream(source, aligned, spool, cancel).await;
-        self.spool = spool;
+        let (ended, spool, known) = context.stream(source, aligned, spool, cancel).await;
+        (self.spool, self.known) = (spool, known);
         ended
     }
 
@@ -450,7 +453,7 @@ impl Replicator {
 
     /// Brings the destination to the revision it says it has, where that can be gone on from, or to the source's latest.
     async fn align(&mut self, source: &Member, claim: Claim) -> Result<Aligned, ReplicationError> {
-        let Claim { checkpoint, fence, compare, .. } = claim;
+        let Claim { checkpoint, fence, compare, was_ours } = claim;
         let behind = source.head.since(checkpoint.source_revision);
         let why = compare
             .or(self.compare)
@@ -460,6 +463,33 @@ impl Replicator {
         self.context.enter("aligning", reason);
         let mut at = if why.is_none() { checkpoint.source_revision } else { source.head };
         let (mut source, mut checkpoint, mut fence) = (source.clone(), checkpoint, fence);
+        // What a stream of another holder's time knew, or before what it knew was written over, is worth nothing.
+        let worth = was_ours && compare.is_none() && behind <= self.context.options.backlog;
+        if let Some(known) = self.known.take().filter(|_| worth) {
+            let begun = Instant::now();
+            match Box::pin(self.context.mend(&source, checkpoint.clone(), fence, known)).await {
+                Ok(Mended::Whole(aligned)) => {
+                    self.context.metrics.resyncs.with_label_values(&[reason]).inc();
+                    self.context.metrics.repaired.inc_by(aligned.written);
+                    let (revision, keys) = (aligned.checkpoint.source_revision.0, aligned.expected.keys());
+                    let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    let written = aligned.written;
+                    tracing::info!(
+                        reason,
+                        revision,
+                        keys,
+                        written,
+                        ms,
+                        "mended what differed, and read no more"
+                    );
+                    return Ok(*aligned);
+                }
+                Ok(Mended::Not(known, moved)) => (checkpoint, fence) = (known, moved),
+                // Nothing was written yet.
+                Err(ReplicationError::Etcd(EtcdError::Compacted { side: "source", .. })) => {}
+                Err(error) => return Err(error),
+            }
+        }
         loop {
             let unread = self.spool.as_ref().is_some_and(|spool| spool.tail().revision == Revision(0));
             if why.is_some() || reason == "compaction" || unread {

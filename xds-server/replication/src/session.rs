@@ -2,6 +2,7 @@
 //! them is compared, until something is beyond what these can mend.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    align::Aligned,
+    align::{Aligned, Known},
     checkpoint::ClusterId,
     client::EtcdError,
     destination::Answer,
@@ -32,6 +33,9 @@ const TURN: usize = 256;
 /// Transactions that the destination's watch may owe us before both sides are compared for real.
 const UNSEEN: usize = 65_536;
 
+/// Keys that a scrub names; when more differ, everything is compared again.
+const SCRUBBED: usize = 1_024;
+
 /// Revisions that the destination may lack at a sign of life; more is an alarm.
 const IDLE_OFFSET: u64 = 3;
 
@@ -42,6 +46,8 @@ pub(crate) enum End {
     Cancelled,
     /// Both sides must be compared.
     Compare(&'static str),
+    /// The same of the keys that are in doubt alone.
+    Mend(&'static str),
     /// The source, without which this began, is back: begin again with it.
     Begin,
 }
@@ -64,8 +70,8 @@ enum Told {
     Seen(SourceRevision),
     /// The destination's account has a gap.
     Blind,
-    /// A scrub found this many differences.
-    Scrubbed(u64),
+    /// A scrub found this many differences, of these keys or more.
+    Scrubbed(u64, Vec<Vec<u8>>),
 }
 
 struct Session {
@@ -87,6 +93,8 @@ struct Session {
     progress: Option<(Revision, Revision, u64)>,
     /// Why both sides must be compared when everything that can be written is.
     then_compare: Option<&'static str>,
+    /// Keys of the destination that there is reason to doubt.
+    suspects: BTreeSet<Vec<u8>>,
     trouble: bool,
     source_lost: bool,
     /// Begun from the spool alone, with nobody to compare the destination with.
@@ -96,14 +104,15 @@ struct Session {
 // === impl Context ===
 
 impl Context {
-    /// Follows the source until something ends it; hands the spool back unless that failed.
+    /// Follows the source until something ends it; hands the spool back unless that failed, and what is known of both sides where
+    /// a part of them is to be mended.
     pub(crate) async fn stream(
         &self,
         source: Source,
         aligned: Aligned,
         spool: Spool,
         cancel: &CancellationToken,
-    ) -> (Result<End, ReplicationError>, Option<Spool>) {
+    ) -> (Result<End, ReplicationError>, Option<Spool>, Option<Known>) {
         let options = &self.options;
         let pace = Pace { debounce_ms: millis(options.debounce), heartbeat_ms: millis(options.heartbeat) };
         let through = aligned.checkpoint.source_revision;
@@ -142,13 +151,20 @@ impl Context {
             known: through,
             progress: None,
             then_compare: None,
+            suspects: BTreeSet::new(),
             trouble: false,
             source_lost: false,
             alone: source.away,
         };
         session.gauge();
         let result = session.run(told, cancel).await;
-        (result, session.feed.stop().await)
+        let Session { pipeline, observer, suspects, feed, .. } = session;
+        let spool = feed.stop().await;
+        let known = matches!(result, Ok(End::Mend(_))).then(|| {
+            let ((expected, at), (found, seen)) = (pipeline.into_expected(), observer.into_found());
+            Known { expected, at, found, seen, suspects }
+        });
+        (result, spool, known)
     }
 
     /// Tells what the destination's watch tells, from after its revision `at` on.
@@ -199,7 +215,7 @@ impl Context {
         }
         loop {
             tokio::time::sleep(self.options.scrub).await;
-            match verify::compare(&self, 0).await {
+            match verify::compare(&self, SCRUBBED).await {
                 Ok(proof) if proof.differences == 0 => {
                     tracing::info!(
                         keys = proof.keys,
@@ -208,7 +224,7 @@ impl Context {
                     );
                 }
                 Ok(proof) => {
-                    let _gone = tell.send(Told::Scrubbed(proof.differences)).await;
+                    let _gone = tell.send(Told::Scrubbed(proof.differences, proof.keys_named)).await;
                 }
                 Err(error) => tracing::warn!("failed to {error}; scrubbing again later"),
             }
@@ -354,7 +370,7 @@ impl Session {
                 Ok(self.judge(verdicts))
             }
             Told::Blind => Ok(Some(End::Compare("destination compacted"))),
-            Told::Scrubbed(differences) => {
+            Told::Scrubbed(differences, keys) => {
                 self.context.metrics.mismatches.inc();
                 if self.context.options.strangers == StrangerPolicy::Report {
                     tracing::error!(
@@ -364,7 +380,9 @@ impl Session {
                     return Ok(None);
                 }
                 tracing::error!(differences, "a scrub found that the sides differ");
-                Ok(Some(End::Compare("scrub")))
+                let all = keys.len() as u64 == differences;
+                self.suspects.extend(keys);
+                Ok(Some(if all { End::Mend("scrub") } else { End::Compare("scrub") }))
             }
         }
     }
@@ -481,7 +499,7 @@ impl Session {
     }
 
     /// What the destination's own account of our writes means.
-    fn judge(&self, verdicts: Vec<Verdict>) -> Option<End> {
+    fn judge(&mut self, verdicts: Vec<Verdict>) -> Option<End> {
         let metrics = &self.context.metrics;
         let tolerated = self.context.options.strangers == StrangerPolicy::Report;
         let mut end = None;
@@ -502,25 +520,27 @@ impl Session {
                         "somebody else wrote"
                     );
                     if !tolerated {
-                        end = Some(End::Compare("stranger"));
+                        self.suspects.extend(keys);
+                        end = Some(End::Mend("stranger"));
                     }
                 }
                 Verdict::Corrupt { at, key } => {
                     metrics.mismatches.inc();
-                    let key = key.escape_ascii().to_string();
+                    let shown = key.escape_ascii().to_string();
+                    self.suspects.insert(key);
                     tracing::error!(
                         revision = at.0,
-                        key,
+                        key = shown,
                         "the destination holds another value than was sent"
                     );
-                    end = Some(End::Compare("checksum"));
+                    end = Some(End::Mend("checksum"));
                 }
                 // After a stranger's write that was only reported this is no news.
                 Verdict::Diverged { .. } if tolerated && metrics.strangers.get() > 0 => {}
                 Verdict::Diverged { at, expected, found } => {
                     metrics.mismatches.inc();
                     tracing::error!(revision = at.0, %expected, %found, "the digests of both sides differ");
-                    end = Some(End::Compare("digest"));
+                    end = Some(End::Mend("digest"));
                 }
             }
         }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use zonebreak_drill::lab::Link;
+use etcd_client::{Txn, TxnOp};
+use zonebreak_drill::lab::{Etcd, Http, Link};
 use zonebreak_replication::{
     ClusterOptions, RESERVED,
     checkpoint::{Checkpoint, Torn},
@@ -172,5 +173,45 @@ async fn a_comparison_that_begins_anew_has_a_fence_of_its_own() {
     }
     assert_eq!(same, 2, "once for taking the destination over, and once before it was compared again");
     pair.equal().await;
+    replicator.stop().await;
+}
+
+/// Bytes that an etcd has sent to its clients.
+async fn sent(etcd: &Etcd) -> u64 {
+    let (_, text) = Http::new(etcd.url()).unwrap().get("/metrics").await.unwrap();
+    let line = text.lines().find(|line| line.starts_with("etcd_network_client_grpc_sent_bytes_total"));
+    line.and_then(|line| line.rsplit(' ').next()).unwrap().parse::<f64>().unwrap() as u64
+}
+
+/// 8 MB of values, and one that is wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn to_mend_one_key_of_many_no_other_value_is_read() {
+    let pair = Pair::start().await;
+    let (mut source, mut to) = (pair.from().await, pair.to().await);
+    let value = "v".repeat(2_000);
+    for chunk in 0..40 {
+        let put = |key: usize| TxnOp::put(format!("/app/{chunk:02}/{key:03}"), value.as_str(), None);
+        source.txn(Txn::new().and_then((0..100).map(put).collect::<Vec<_>>())).await.unwrap();
+    }
+    let replicator = Running::start(pair.options());
+    replicator.streams().await;
+    let repaired = replicator.metrics.repaired.get();
+    // What it wrote itself comes back over the destination's watch first.
+    until("the watch to have told of it", async || replicator.metrics.transactions.get() > 2).await;
+    let before = [sent(&pair.source).await, sent(&pair.destination).await];
+    put(&mut to, "/app/07/007", "stranger").await;
+    until("it to be mended", async || replicator.metrics.repaired.get() == repaired + 1).await;
+    replicator.streams().await;
+    let after = [sent(&pair.source).await, sent(&pair.destination).await];
+    let read = [after[0] - before[0], after[1] - before[1]];
+    assert!(read[0] < 500_000 && read[1] < 1_500_000, "{read:?} bytes were read of 8,000,000");
+    assert_eq!(replicator.metrics.resyncs.with_label_values(&["stranger"]).get(), 1);
+    assert_eq!(pair.equal().await.len(), 4_000);
+    // And the stream goes on from there, with a proof at every revision.
+    put(&mut source, "/app/07/007", "2").await;
+    source.delete("/app/07/008", None).await.unwrap();
+    assert_eq!(pair.equal().await.len(), 3_999);
+    pair.prove(pair.options()).await;
+    assert_eq!((replicator.metrics.mismatches.get(), replicator.metrics.strangers.get()), (0, 1));
     replicator.stop().await;
 }
