@@ -5,7 +5,12 @@ use std::time::Duration;
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, Permission};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use zonebreak_drill::lab::{Command, Etcd, Lab, Link, Port, Process, Tool};
-use zonebreak_replication::{ClusterOptions, RESERVED, ReplicationOptions, TlsOptions, verify};
+use zonebreak_replication::{
+    ClusterOptions, RESERVED, ReplicationOptions, TlsOptions,
+    leader::{self, Limits, Placement},
+    region::Region,
+    verify,
+};
 
 use crate::support::{PREFIX, Pair, Running, list, put, until};
 
@@ -58,6 +63,13 @@ async fn users_need_no_more_than_the_prefix_and_the_checkpoints() {
     let mut to = as_root(pair.destination.url()).await;
     until("the third key", async || list(&mut to, PREFIX).await.len() == 3).await;
     replicator.stop().await;
+    // The leader's guard must be root.
+    let root = ClusterOptions {
+        user: Some("root".to_owned()),
+        password: Some("root".to_owned()),
+        ..options.source.clone()
+    };
+    assert!(leader::report(&root, &placement(), &here()).await.unwrap().in_place);
     // A wrong password is told, and not tried for ever.
     options.source.password = Some("wrong".to_owned());
     let error = Running::start(options).gives_up().await.to_string();
@@ -163,6 +175,18 @@ async fn tls_with_client_certificates_on_both_sides() {
     until("both keys", async || list(&mut destination, PREFIX).await.len() == 2).await;
     assert_eq!(verify::verify(options, 9).await.unwrap().differences, 0);
     replicator.stop().await;
+    // The leader's guard shows the same certificate.
+    let report = leader::report(&certificates.options(&from), &placement(), &here()).await.unwrap();
+    assert!(report.in_place, "{report:?}");
+}
+
+fn placement() -> Placement {
+    Placement::parse(["source=here"]).unwrap()
+}
+
+fn here() -> Limits {
+    let allowed = [Region::new("here").unwrap()].into();
+    Limits { allowed, patience_ms: 0, rest_ms: 0 }
 }
 
 /// A follower learns what is committed later than the leader's clients do, here 200 ms later. A user who may read the prefix alone
