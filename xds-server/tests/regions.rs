@@ -3,9 +3,12 @@
 use std::{
     path::PathBuf,
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
-use zonebreak_drill::lab::{Etcd, Http, Lab, Port};
+use etcd_client::{Client, Compare, CompareOp, GetOptions, Txn, TxnOp};
+use zonebreak_drill::lab::{Etcd, Http, Lab, Link, Port};
+use zonebreak_replication::region::{Ownership, own};
 
 const PAGE: &str = include_str!("../../docs/regions.md");
 
@@ -179,7 +182,7 @@ async fn until(what: &str, mut check: impl AsyncFnMut() -> bool) {
         if check().await {
             return;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("waited in vain for {what}");
 }
@@ -215,4 +218,84 @@ async fn a_server_replicates_beside_the_rest_and_says_how_that_goes() {
     .await;
     let (status, _) = health.get("/readyz").await.unwrap();
     assert_eq!(status, 200, "proxies are served all the same");
+}
+
+/// The record of the prefix in an etcd.
+async fn owner(client: &mut Client) -> Option<(Ownership, i64)> {
+    let found = client.get(own::key("/zonebreak/v1/"), None).await.unwrap();
+    found.kvs().first().map(|kv| (Ownership::decode(kv.value()).unwrap(), kv.mod_revision()))
+}
+
+/// Writes as our own writers do, one after the other, for as long as the record is what they read. How many were acknowledged.
+async fn write_while_owner(mut client: Client) -> usize {
+    let read = owner(&mut client).await.map_or(0, |(_, at)| at);
+    let mut acknowledged = 0;
+    loop {
+        let same = Compare::mod_revision(own::key("/zonebreak/v1/"), CompareOp::Equal, read);
+        let write = TxnOp::put(format!("/zonebreak/v1/written/{acknowledged:05}"), "1", None);
+        if !client.txn(Txn::new().when([same]).and_then([write])).await.unwrap().succeeded() {
+            return acknowledged;
+        }
+        acknowledged += 1;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The real program, killed after longer and longer, until one is through before it is killed. Both etcds are 40 ms away, so that
+/// the kills fall between its steps.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promotion_that_was_killed_anywhere_is_finished_by_the_same_command() {
+    let mut regions = Regions::start().await;
+    regions.done(&apply("WEST"));
+    let log = std::fs::File::create(regions.lab.path().join("replicators.log")).unwrap();
+    let run = "exec zonebreak replicate run --source \"$WEST\" --destination \"$EAST\" --spool spool";
+    let replicator = regions.shell(run).stderr(log).spawn().unwrap();
+    regions.running.push(replicator);
+    let wait = "zonebreak replicate status --source \"$WEST\" --destination \"$EAST\" --wait --timeout 60s";
+    regions.done(wait);
+    let mut west = Client::connect([regions.west.url()], None).await.unwrap();
+    let mut east = Client::connect([regions.east.url()], None).await.unwrap();
+    let writer = tokio::spawn(write_while_owner(west.clone()));
+
+    let far = Duration::from_millis(20);
+    let links = [
+        Link::open(regions.west.address(), far).await.unwrap(),
+        Link::open(regions.east.address(), far).await.unwrap(),
+    ];
+    let promote = format!(
+        "exec zonebreak replicate promote --source {} --destination {} --actor eve",
+        links[0].url(),
+        links[1].url()
+    );
+    let (mut fenced, mut kills) = (0, 0);
+    loop {
+        let mut child = regions.shell(&promote).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        tokio::time::sleep(Duration::from_millis(100 * (kills + 1))).await;
+        if child.try_wait().unwrap().is_some() {
+            break;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        kills += 1;
+        let (at_west, at_east) = (owner(&mut west).await, owner(&mut east).await);
+        let epochs = [&at_west, &at_east].map(|it| it.as_ref().map_or(0, |(it, _)| it.epoch));
+        assert!(epochs.iter().all(|epoch| *epoch <= 2), "a second try is no second promotion: {epochs:?}");
+        let taken = at_east.is_some_and(|(it, _)| it.epoch == 2);
+        fenced += u32::from(epochs[0] == 2 && !taken);
+        assert!(!taken || epochs[0] == 2, "nobody takes the destination while the source is not fenced");
+    }
+    assert!(kills >= 2 && fenced >= 1, "{kills} kills, {fenced} of them between fence and end");
+    let again = regions.done(&promote);
+    assert!(again.contains("epoch 2"), "{again}");
+    let acknowledged = writer.await.unwrap();
+    let count = GetOptions::new().with_prefix().with_count_only();
+    let there = east.get("/zonebreak/v1/written/", Some(count)).await.unwrap().count();
+    assert!(acknowledged > 0 && there == acknowledged as i64, "{acknowledged} acknowledged, {there} there");
+    for client in [&mut west, &mut east] {
+        let (owner, _) = owner(client).await.unwrap();
+        assert_eq!((owner.epoch, owner.actor.as_str()), (2, "eve"));
+    }
+    let mut replicator = regions.running.pop().unwrap();
+    assert_eq!(replicator.wait().unwrap().code(), Some(5), "{}", regions.log());
+    assert!(regions.log().contains("was promoted (epoch 2)"), "{}", regions.log());
 }

@@ -16,6 +16,8 @@
 //! However long it takes, a sign of life is written every heartbeat: it moves the fence, so the writes that are on their way are
 //! waited for first. Without it a standby would take over in the middle, begin the same comparison, and lose it the same way.
 
+mod mend;
+
 use std::{future::Future, time::Duration};
 
 use tokio::{task::JoinSet, time::Instant};
@@ -33,6 +35,8 @@ use crate::{
     revision::{Change, Revision},
     run::Context,
 };
+
+pub(crate) use mend::{Known, Mended};
 
 /// Transactions on their way at once: enough to fill a link of 80 ms.
 const AT_ONCE: usize = 8;
@@ -86,7 +90,7 @@ impl Context {
         let tolerated = self.options.strangers == StrangerPolicy::Report
             && checkpoint.is_whole()
             && checkpoint.source_revision == revision;
-        let mut hold = Hold { checkpoint, fence, shown: Instant::now(), flying: JoinSet::new() };
+        let mut hold = Hold::new(checkpoint, fence);
         for _ in 0..TRIES {
             let (_, at) = self.destination.read().await?;
             let member = self.destination.member().await?;
@@ -173,7 +177,7 @@ impl Context {
             let finding = self.holding(hold, comparison.next()).await??;
             let done = finding.is_none();
             if let Some(finding) = finding {
-                let size = finding.change.key.len() + finding.change.op.size() + 32;
+                let size = finding.size();
                 let fits = chunk.len() < limits.operations && bytes + size <= limits.bytes;
                 let ready = if fits || chunk.is_empty() { Vec::new() } else { std::mem::take(&mut chunk) };
                 bytes = if ready.is_empty() { bytes + size } else { size };
@@ -310,6 +314,10 @@ impl Context {
 // === impl Hold ===
 
 impl Hold {
+    fn new(checkpoint: Checkpoint, fence: i64) -> Self {
+        Self { checkpoint, fence, shown: Instant::now(), flying: JoinSet::new() }
+    }
+
     /// Waits until fewer than `most` writes are on their way.
     async fn land(&mut self, most: usize) -> Result<(), ReplicationError> {
         while self.flying.len() >= most {

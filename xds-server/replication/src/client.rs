@@ -40,6 +40,8 @@ const MAX_MESSAGE: usize = 64 << 20;
 pub(crate) struct Cluster {
     side: &'static str,
     options: ClusterOptions,
+    /// A key that its user may read.
+    probe: Vec<u8>,
     next: AtomicUsize,
 }
 
@@ -124,8 +126,14 @@ pub enum EtcdError {
 // === impl Cluster ===
 
 impl Cluster {
-    pub(crate) const fn new(side: &'static str, options: ClusterOptions) -> Self {
-        Self { side, options, next: AtomicUsize::new(0) }
+    /// One whose user may read what replication itself writes there.
+    pub(crate) fn new(side: &'static str, options: ClusterOptions) -> Self {
+        Self { side, options, probe: RESERVED.into(), next: AtomicUsize::new(0) }
+    }
+
+    /// One whose user may read what starts with `prefix`, and perhaps no more.
+    pub(crate) fn reading(side: &'static str, options: ClusterOptions, prefix: &[u8]) -> Self {
+        Self { probe: range_start(prefix), ..Self::new(side, options) }
     }
 
     pub(crate) const fn side(&self) -> &'static str {
@@ -201,16 +209,10 @@ impl Cluster {
         let options = self.connect_options();
         let connecting = async {
             let mut client = Client::connect([endpoint], Some(options)).await?;
-            // Connecting is lazy; only an answer proves that somebody is there, with a leader. The key needs no permission
-            // beyond those that replication needs anyway.
-            let probe = client.get(RESERVED, Some(GetOptions::new().with_count_only())).await;
-            let answer = match probe {
-                Err(etcd_client::Error::GRpcStatus(status)) if status.code() == Code::PermissionDenied => {
-                    // A source that lets us read the prefix alone; its status names cluster and revision as well.
-                    client.status().await?.header().cloned()
-                }
-                other => other?.header().cloned(),
-            };
+            // Connecting is lazy; only the answer to a linearizable read proves that somebody is there, with a leader, and tells a
+            // revision that is not behind: a member's account of itself may be, and would look like a source that went back.
+            let answer = client.get(self.probe.as_slice(), Some(GetOptions::new().with_count_only())).await?;
+            let answer = answer.header().cloned();
             Ok((client, answer))
         };
         let seen_ms = now_ms();

@@ -49,13 +49,35 @@ pub(crate) struct Comparison<'a> {
     pub leases: BTreeSet<i64>,
 }
 
+/// What one side has under a key of the destination.
 #[derive(Debug, PartialEq, Eq)]
-struct Entry {
-    key: Vec<u8>,
-    value: Vec<u8>,
-    lease: i64,
+pub(crate) struct Entry {
+    pub key: Vec<u8>,
+    pub value: Vec<u8>,
+    pub lease: i64,
+    /// The revision of its side that wrote it last.
+    pub modified: Revision,
     /// Too old to be replicated: whatever the destination has under this name stays as it is.
-    alone: bool,
+    pub alone: bool,
+}
+
+// === impl Finding ===
+
+impl Finding {
+    /// Bytes of a request that mends it.
+    pub(crate) fn size(&self) -> usize {
+        self.change.key.len() + self.change.op.size() + 32
+    }
+}
+
+// === impl Entry ===
+
+impl From<etcd_client::KeyValue> for Entry {
+    fn from(kv: etcd_client::KeyValue) -> Self {
+        let (modified, lease) = (Revision(kv.mod_revision()), kv.lease());
+        let (key, value) = kv.into_key_value();
+        Self { key, value, lease, modified, alone: false }
+    }
 }
 
 // === impl Comparison ===
@@ -110,15 +132,15 @@ impl<'a> Comparison<'a> {
 
     async fn next_wanted(&mut self) -> Result<Option<Entry>, EtcdError> {
         while let Some(kv) = self.source.next().await? {
-            let (modified, lease) = (Revision(kv.mod_revision()), kv.lease());
-            let (key, value) = kv.into_key_value();
-            if let Some(key) = self.rules.map_key(&key) {
-                let (alone, lease) = (self.rules.is_too_old(modified), self.rules.map_lease(lease));
+            let entry = Entry::from(kv);
+            if let Some(key) = self.rules.map_key(&entry.key) {
+                let alone = self.rules.is_too_old(entry.modified);
+                let entry = Entry { key, lease: self.rules.map_lease(entry.lease), alone, ..entry };
                 if !alone {
-                    self.expected.put(&key, &value);
-                    self.leases.extend((lease != 0).then_some(lease));
+                    self.expected.put(&entry.key, &entry.value);
+                    self.leases.extend((entry.lease != 0).then_some(entry.lease));
                 }
-                return Ok(Some(Entry { key, value, lease, alone }));
+                return Ok(Some(entry));
             }
         }
         Ok(None)
@@ -127,10 +149,9 @@ impl<'a> Comparison<'a> {
     async fn next_there(&mut self) -> Result<Option<Entry>, EtcdError> {
         while let Some(kv) = self.destination.next().await? {
             if self.rules.owns(kv.key()) {
-                let lease = kv.lease();
-                let (key, value) = kv.into_key_value();
-                self.found.put(&key, &value);
-                return Ok(Some(Entry { key, value, lease, alone: false }));
+                let entry = Entry::from(kv);
+                self.found.put(&entry.key, &entry.value);
+                return Ok(Some(entry));
             }
         }
         Ok(None)
@@ -138,7 +159,7 @@ impl<'a> Comparison<'a> {
 }
 
 /// Compares the two entries that come next on either side, and says which of them are done with.
-fn judge(wanted: Option<&Entry>, there: Option<&Entry>) -> (Option<Finding>, bool, bool) {
+pub(crate) fn judge(wanted: Option<&Entry>, there: Option<&Entry>) -> (Option<Finding>, bool, bool) {
     let missing = |wanted: &Entry, difference| Finding {
         difference,
         change: Change {
@@ -186,6 +207,7 @@ mod tests {
             key: vec![*key],
             value: vec![*value],
             lease: *lease,
+            modified: Revision(1),
             alone: false,
         };
         side.iter().map(entry).collect()

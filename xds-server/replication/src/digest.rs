@@ -6,7 +6,12 @@
 //! modulo 2^128. That makes an accident invisible with a chance of about 2^-128; it is no protection against somebody who
 //! constructs a collision, and none is needed: who can write to either etcd has easier ways.
 
-use std::{collections::HashMap, fmt, hash::BuildHasherDefault, str::FromStr};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    hash::BuildHasherDefault,
+    str::FromStr,
+};
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
@@ -20,6 +25,10 @@ pub const BUCKETS: usize = 256;
 #[derive(Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Digest(u128);
+
+/// The hash of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Name(u128);
 
 /// The entries of one side by their hashes: 48 bytes or so for each.
 #[derive(Debug, Clone)]
@@ -84,6 +93,15 @@ impl FromStr for Digest {
     }
 }
 
+// === impl Name ===
+
+impl Name {
+    /// That of this key.
+    pub fn of(key: &[u8]) -> Self {
+        Self(xxh3_128(key))
+    }
+}
+
 // === impl Already ===
 
 impl std::hash::Hasher for Already {
@@ -119,7 +137,11 @@ impl Ledger {
 
     /// The key is gone.
     pub fn delete(&mut self, key: &[u8]) {
-        let name = xxh3_128(key);
+        self.delete_name(Name::of(key));
+    }
+
+    /// The key of this name is gone.
+    pub fn delete_name(&mut self, Name(name): Name) {
         if let Some(before) = self.entries.remove(&name) {
             self.shift(name, before.wrapping_neg());
         }
@@ -146,6 +168,30 @@ impl Ledger {
     /// The buckets in which two ledgers differ.
     pub fn differing_buckets(&self, other: &Self) -> Vec<usize> {
         (0..BUCKETS).filter(|at| self.buckets.get(*at) != other.buckets.get(*at)).collect()
+    }
+
+    /// The names of the keys that two ledgers hold differently, those that one of them does not hold included.
+    pub fn differing(&self, other: &Self) -> HashSet<Name> {
+        let differ = self.differing_buckets(other);
+        if differ.is_empty() {
+            return HashSet::new();
+        }
+        let within = |(name, _): &(&u128, &u128)| differ.binary_search(&bucket_of(**name)).is_ok();
+        let unlike = |one: &Self, other: &Self| -> Vec<Name> {
+            let unlike = |(name, entry): &(&u128, &u128)| other.entries.get(*name) != Some(*entry);
+            one.entries.iter().filter(within).filter(unlike).map(|(name, _)| Name(*name)).collect()
+        };
+        unlike(self, other).into_iter().chain(unlike(other, self)).collect()
+    }
+
+    /// The names of all keys.
+    pub fn names(&self) -> impl Iterator<Item = Name> {
+        self.entries.keys().map(|name| Name(*name))
+    }
+
+    /// Whether there is a key of this name.
+    pub fn has(&self, Name(name): Name) -> bool {
+        self.entries.contains_key(&name)
     }
 
     /// Whether the key has this value here; `None` for a value means that it is not here.
@@ -245,6 +291,10 @@ mod tests {
             other.put(&key, b"something else");
             prop_assert_ne!(one.digest(), other.digest());
             prop_assert_eq!(one.differing_buckets(&other), vec![bucket(&key)]);
+            prop_assert_eq!(one.differing(&other), HashSet::from([Name::of(&key)]));
+            other.delete(&key);
+            prop_assert_eq!(other.differing(&one), HashSet::from([Name::of(&key)]));
+            prop_assert!(one.has(Name::of(&key)) && !other.has(Name::of(&key)));
         }
     }
 }

@@ -37,6 +37,15 @@ enum Manner {
     Gentle,
 }
 
+/// What of each entry is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    /// All of it.
+    Entries,
+    /// The key and its revisions: values are left where they are.
+    Keys,
+}
+
 /// Entries of a prefix, in order.
 pub(crate) struct Listing {
     /// `None` after the last page: a channel that is merely closed is not the end of the prefix.
@@ -52,12 +61,17 @@ pub(crate) struct Listing {
 impl Listing {
     /// Begins to read `prefix` as of `revision`, as fast as it can.
     pub(crate) fn start(cluster: &Arc<Cluster>, member: &Member, prefix: &[u8], revision: Revision) -> Self {
-        Self::start_as(cluster, member, prefix, revision, Manner::Fast)
+        Self::start_as(cluster, member, prefix, revision, Manner::Fast, What::Entries)
     }
 
     /// The same, of an etcd whose writers shall notice little of it.
     pub(crate) fn gently(cluster: &Arc<Cluster>, member: &Member, prefix: &[u8], revision: Revision) -> Self {
-        Self::start_as(cluster, member, prefix, revision, Manner::Gentle)
+        Self::start_as(cluster, member, prefix, revision, Manner::Gentle, What::Entries)
+    }
+
+    /// The same of keys and revisions alone: values come empty.
+    pub(crate) fn keys(cluster: &Arc<Cluster>, member: &Member, prefix: &[u8], revision: Revision) -> Self {
+        Self::start_as(cluster, member, prefix, revision, Manner::Gentle, What::Keys)
     }
 
     fn start_as(
@@ -66,18 +80,19 @@ impl Listing {
         prefix: &[u8],
         revision: Revision,
         manner: Manner,
+        what: What,
     ) -> Self {
         let (send, pages) = mpsc::channel(2);
         let (ours, member, prefix) = (Arc::clone(cluster), member.clone(), prefix.to_vec());
         let task = tokio::spawn(async move {
-            let end = read(&ours, &member, &prefix, revision, manner, &send).await.map(|()| None);
+            let end = read(&ours, &member, &prefix, revision, (manner, what), &send).await.map(|()| None);
             // A reader that went away wants to hear nothing.
             let _gone = send.send(end).await;
         });
         Self::of(Arc::clone(cluster), pages, task)
     }
 
-    fn of(
+    pub(crate) fn of(
         cluster: Arc<Cluster>,
         pages: mpsc::Receiver<Result<Option<Vec<KeyValue>>, EtcdError>>,
         task: tokio::task::JoinHandle<()>,
@@ -119,14 +134,18 @@ async fn read(
     member: &Member,
     prefix: &[u8],
     revision: Revision,
-    mut manner: Manner,
+    (mut manner, what): (Manner, What),
     pages: &mpsc::Sender<Result<Option<Vec<KeyValue>>, EtcdError>>,
 ) -> Result<(), EtcdError> {
     let (mut start, end) = (range_start(prefix), after_prefix(prefix));
     let (mut kv, mut limit) = (member.kv(), PAGE.0);
     loop {
         let asked = Instant::now();
-        let options = GetOptions::new().with_range(end.clone()).with_limit(limit).with_revision(revision.0);
+        let mut options =
+            GetOptions::new().with_range(end.clone()).with_limit(limit).with_revision(revision.0);
+        if what == What::Keys {
+            options = options.with_keys_only();
+        }
         let answer = match cluster.ask(kv.get(start.clone(), Some(options))).await {
             Ok(answer) => answer,
             // Values that are much larger than those before them.

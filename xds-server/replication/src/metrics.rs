@@ -4,6 +4,8 @@ use prometheus::{
     Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use crate::checkpoint::Role;
+
 /// All metrics of one replicator.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -29,8 +31,11 @@ pub struct Metrics {
     pub mismatches: IntCounter,
     /// The source's revision that the destination holds.
     pub revision: IntGauge,
-    /// Revisions of the source with something in them that the destination has not, at the last sign of life.
+    /// Revisions of the source with something in them that the destination has not.
     pub offset: IntGauge,
+    /// Revisions of the source, those of other prefixes included, between the last one that the replicator knows of and the one
+    /// that the destination holds.
+    pub behind: IntGauge,
     /// When what the destination holds reached the replicator, in seconds since 1970.
     pub safe_time: Gauge,
     /// Keys that the destination holds.
@@ -39,12 +44,16 @@ pub struct Metrics {
     pub leased: IntGauge,
     /// Bytes of the spool on disk.
     pub spool_bytes: IntGauge,
+    /// When the oldest change in the spool reached the replicator, in seconds since 1970; 0 while it is empty.
+    pub spool_oldest: Gauge,
     /// 1 while the side answers.
     pub connected: IntGaugeVec,
     /// 1 while the destination is between two revisions.
     pub torn: IntGauge,
     /// Changes of ownership so far.
     pub epoch: IntGauge,
+    /// 1 for what the destination is.
+    pub role: IntGaugeVec,
     /// 1 for the state that the replicator is in.
     pub state: IntGaugeVec,
 }
@@ -93,9 +102,15 @@ impl Metrics {
             "When what the destination holds reached the replicator, in seconds since 1970.",
         )?;
         registry.register(Box::new(safe_time.clone()))?;
+        let spool_oldest = Gauge::new(
+            name("spool_oldest_seconds"),
+            "When the oldest change in the spool reached the replicator, in seconds since 1970; 0: it is empty.",
+        )?;
+        registry.register(Box::new(spool_oldest.clone()))?;
         let metrics = Self {
             lag,
             safe_time,
+            spool_oldest,
             transactions: counter("transactions_total", "Transactions carried out at the destination.")?,
             operations: counter("operations_total", "Keys written or deleted in transactions.")?,
             retries: counters(
@@ -115,11 +130,18 @@ impl Metrics {
                 "Values told back by the destination with the right CRC32.",
             )?,
             digests: counter("digest_comparisons_total", "Digests of both sides compared at one revision.")?,
-            mismatches: counter("mismatches_total", "CRC32s or digests that were wrong.")?,
+            mismatches: counter(
+                "mismatches_total",
+                "CRC32s or digests that were wrong, and revisions that were missing though nothing waited.",
+            )?,
             revision: gauge("source_revision", "The source's revision that the destination holds.")?,
             offset: gauge(
                 "sync_version_offset",
-                "Revisions that the destination lacks, at the last sign of life.",
+                "Revisions with a change to replicate that the destination lacks.",
+            )?,
+            behind: gauge(
+                "lag_revisions",
+                "Revisions of the source, of whatever prefix, that are known of and not at the destination yet.",
             )?,
             keys: gauge("keys", "Keys that the destination holds.")?,
             leased: gauge("leased_keys", "Leased keys seen in the last comparison.")?,
@@ -127,6 +149,7 @@ impl Metrics {
             connected: gauges("connected", "1 while the side answers.", "side")?,
             torn: gauge("torn", "1 while the destination is between two revisions of the source.")?,
             epoch: gauge("epoch", "Changes of ownership so far.")?,
+            role: gauges("role", "1 for what the destination is.", "role")?,
             state: gauges("state", "1 for the state the replicator is in.", "state")?,
         };
         for side in ["source", "destination"] {
@@ -135,8 +158,16 @@ impl Metrics {
         for kind in ["put_off", "unknown"] {
             metrics.retries.with_label_values(&[kind]).inc_by(0);
         }
+        metrics.is(Role::Replica);
         metrics.enter("starting");
         Ok(metrics)
+    }
+
+    /// What the destination is from now on.
+    pub(crate) fn is(&self, role: Role) {
+        for (known, name) in [(Role::Replica, "replica"), (Role::Primary, "primary")] {
+            self.role.with_label_values(&[name]).set(i64::from(known == role));
+        }
     }
 
     /// The replicator is in this state from now on.
@@ -155,5 +186,38 @@ impl Metrics {
 
     pub(crate) fn connected(&self, side: &str, yes: bool) {
         self.connected.with_label_values(&[side]).set(i64::from(yes));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: &str = include_str!("../../../docs/replication.md");
+
+    /// Whoever is woken by one must find out what it means.
+    #[test]
+    fn every_metric_is_explained_in_the_docs_and_none_is_that_does_not_exist() {
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry).unwrap();
+        metrics.resyncs.with_label_values(&["backlog"]).inc_by(0);
+        let told: Vec<String> = registry.gather().iter().map(|family| family.name().to_owned()).collect();
+        let (_, table) = PAGE.split_once("## Metrics\n").unwrap();
+        let table = table.split("\n## ").next().unwrap();
+        let explained = |name: &String| {
+            let short = name.trim_start_matches("zonebreak_replication_");
+            [format!("`{short}`"), format!("`{short}{{")].iter().any(|it| table.contains(it))
+        };
+        let missing: Vec<&String> = told.iter().filter(|name| !explained(name)).collect();
+        assert!(missing.is_empty() && told.len() > 20, "{missing:?}");
+        let mut named = PAGE
+            .split("zonebreak_replication_")
+            .skip(1)
+            .map(|rest| rest.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect::<String>());
+        let strange = named.find(|name| {
+            let whole = format!("zonebreak_replication_{name}");
+            !name.is_empty() && !told.iter().any(|it| *it == whole || whole == format!("{it}_bucket"))
+        });
+        assert_eq!(strange, None);
     }
 }

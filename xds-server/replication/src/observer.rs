@@ -23,6 +23,8 @@ pub struct Observer {
     ours: BTreeMap<Revision, Ours>,
     /// The latest of them that was answered.
     answered: Revision,
+    /// The last revision that `found` has.
+    judged: Revision,
     aside: VecDeque<SourceRevision>,
 }
 
@@ -73,7 +75,7 @@ pub enum Verdict {
 impl Observer {
     /// Goes on from what the destination held at its revision `at`.
     pub const fn new(found: Ledger, at: Revision) -> Self {
-        Self { found, ours: BTreeMap::new(), answered: at, aside: VecDeque::new() }
+        Self { found, ours: BTreeMap::new(), answered: at, judged: at, aside: VecDeque::new() }
     }
 
     /// One of our transactions was answered.
@@ -99,6 +101,11 @@ impl Observer {
         self.ours.len()
     }
 
+    /// At its end: what the destination has by its own account, and up to which revision of it.
+    pub(crate) fn into_found(self) -> (Ledger, Revision) {
+        (self.found, self.judged)
+    }
+
     fn settle(&mut self) -> Vec<Verdict> {
         let mut verdicts = Vec::new();
         while let Some(next) = self.aside.front()
@@ -113,6 +120,7 @@ impl Observer {
 
     fn judge(&mut self, seen: &SourceRevision) -> Verdict {
         let at = seen.revision;
+        self.judged = at;
         for change in &seen.changes {
             self.found.apply(&change.key, &change.op);
         }

@@ -242,6 +242,15 @@ impl Pipeline {
         &self.checkpoint
     }
 
+    /// At its end: what the source has, and at which revision of it.
+    pub(crate) fn into_expected(self) -> (Ledger, Revision) {
+        let flying = match &self.state {
+            State::Committing(flight) | State::Unsure(flight) => Some(flight.done.source_revision),
+            State::Idle | State::Halted => None,
+        };
+        (self.expected, flying.unwrap_or(self.checkpoint.source_revision))
+    }
+
     /// The last revision taken in.
     pub fn taken(&self) -> Revision {
         let waiting = self.pending.back().map(|last| last.revision);

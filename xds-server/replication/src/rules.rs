@@ -129,8 +129,14 @@ impl Rules {
 
     /// Whether a key of the destination is one that replication writes.
     pub fn owns(&self, key: &[u8]) -> bool {
-        let Some(rest) = key.strip_prefix(self.destination_prefix.as_slice()) else { return false };
-        self.map_key(&[self.source_prefix.as_slice(), rest].concat()).is_some()
+        self.unmap_key(key).is_some()
+    }
+
+    /// The source's name for a key of the destination; `None` when it is not one that replication writes.
+    pub fn unmap_key(&self, key: &[u8]) -> Option<Vec<u8>> {
+        let rest = key.strip_prefix(self.destination_prefix.as_slice())?;
+        let name = [self.source_prefix.as_slice(), rest].concat();
+        self.map_key(&name).is_some().then_some(name)
     }
 
     /// Whether an entry of the source was last written too early to be replicated; whatever the destination has in its place

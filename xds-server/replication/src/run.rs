@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    align::Aligned,
+    align::{Aligned, Known, Mended},
     checkpoint::{Checkpoint, ClusterId, Role, Torn},
     client::{Cluster, EtcdError, Member},
     destination::Destination,
@@ -62,10 +62,14 @@ struct Replicator {
     spool: Option<Spool>,
     /// Why both sides must be compared at the source's latest revision.
     compare: Option<&'static str>,
+    /// What the last stream knew of both sides, where that tells which keys must be.
+    known: Option<Known>,
     /// Whether the operator allowed to overwrite; used up by the first start that got that far.
     overwrite: bool,
     /// The other holder's last sign of life.
     other: Option<(i64, Instant)>,
+    /// Why it starts next.
+    cause: String,
 }
 
 /// A destination that is ours.
@@ -92,10 +96,20 @@ pub async fn run(
     let overwrite = options.overwrite;
     let context = Context::new(options, metrics);
     let keeper = tokio::spawn(context.leases.clone().keep(cancel.clone()));
-    let mut replicator = Replicator { context, spool: None, compare: None, overwrite, other: None };
+    let cause = "it was started".to_owned();
+    let mut replicator =
+        Replicator { context, spool: None, compare: None, known: None, overwrite, other: None, cause };
     let ended = replicator.run(&cancel).await;
     keeper.abort();
-    replicator.context.metrics.enter("stopped");
+    match &ended {
+        Ok(()) => replicator.context.enter("stopped", "it was told to"),
+        Err(error) => {
+            if let ReplicationError::Halt(Halt::Promoted { .. }) = error {
+                replicator.context.metrics.is(Role::Primary);
+            }
+            replicator.context.enter("stopped", &format!("failed to {error}"));
+        }
+    }
     ended
 }
 
@@ -103,11 +117,22 @@ pub async fn run(
 
 impl Context {
     pub(crate) fn new(options: ReplicationOptions, metrics: Metrics) -> Self {
-        let source = Arc::new(Cluster::new("source", options.source.clone()));
+        let prefix = options.rules.source_prefix();
+        let source = Arc::new(Cluster::reading("source", options.source.clone(), prefix));
         let cluster = Arc::new(Cluster::new("destination", options.destination.clone()));
         let destination = Arc::new(Destination::new(cluster, options.checkpoint_key()));
         let leases = Leases::new(Arc::clone(&source), Arc::clone(&destination));
         Self { options: Arc::new(options), source, destination, leases, metrics }
+    }
+
+    /// The replicator is in this state from now on; said once, with its cause.
+    fn enter(&self, state: &'static str, cause: &str) {
+        let (before, _) = self.metrics.state();
+        if before != state {
+            let stream = self.options.stream.as_str();
+            tracing::info!(stream, state, before, cause, "the replicator changes its state");
+        }
+        self.metrics.enter(state);
     }
 }
 
@@ -120,8 +145,8 @@ impl Replicator {
             let before = Instant::now();
             let error = match self.once(cancel).await {
                 Ok(End::Cancelled) => return Ok(()),
-                Ok(End::Compare(why)) => {
-                    tracing::warn!(why, "comparing both sides");
+                Ok(End::Compare(why) | End::Mend(why)) => {
+                    self.cause = format!("both sides must be compared: {why}");
                     self.compare = Some(why);
                     // A comparison that is needed again at once is not made in a hot loop.
                     if before.elapsed() > RETRY.1 {
@@ -130,6 +155,7 @@ impl Replicator {
                     None
                 }
                 Ok(End::Begin) => {
+                    "the source is back".clone_into(&mut self.cause);
                     wait = RETRY.0;
                     None
                 }
@@ -140,6 +166,7 @@ impl Replicator {
                     return Err(error);
                 }
                 tracing::warn!("failed to {error}; trying again");
+                self.cause = format!("failed to {error}");
                 if before.elapsed() > RETRY.1 {
                     wait = RETRY.0;
                 }
@@ -160,16 +187,17 @@ impl Replicator {
             None => return Ok(End::Cancelled),
         };
         let Some((source, aligned, spool)) = begun else { return Ok(End::Compare("spool")) };
-        context.metrics.enter("streaming");
-        let (ended, spool) = context.stream(source, aligned, spool, cancel).await;
-        self.spool = spool;
+        let at = aligned.checkpoint.source_revision;
+        context.enter("streaming", &format!("both sides are equal at revision {at}"));
+        let (ended, spool, known) = context.stream(source, aligned, spool, cancel).await;
+        (self.spool, self.known) = (spool, known);
         ended
     }
 
     /// Everything before the stream: the destination is ours, whole, and at a revision that the spool goes on from.
     async fn begin(&mut self) -> Result<Option<(Source, Aligned, Spool)>, ReplicationError> {
         let context = self.context.clone();
-        context.metrics.enter("starting");
+        context.enter("starting", &self.cause);
         let mut source = match context.source.connect().await {
             Ok(source) => source,
             Err(error @ EtcdError::Unreachable { .. }) => {
@@ -186,7 +214,6 @@ impl Replicator {
         self.require_history(&source)?;
         let claim = Box::pin(self.claim(&mut source)).await?;
         context.metrics.connected("destination", true);
-        context.metrics.enter("aligning");
         // What we wrote ourselves is in our spool, or there was nothing: a quiet prefix. Of another holder's time we know nothing.
         let known = if claim.was_ours { claim.checkpoint.source_revision } else { Revision(0) };
         let aligned = Box::pin(self.align(&source, claim)).await?;
@@ -220,11 +247,11 @@ impl Replicator {
             return Ok(None);
         }
         if known.holder != holder && self.is_alive(fence) {
-            context.metrics.enter("standby");
+            context.enter("standby", "another replicator has the destination");
             return Ok(None);
         }
         tracing::warn!(from = from.0, to = to.0, "the source does not answer; bringing what the spool has");
-        context.metrics.enter("aligning");
+        context.enter("aligning", "the source does not answer; the spool has more than the destination");
         let (mut checkpoint, ours) = (known.clone(), Checkpoint { holder, ..known });
         let fence = context.settle(fence, &mut checkpoint, ours).await?;
         context.metrics.connected("destination", true);
@@ -326,7 +353,7 @@ impl Replicator {
                 },
             };
             if old.holder != holder && self.is_alive(fence) {
-                self.context.metrics.enter("standby");
+                self.context.enter("standby", "another replicator has the destination");
                 tokio::time::sleep(self.context.options.heartbeat / 2).await;
                 continue;
             }
@@ -356,7 +383,6 @@ impl Replicator {
                 since.elapsed() < self.context.options.heartbeat * MISSED
             }
             _ => {
-                tracing::info!("another replicator has the destination; standing by");
                 self.other = Some((fence, Instant::now()));
                 true
             }
@@ -427,15 +453,43 @@ impl Replicator {
 
     /// Brings the destination to the revision it says it has, where that can be gone on from, or to the source's latest.
     async fn align(&mut self, source: &Member, claim: Claim) -> Result<Aligned, ReplicationError> {
-        let Claim { checkpoint, fence, compare, .. } = claim;
+        let Claim { checkpoint, fence, compare, was_ours } = claim;
         let behind = source.head.since(checkpoint.source_revision);
         let why = compare
             .or(self.compare)
             .or((!checkpoint.is_whole()).then_some("torn"))
             .or((behind > self.context.options.backlog).then_some("backlog"));
         let mut reason = why.unwrap_or("handshake");
+        self.context.enter("aligning", reason);
         let mut at = if why.is_none() { checkpoint.source_revision } else { source.head };
         let (mut source, mut checkpoint, mut fence) = (source.clone(), checkpoint, fence);
+        // What a stream of another holder's time knew, or before what it knew was written over, is worth nothing.
+        let worth = was_ours && compare.is_none() && behind <= self.context.options.backlog;
+        if let Some(known) = self.known.take().filter(|_| worth) {
+            let begun = Instant::now();
+            match Box::pin(self.context.mend(&source, checkpoint.clone(), fence, known)).await {
+                Ok(Mended::Whole(aligned)) => {
+                    self.context.metrics.resyncs.with_label_values(&[reason]).inc();
+                    self.context.metrics.repaired.inc_by(aligned.written);
+                    let (revision, keys) = (aligned.checkpoint.source_revision.0, aligned.expected.keys());
+                    let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    let written = aligned.written;
+                    tracing::info!(
+                        reason,
+                        revision,
+                        keys,
+                        written,
+                        ms,
+                        "mended what differed, and read no more"
+                    );
+                    return Ok(*aligned);
+                }
+                Ok(Mended::Not(known, moved)) => (checkpoint, fence) = (known, moved),
+                // Nothing was written yet.
+                Err(ReplicationError::Etcd(EtcdError::Compacted { side: "source", .. })) => {}
+                Err(error) => return Err(error),
+            }
+        }
         loop {
             let unread = self.spool.as_ref().is_some_and(|spool| spool.tail().revision == Revision(0));
             if why.is_some() || reason == "compaction" || unread {

@@ -2,6 +2,7 @@
 //! them is compared, until something is beyond what these can mend.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    align::Aligned,
+    align::{Aligned, Known},
     checkpoint::ClusterId,
     client::EtcdError,
     destination::Answer,
@@ -32,6 +33,9 @@ const TURN: usize = 256;
 /// Transactions that the destination's watch may owe us before both sides are compared for real.
 const UNSEEN: usize = 65_536;
 
+/// Keys that a scrub names; when more differ, everything is compared again.
+const SCRUBBED: usize = 1_024;
+
 /// Revisions that the destination may lack at a sign of life; more is an alarm.
 const IDLE_OFFSET: u64 = 3;
 
@@ -42,6 +46,8 @@ pub(crate) enum End {
     Cancelled,
     /// Both sides must be compared.
     Compare(&'static str),
+    /// The same of the keys that are in doubt alone.
+    Mend(&'static str),
     /// The source, without which this began, is back: begin again with it.
     Begin,
 }
@@ -64,8 +70,8 @@ enum Told {
     Seen(SourceRevision),
     /// The destination's account has a gap.
     Blind,
-    /// A scrub found this many differences.
-    Scrubbed(u64),
+    /// A scrub found this many differences, of these keys or more.
+    Scrubbed(u64, Vec<Vec<u8>>),
 }
 
 struct Session {
@@ -80,11 +86,15 @@ struct Session {
     drained: bool,
     /// The last revision read.
     read: Revision,
+    /// The source's latest, by its own account.
+    known: Revision,
     /// Revisions with something in them, read so far, counted as the checkpoint counts them.
     taken_version: u64,
     progress: Option<(Revision, Revision, u64)>,
     /// Why both sides must be compared when everything that can be written is.
     then_compare: Option<&'static str>,
+    /// Keys of the destination that there is reason to doubt.
+    suspects: BTreeSet<Vec<u8>>,
     trouble: bool,
     source_lost: bool,
     /// Begun from the spool alone, with nobody to compare the destination with.
@@ -94,14 +104,15 @@ struct Session {
 // === impl Context ===
 
 impl Context {
-    /// Follows the source until something ends it; hands the spool back unless that failed.
+    /// Follows the source until something ends it; hands the spool back unless that failed, and what is known of both sides where
+    /// a part of them is to be mended.
     pub(crate) async fn stream(
         &self,
         source: Source,
         aligned: Aligned,
         spool: Spool,
         cancel: &CancellationToken,
-    ) -> (Result<End, ReplicationError>, Option<Spool>) {
+    ) -> (Result<End, ReplicationError>, Option<Spool>, Option<Known>) {
         let options = &self.options;
         let pace = Pace { debounce_ms: millis(options.debounce), heartbeat_ms: millis(options.heartbeat) };
         let through = aligned.checkpoint.source_revision;
@@ -137,15 +148,23 @@ impl Context {
             started: Instant::now(),
             drained: false,
             read: through,
+            known: through,
             progress: None,
             then_compare: None,
+            suspects: BTreeSet::new(),
             trouble: false,
             source_lost: false,
             alone: source.away,
         };
         session.gauge();
         let result = session.run(told, cancel).await;
-        (result, session.feed.stop().await)
+        let Session { pipeline, observer, suspects, feed, .. } = session;
+        let spool = feed.stop().await;
+        let known = matches!(result, Ok(End::Mend(_))).then(|| {
+            let ((expected, at), (found, seen)) = (pipeline.into_expected(), observer.into_found());
+            Known { expected, at, found, seen, suspects }
+        });
+        (result, spool, known)
     }
 
     /// Tells what the destination's watch tells, from after its revision `at` on.
@@ -196,7 +215,7 @@ impl Context {
         }
         loop {
             tokio::time::sleep(self.options.scrub).await;
-            match verify::compare(&self, 0).await {
+            match verify::compare(&self, SCRUBBED).await {
                 Ok(proof) if proof.differences == 0 => {
                     tracing::info!(
                         keys = proof.keys,
@@ -205,7 +224,7 @@ impl Context {
                     );
                 }
                 Ok(proof) => {
-                    let _gone = tell.send(Told::Scrubbed(proof.differences)).await;
+                    let _gone = tell.send(Told::Scrubbed(proof.differences, proof.keys_named)).await;
                 }
                 Err(error) => tracing::warn!("failed to {error}; scrubbing again later"),
             }
@@ -253,7 +272,20 @@ impl Session {
     }
 
     /// Reads what is safe in the spool, as much as the pipeline has room for.
+    ///
+    /// The reads block, and stay here all the same: what is read was written a moment ago and lies in the page cache, 256 KiB at a
+    /// time, and to hand each of them to another thread and back would cost every change more than it takes. After a start, when
+    /// the disk itself may be asked, a turn waits for as many such reads as [`TURN`] entries take.
     fn read_on(&mut self) -> Result<Option<End>, ReplicationError> {
+        if self.drained || !self.pipeline.has_room() {
+            return Ok(None);
+        }
+        let ended = self.read_turn();
+        self.gauge_lag();
+        ended
+    }
+
+    fn read_turn(&mut self) -> Result<Option<End>, ReplicationError> {
         for _ in 0..TURN {
             if self.drained || !self.pipeline.has_room() {
                 return Ok(None);
@@ -288,6 +320,7 @@ impl Session {
         match news {
             SourceNews::Connected { head } => {
                 metrics.connected("source", true);
+                self.known = self.known.max(head);
                 if self.alone {
                     tracing::info!(
                         head = head.0,
@@ -301,6 +334,7 @@ impl Session {
             }
             SourceNews::Progress { revision, after, ms } => {
                 self.progress = Some((revision, after, ms));
+                self.known = self.known.max(revision);
                 // Looked at when the spool has been read to its end, which it may have been.
                 self.drained = false;
             }
@@ -336,7 +370,7 @@ impl Session {
                 Ok(self.judge(verdicts))
             }
             Told::Blind => Ok(Some(End::Compare("destination compacted"))),
-            Told::Scrubbed(differences) => {
+            Told::Scrubbed(differences, keys) => {
                 self.context.metrics.mismatches.inc();
                 if self.context.options.strangers == StrangerPolicy::Report {
                     tracing::error!(
@@ -346,7 +380,9 @@ impl Session {
                     return Ok(None);
                 }
                 tracing::error!(differences, "a scrub found that the sides differ");
-                Ok(Some(End::Compare("scrub")))
+                let all = keys.len() as u64 == differences;
+                self.suspects.extend(keys);
+                Ok(Some(if all { End::Mend("scrub") } else { End::Compare("scrub") }))
             }
         }
     }
@@ -425,9 +461,9 @@ impl Session {
         }
         self.feed.release(applied.through);
         self.gauge();
-        // A sign of life is written when nothing waits: then nothing may be missing either.
-        let offset = self.offset();
-        if applied.oldest_ms.is_none() && self.pipeline.is_idle() && offset > IDLE_OFFSET {
+        let (alive, idle, offset) = (applied.oldest_ms.is_none(), self.pipeline.is_idle(), self.offset());
+        if lacks(alive, idle, offset) {
+            metrics.mismatches.inc();
             tracing::error!(offset, "the destination lacks revisions though nothing waits to be written");
         }
         let verdicts = self.observer.applied(applied);
@@ -447,12 +483,23 @@ impl Session {
         metrics.epoch.set(i64::try_from(checkpoint.epoch).unwrap_or(i64::MAX));
         metrics.keys.set(i64::try_from(checkpoint.keys).unwrap_or(i64::MAX));
         metrics.safe_time.set(checkpoint.source_ms as f64 / 1000.0);
-        metrics.offset.set(i64::try_from(self.offset()).unwrap_or(i64::MAX));
+        metrics.is(checkpoint.role);
         metrics.spool_bytes.set(i64::try_from(self.feed.spool_bytes()).unwrap_or(i64::MAX));
+        metrics.spool_oldest.set(self.feed.spool_oldest_ms() as f64 / 1000.0);
+        self.gauge_lag();
+    }
+
+    /// What the destination lacks: told while it takes nothing, too.
+    fn gauge_lag(&self) {
+        let metrics = &self.context.metrics;
+        let known = self.reader.end().max(self.known);
+        let behind = known.since(self.pipeline.checkpoint().source_revision);
+        metrics.behind.set(i64::try_from(behind).unwrap_or(i64::MAX));
+        metrics.offset.set(i64::try_from(self.offset()).unwrap_or(i64::MAX));
     }
 
     /// What the destination's own account of our writes means.
-    fn judge(&self, verdicts: Vec<Verdict>) -> Option<End> {
+    fn judge(&mut self, verdicts: Vec<Verdict>) -> Option<End> {
         let metrics = &self.context.metrics;
         let tolerated = self.context.options.strangers == StrangerPolicy::Report;
         let mut end = None;
@@ -473,30 +520,38 @@ impl Session {
                         "somebody else wrote"
                     );
                     if !tolerated {
-                        end = Some(End::Compare("stranger"));
+                        self.suspects.extend(keys);
+                        end = Some(End::Mend("stranger"));
                     }
                 }
                 Verdict::Corrupt { at, key } => {
                     metrics.mismatches.inc();
-                    let key = key.escape_ascii().to_string();
+                    let shown = key.escape_ascii().to_string();
+                    self.suspects.insert(key);
                     tracing::error!(
                         revision = at.0,
-                        key,
+                        key = shown,
                         "the destination holds another value than was sent"
                     );
-                    end = Some(End::Compare("checksum"));
+                    end = Some(End::Mend("checksum"));
                 }
                 // After a stranger's write that was only reported this is no news.
                 Verdict::Diverged { .. } if tolerated && metrics.strangers.get() > 0 => {}
                 Verdict::Diverged { at, expected, found } => {
                     metrics.mismatches.inc();
                     tracing::error!(revision = at.0, %expected, %found, "the digests of both sides differ");
-                    end = Some(End::Compare("digest"));
+                    end = Some(End::Mend("digest"));
                 }
             }
         }
         end
     }
+}
+
+/// Whether something is missing that nobody is about to write: a sign of life is written when nothing waits, and then nothing may
+/// be missing either.
+const fn lacks(sign_of_life: bool, idle: bool, offset: u64) -> bool {
+    sign_of_life && idle && offset > IDLE_OFFSET
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -510,5 +565,17 @@ async fn sleep_until(started: Instant, deadline_ms: Option<u64>) {
             tokio::time::sleep_until(at.into()).await;
         }
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_while_nothing_waits_is_an_alarm() {
+        assert!(lacks(true, true, IDLE_OFFSET + 1));
+        assert!(!lacks(true, true, IDLE_OFFSET), "a few may arrive while a sign of life is on its way");
+        assert!(!lacks(true, false, 1_000) && !lacks(false, true, 1_000), "they are about to be written");
     }
 }

@@ -75,11 +75,18 @@ struct Position {
     resume: Revision,
 }
 
+/// What the spool takes on disk, and since when.
+#[derive(Debug, Default)]
+struct Disk {
+    bytes: AtomicU64,
+    oldest_ms: AtomicU64,
+}
+
 /// A source that is being followed.
 pub(crate) struct Feed {
     pub news: mpsc::Receiver<SourceNews>,
     released: Arc<AtomicI64>,
-    bytes: Arc<AtomicU64>,
+    disk: Arc<Disk>,
     task: AbortOnDropHandle<()>,
     writer: JoinHandle<Option<Spool>>,
 }
@@ -93,13 +100,14 @@ impl Feed {
         let (entries, jobs) = queue::bounded(QUEUE_BYTES);
         let at = Position::new(spool.tail().revision, follow.known);
         let released = Arc::new(AtomicI64::new(released.0));
-        let bytes = Arc::new(AtomicU64::new(spool.bytes()));
+        let disk = Arc::new(Disk::default());
+        disk.note(&spool);
         let writer = {
-            let (tell, released, bytes) = (tell.clone(), Arc::clone(&released), Arc::clone(&bytes));
-            tokio::task::spawn_blocking(move || write(spool, jobs, &tell, &released, &bytes))
+            let (tell, released, disk) = (tell.clone(), Arc::clone(&released), Arc::clone(&disk));
+            tokio::task::spawn_blocking(move || write(spool, jobs, &tell, &released, &disk))
         };
         let task = tokio::spawn(async move { follow.run(at, &entries, &tell).await });
-        Self { news, released, bytes, task: AbortOnDropHandle::new(task), writer }
+        Self { news, released, disk, task: AbortOnDropHandle::new(task), writer }
     }
 
     /// The destination has everything up to here.
@@ -109,7 +117,12 @@ impl Feed {
 
     /// What the spool takes on disk.
     pub(crate) fn spool_bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
+        self.disk.bytes.load(Ordering::Relaxed)
+    }
+
+    /// When the oldest change in it reached us, in milliseconds since 1970; 0 while it is empty.
+    pub(crate) fn spool_oldest_ms(&self) -> u64 {
+        self.disk.oldest_ms.load(Ordering::Relaxed)
     }
 
     /// Lets go of the source, and hands the spool back unless it failed.
@@ -127,7 +140,7 @@ fn write(
     mut jobs: mpsc::UnboundedReceiver<Load>,
     tell: &mpsc::Sender<SourceNews>,
     released: &AtomicI64,
-    bytes: &AtomicU64,
+    disk: &Disk,
 ) -> Option<Spool> {
     while let Some(first) = jobs.blocking_recv() {
         // The room that they take in the queue is free when they are safe.
@@ -146,9 +159,18 @@ fn write(
             let _gone = tell.blocking_send(SourceNews::Spool(error));
             return full.then_some(spool);
         }
-        bytes.store(spool.bytes(), Ordering::Relaxed);
+        disk.note(&spool);
     }
     Some(spool)
+}
+
+// === impl Disk ===
+
+impl Disk {
+    fn note(&self, spool: &Spool) {
+        self.bytes.store(spool.bytes(), Ordering::Relaxed);
+        self.oldest_ms.store(spool.oldest_ms(), Ordering::Relaxed);
+    }
 }
 
 // === impl Position ===

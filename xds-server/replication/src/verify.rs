@@ -45,6 +45,9 @@ pub struct Proof {
     pub differences: u64,
     /// The first of them.
     pub examples: Vec<Example>,
+    /// The same, as they are.
+    #[serde(skip)]
+    pub keys_named: Vec<Vec<u8>>,
     /// How long it took, in milliseconds.
     pub elapsed_ms: u64,
 }
@@ -153,7 +156,7 @@ async fn once(context: &Context, examples: usize, begun: Instant) -> Result<Opti
         Listing::gently(&context.source, &source, rules.source_prefix(), checkpoint.source_revision),
         Listing::start(&context.destination.cluster, &member, rules.destination_prefix(), at),
     );
-    let (mut differences, mut named) = (0, Vec::new());
+    let (mut differences, mut named, mut keys_named) = (0, Vec::new(), Vec::new());
     while let Some(finding) = comparison.next().await? {
         differences += 1;
         if named.len() < examples {
@@ -167,6 +170,7 @@ async fn once(context: &Context, examples: usize, begun: Instant) -> Result<Opti
                 },
                 bucket: bucket(&finding.change.key),
             });
+            keys_named.push(finding.change.key);
         }
     }
     let (expected, found) = (comparison.expected, comparison.found);
@@ -180,6 +184,7 @@ async fn once(context: &Context, examples: usize, begun: Instant) -> Result<Opti
         buckets: expected.differing_buckets(&found),
         differences,
         examples: named,
+        keys_named,
         elapsed_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
     }))
 }

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use zonebreak_replication::ClusterOptions;
+
 use crate::{
     config::{Config, Layers, Override, Requirement},
     exit::Failure,
@@ -26,6 +28,18 @@ pub struct EtcdArgs {
     #[command(flatten)]
     flags: EtcdFlags,
     /// Configuration file of the server, read for its `etcd` section.
+    #[arg(long, value_name = "FILE", env = "ZONEBREAK_CONFIG", hide_env_values = true)]
+    config: Option<PathBuf>,
+}
+
+/// An etcd that is named as replication names its source, with the user and the certificates of that section.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Where etcd is")]
+pub struct SourceArgs {
+    /// Client URLs of the etcd, by commas [default: `replicate.source` of the configuration, else `etcd.endpoints`].
+    #[arg(long, value_name = "URL,...")]
+    etcd: Option<String>,
+    /// Configuration file, read for its `snapshots`, `replicate` and `etcd` sections: users and TLS are `replicate.source_*`.
     #[arg(long, value_name = "FILE", env = "ZONEBREAK_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
 }
@@ -78,4 +92,39 @@ impl EtcdArgs {
         let config = layers.load(Requirement::Nothing).map_err(Failure::usage)?.config;
         Ok((!config.etcd.endpoints.is_empty()).then_some(config))
     }
+}
+
+// === impl SourceArgs ===
+
+impl SourceArgs {
+    /// The configuration, with more flags as its last layer.
+    ///
+    /// # Errors
+    /// When a layer cannot be used.
+    pub fn load(&self, more: Vec<Override>) -> Result<Config, Failure> {
+        let etcd = self.etcd.iter().cloned();
+        let etcd = etcd.map(|value| Override { flag: "--etcd", path: "replicate.source", value });
+        let layers = Layers::of_process(self.config.clone(), etcd.chain(more).collect());
+        Ok(layers.load(Requirement::Nothing).map_err(Failure::usage)?.config)
+    }
+}
+
+/// The etcd that a configuration names as the source, or else as the topology's.
+///
+/// # Errors
+/// When it names none, or a file of secrets or certificates cannot be read.
+pub fn source(config: &Config) -> Result<ClusterOptions, Failure> {
+    let mut named = config.replicate.clone();
+    if named.source.is_empty() {
+        let whole = |url: String| if url.contains("://") { url } else { format!("http://{url}") };
+        named.source = config.etcd.endpoints.iter().map(ToString::to_string).map(whole).collect();
+        named.source_user = config.etcd.user.clone();
+        named.source_password_file = config.etcd.password_file.clone();
+    }
+    if named.source.is_empty() {
+        return Err(Failure::usage("failed to find an etcd: none was named").hint(
+            "pass --etcd URL, set $ZONEBREAK_REPLICATE__SOURCE or $ZONEBREAK_ETCD__ENDPOINTS, or name a file with --config",
+        ));
+    }
+    named.source().map_err(Failure::usage)
 }

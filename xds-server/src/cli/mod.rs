@@ -13,6 +13,7 @@ pub mod register;
 pub mod replicate;
 pub mod root;
 pub mod serve;
+mod signal;
 pub mod snapshot;
 pub mod status;
 pub mod tables;

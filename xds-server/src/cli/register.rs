@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use zonebreak_core::{
     names::{ServiceName, Zone},
@@ -13,7 +12,7 @@ use zonebreak_topology::{
     register::{self, RegisterError, RegisterEvent, RegisterOptions},
 };
 
-use super::{connect::EtcdArgs, failures};
+use super::{connect::EtcdArgs, failures, signal};
 use crate::{
     exit::{Exit, Failure, Outcome},
     telemetry::log,
@@ -73,7 +72,7 @@ pub async fn run(args: RegisterArgs) -> Outcome {
     };
     log::start(&config.log);
     let stop = CancellationToken::new();
-    tokio::spawn(stop_on_signal(stop.clone()));
+    tokio::spawn(signal::stop(stop.clone()));
     register::run(&options, &etcd, stop, tell).await.map_err(|error| match error {
         RegisterError::Invalid(_) => Failure::usage(format_args!("failed to {error}")),
         RegisterError::Etcd(error) => failures::etcd(error),
@@ -89,20 +88,6 @@ fn tell(event: RegisterEvent) {
         | RegisterEvent::Superseded { .. }
         | RegisterEvent::Abandoned { .. } => tracing::warn!("{event}"),
     }
-}
-
-/// Without a way to hear signals the process would end on them anyway, and the lease after it.
-async fn stop_on_signal(stop: CancellationToken) {
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    stop.cancel();
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

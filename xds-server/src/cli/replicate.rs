@@ -1,6 +1,7 @@
 //! `zonebreak replicate`: runs a replicator, and shows and proves what it did. Flags become the last layer of the
 //! configuration; the work is in `zonebreak-replication`.
 
+mod health;
 mod leader;
 mod promote;
 mod run;

@@ -10,7 +10,6 @@ mod text;
 mod verify;
 
 use std::{
-    path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -19,13 +18,17 @@ use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::task::AbortHandle;
 use zonebreak_replication::{
-    ClusterOptions, EtcdError,
+    EtcdError,
     snapshot::{Progress, SnapshotError, catalog::Catalog},
     spool::{History, SpoolError},
 };
 
+use super::{
+    connect::{SourceArgs, source as etcd},
+    output::OutputArgs,
+};
 use crate::{
-    config::{Config, Layers, Override, Requirement},
+    config::{Config, Override},
     exit::{Exit, Failure, Outcome},
 };
 
@@ -80,22 +83,29 @@ pub enum SnapshotCommand {
     Import(export::ImportArgs),
 }
 
-/// Which etcd.
+/// Which etcd, and what of it.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Where etcd is")]
 pub struct EtcdArgs {
-    /// Client URLs of the etcd, by commas [default: `replicate.source` of the configuration, else `etcd.endpoints`].
-    #[arg(long, value_name = "URL,...")]
-    etcd: Option<String>,
+    #[command(flatten)]
+    source: SourceArgs,
     /// What every key starts with [default: /zonebreak/v1/].
     #[arg(long, value_name = "PREFIX")]
     prefix: Option<String>,
-    /// Configuration file, read for its `snapshots`, `replicate` and `etcd` sections.
-    #[arg(long, value_name = "FILE", env = "ZONEBREAK_CONFIG", hide_env_values = true)]
-    config: Option<PathBuf>,
 }
 
-/// Which snapshots.
+/// Which snapshots, of which etcd, and how they are shown.
+#[derive(Debug, Clone, clap::Args)]
+pub struct PlaceArgs {
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    etcd: EtcdArgs,
+    #[command(flatten)]
+    dir: DirArgs,
+}
+
+/// Where snapshots are.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Where snapshots are")]
 pub struct DirArgs {
@@ -122,37 +132,29 @@ pub async fn run(command: SnapshotCommand) -> Outcome {
 // === impl EtcdArgs ===
 
 impl EtcdArgs {
-    /// The configuration, with `into` in the place of the etcd when it is given.
-    fn load(&self, dir: &DirArgs, into: Option<&String>) -> Result<Config, Failure> {
-        let flags = [
-            ("--etcd", "replicate.source", &self.etcd),
-            ("--into", "replicate.source", &into.cloned()),
-            ("--prefix", "replicate.prefix", &self.prefix),
-            ("--dir", "snapshots.directory", &dir.dir),
-            ("--spool", "replicate.spool_dir", &dir.spool),
-        ];
-        let flags = flags
-            .into_iter()
-            .filter_map(|(flag, path, value)| Some(Override { flag, path, value: value.clone()? }));
-        let layers = Layers::of_process(self.config.clone(), flags.collect());
-        Ok(layers.load(Requirement::Nothing).map_err(Failure::usage)?.config)
+    /// The configuration, with more flags as its last layer.
+    fn load(&self, mut flags: Vec<Override>) -> Result<Config, Failure> {
+        flags.extend(flag("--prefix", "replicate.prefix", self.prefix.as_ref()));
+        self.source.load(flags)
     }
 }
 
-/// The etcd that the configuration names.
-fn etcd(config: &Config) -> Result<ClusterOptions, Failure> {
-    let mut named = config.replicate.clone();
-    if named.source.is_empty() {
-        named.source = config.etcd.endpoints.iter().map(ToString::to_string).collect();
-        named.source_user = config.etcd.user.clone();
-        named.source_password_file = config.etcd.password_file.clone();
+// === impl PlaceArgs ===
+
+impl PlaceArgs {
+    /// The configuration, with `into` in the place of the etcd when it is given.
+    fn load(&self, into: Option<&String>) -> Result<Config, Failure> {
+        let flags = [
+            flag("--into", "replicate.source", into),
+            flag("--dir", "snapshots.directory", self.dir.dir.as_ref()),
+            flag("--spool", "replicate.spool_dir", self.dir.spool.as_ref()),
+        ];
+        self.etcd.load(flags.into_iter().flatten().collect())
     }
-    if named.source.is_empty() {
-        return Err(Failure::usage("failed to find an etcd: none was named").hint(
-            "pass --etcd URL, set $ZONEBREAK_REPLICATE__SOURCE or $ZONEBREAK_ETCD__ENDPOINTS, or name a file with --config",
-        ));
-    }
-    named.source().map_err(Failure::usage)
+}
+
+fn flag(flag: &'static str, path: &'static str, value: Option<&String>) -> Option<Override> {
+    Some(Override { flag, path, value: value?.clone() })
 }
 
 fn catalog(config: &Config) -> Catalog {

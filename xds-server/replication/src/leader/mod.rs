@@ -17,6 +17,7 @@
 //! pulled back and forth costs more than one that is far away, so the guard gives up more and more often.
 
 pub mod decide;
+mod metrics;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -25,6 +26,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use decide::{Action, Guard, Limits, Member, Placement, RegionRow, View};
+pub use metrics::GuardMetrics;
 
 use crate::{
     client::{Cluster, EtcdError},
@@ -114,20 +116,24 @@ pub async fn keep(
     placement: Placement,
     limits: Limits,
     every: Duration,
+    metrics: GuardMetrics,
     cancel: CancellationToken,
 ) {
-    let (begun, mut guard, mut said) = (Instant::now(), Guard::new(limits), None);
+    let (begun, mut guard, mut said) = (Instant::now(), Guard::new(limits.clone()), None);
     loop {
         let now = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let action = match look(&options, &placement).await {
+        let seen = look(&options, &placement).await;
+        metrics.note(seen.as_ref().ok(), &limits);
+        let action = match seen {
             Ok(view) => guard.step(now, &view),
             Err(error) => Action::Blind(error.to_string()),
         };
         match &action {
             Action::Move { to, name, region } => {
                 tracing::warn!(to = name, %region, "the leader strays; moving it");
-                if let Err(error) = move_leader(&options, *to).await {
-                    tracing::warn!("failed to move the leader: failed to {error}");
+                match move_leader(&options, *to).await {
+                    Ok(()) => metrics.moves.inc(),
+                    Err(error) => tracing::warn!("failed to move the leader: failed to {error}"),
                 }
             }
             other if Some(other) == said.as_ref() => {}

@@ -2,21 +2,26 @@
 //!
 //! A checkpoint's revision alone does not tell: the source's revision grows with every key, those of other prefixes included, and
 //! an etcd before 3.4.25 and 3.5.8 cannot be asked whether a watch is behind. So where the two differ, the source is asked
-//! whether anything under the prefix changed in between: no key was put since, and no key less is there.
+//! whether anything under the prefix changed in between: no key was put since, and no key less is there. Keys that the rules leave
+//! out come and go beside them and count for nothing, so where any of those went, the names are read and none of the values.
 
 use etcd_client::GetOptions;
 use serde::Serialize;
 
-use super::records;
+use super::{records, unless_compacted};
 use crate::{
     checkpoint::{Checkpoint, Role},
-    client::{EtcdError, Member, after_prefix, range_start},
+    client::{Member, after_prefix, range_start},
     error::ReplicationError,
+    listing::Listing,
     options::ReplicationOptions,
     revision::Revision,
     run::Context,
     verify,
 };
+
+/// Keys put since that are looked at one by one; when there are more, every name is.
+const LOOKED_AT: i64 = 1_000;
 
 /// How far a destination is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -83,30 +88,52 @@ async fn unchanged(
     source: &Member,
     checkpoint: &Checkpoint,
 ) -> Result<bool, ReplicationError> {
-    let prefix = context.options.rules.source_prefix();
+    let (rules, prefix) = (&context.options.rules, context.options.rules.source_prefix());
     let (since, head) = (checkpoint.source_revision, source.head);
-    let count = async |options: GetOptions| {
-        let options = options.with_range(after_prefix(prefix)).with_count_only();
-        let asking = async { source.kv().get(range_start(prefix), Some(options)).await };
-        context.source.ask(asking).await.map(|answer| answer.count())
-    };
     let newer = GetOptions::new()
         .with_range(after_prefix(prefix))
         .with_keys_only()
         .with_min_mod_revision(since.next().0)
-        .with_revision(head.0);
+        .with_revision(head.0)
+        .with_limit(LOOKED_AT);
     let asking = async { source.kv().get(range_start(prefix), Some(newer)).await };
     let newer = context.source.ask(asking).await?;
-    let rules = &context.options.rules;
     if newer.kvs().iter().any(|kv| rules.map_key(kv.key()).is_some()) {
         return Ok(false);
     }
-    // The replicators' own keys are no part of it, and there are few of them: those put since are told above.
-    let other = i64::try_from(newer.kvs().len()).unwrap_or(0);
-    let before = match count(GetOptions::new().with_revision(since.0)).await {
-        Err(EtcdError::Compacted { .. }) => return Ok(false),
-        other => other?,
+    // Where deletes are not replicated, one more or less is none of ours.
+    if !rules.deletes() && !newer.more() {
+        return Ok(true);
+    }
+    let count = async |revision: Revision| {
+        let options = GetOptions::new().with_range(after_prefix(prefix)).with_count_only();
+        let options = options.with_revision(revision.0);
+        let asking = async { source.kv().get(range_start(prefix), Some(options)).await };
+        context.source.ask(asking).await.map(|answer| answer.count())
     };
-    let now = count(GetOptions::new().with_revision(head.0)).await?;
-    Ok(now - other <= before && before <= now)
+    let Some(before) = unless_compacted(count(since).await)? else { return Ok(false) };
+    // Keys of which nothing is replicated, such as the replicators' own, may come and go. Less those that came since, as many as
+    // before: none went.
+    let came = newer.kvs().iter().filter(|kv| kv.create_revision() > since.0).count();
+    let came = i64::try_from(came).unwrap_or(i64::MAX);
+    if !newer.more() && count(head).await?.saturating_sub(came) == before {
+        return Ok(true);
+    }
+    // Some did, and only the names tell which. None of ours was put since: as many of ours are the same.
+    let ours = async |revision: Revision| {
+        let mut listing = Listing::keys(&context.source, source, prefix, revision);
+        let (mut keys, mut put) = (0_u64, false);
+        while let Some(kv) = listing.next().await? {
+            if rules.map_key(kv.key()).is_some() {
+                keys += 1;
+                put |= kv.mod_revision() > since.0;
+            }
+        }
+        Ok((keys, put))
+    };
+    let (now, put) = ours(head).await?;
+    if put || !rules.deletes() {
+        return Ok(!put);
+    }
+    Ok(unless_compacted(ours(since).await)?.is_some_and(|(then, _)| then == now))
 }

@@ -121,3 +121,50 @@ impl Context {
         Err(error.into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+    use zonebreak_drill::lab::{Etcd, Lab};
+
+    use super::*;
+    use crate::{
+        options::{ClusterOptions, ReplicationOptions},
+        region::own,
+        revision::Revision,
+        verify,
+    };
+
+    /// Two begin at the same moment: the one whose checkpoint was replaced meanwhile writes no record over the other's.
+    #[tokio::test]
+    async fn who_lost_the_destination_does_not_say_whose_the_prefix_is() {
+        let lab = Lab::new().unwrap();
+        let (source, destination) =
+            tokio::join!(Etcd::start_named(&lab, "source"), Etcd::start_named(&lab, "destination"));
+        let [from, to] = [source, destination].map(Result::unwrap);
+        let [plain_from, plain_to] = [&from, &to].map(|etcd| ClusterOptions::plain([etcd.url()]));
+        let options =
+            ReplicationOptions::new("test", "/app/", plain_from, plain_to, lab.path().join("spool"));
+        let context = verify::context(options).unwrap();
+        let (source, here) = tokio::join!(context.source.connect(), context.destination.member());
+        let (source, mut here) = (source.unwrap(), here.unwrap());
+        let of = prefixes(&context.options.rules);
+        let genesis = Checkpoint::genesis(source.cluster, here.cluster, of, Uuid::now_v7());
+        let checkpoint = Checkpoint { source_revision: Revision(1), ..genesis };
+        let mut take = async |checkpoint: &Checkpoint| {
+            let written = here.client.put(context.options.checkpoint_key(), checkpoint.encode(), None).await;
+            written.unwrap().header().unwrap().revision()
+        };
+        let ours = take(&checkpoint).await;
+        let theirs = take(&Checkpoint { holder: Uuid::now_v7(), ..checkpoint.clone() }).await;
+        let recorded = async || {
+            let mut client = etcd_client::Client::connect([to.url()], None).await.unwrap();
+            client.get(own::key("/app/"), None).await.unwrap().kvs().len()
+        };
+        let here = context.destination.member().await.unwrap();
+        context.establish(&source, &here, &checkpoint, ours).await.unwrap();
+        assert_eq!(recorded().await, 0);
+        context.establish(&source, &here, &checkpoint, theirs).await.unwrap();
+        assert_eq!(recorded().await, 1);
+    }
+}

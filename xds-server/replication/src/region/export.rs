@@ -3,32 +3,51 @@
 //!
 //! The file is a line of JSON for each key. `here` is what the returning region has, `owner` what the new owner has at that
 //! moment; `null` is no key. Text is a string, other bytes are `{"base64": "..."}`.
-
-use std::{
-    collections::BTreeMap,
-    io::Write as _,
-    path::{Path, PathBuf},
-};
+//!
+//! Three listings are walked at once in the order of their keys, a page of each at a time: what the owner has, what is here, and
+//! the keys that were here when the owner last knew. However large a region is, no side of it is held in memory.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
-use super::RegionError;
+use super::{
+    RegionError,
+    tail::{Draft, Exported},
+    unless_compacted,
+};
 use crate::{
     client::{EtcdError, Member},
     error::ReplicationError,
     listing::Listing,
     revision::Revision,
+    rules::Rules,
     run::Context,
 };
 
-/// Values by key, of one side.
-type Side = BTreeMap<Vec<u8>, Vec<u8>>;
+/// A key of one side, under the destination's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Entry {
+    key: Vec<u8>,
+    value: Vec<u8>,
+    modified: Revision,
+}
 
-/// A tail that was saved.
-pub(crate) struct Exported {
-    pub path: PathBuf,
-    pub keys: usize,
+/// What comes next of the keys that were here when the owner last knew.
+#[derive(Debug, Clone, Copy)]
+enum Before<'a> {
+    /// This one, or none any more.
+    Known(Option<&'a Entry>),
+    /// The etcd has compacted that revision: a key that is not here may have been deleted here, or made there.
+    Forgotten,
+}
+
+/// A listing, and the entry of it that comes next.
+struct Side<'a> {
+    rules: &'a Rules,
+    listing: Listing,
+    /// Whether its keys have the source's names.
+    mapped: bool,
+    next: Option<Entry>,
 }
 
 // === impl Context ===
@@ -42,76 +61,72 @@ impl Context {
         safe: Revision,
         epoch: u64,
     ) -> Result<Option<Exported>, ReplicationError> {
-        let rules = &self.options.rules;
-        let (at, prefix) = (destination.head, rules.destination_prefix());
-        let mut owner = Side::new();
-        let mut listing = Listing::start(&self.source, source, rules.source_prefix(), source.head);
-        while let Some(kv) = listing.next().await? {
-            if let Some(key) = rules.map_key(kv.key()) {
-                owner.insert(key, kv.value().to_vec());
-            }
-        }
-        let (mut here, mut put_since) = (Side::new(), BTreeMap::new());
-        let mut listing = Listing::start(&self.destination.cluster, destination, prefix, at);
-        while let Some(kv) = listing.next().await? {
-            if rules.owns(kv.key()) {
-                if kv.mod_revision() > safe.0 {
-                    put_since.insert(kv.key().to_vec(), kv.mod_revision());
-                }
-                here.insert(kv.key().to_vec(), kv.value().to_vec());
-            }
-        }
-        let deleted = self.deleted(destination, safe, &here, &owner).await?;
-        let lines: Vec<Value> = put_since
-            .iter()
-            .map(|(key, revision)| (key, Some(*revision)))
-            .chain(deleted.iter().map(|key| (key, None)))
-            .filter(|(key, _)| here.get(*key) != owner.get(*key))
-            .map(|(key, revision)| {
-                let value = |side: &Side| side.get(key).map_or(Value::Null, |value| bytes(value));
-                json!({ "key": bytes(key), "revision": revision, "here": value(&here), "owner": value(&owner) })
-            })
-            .collect();
-        if lines.is_empty() {
-            return Ok(None);
-        }
-        let name = format!("divergent-{}-{epoch}-{}.jsonl", self.options.stream, destination.cluster);
-        let path = self.options.spool.join(name);
-        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-        save(&path, text.as_bytes()).map_err(|error| RegionError::Export {
-            path: path.display().to_string(),
+        let (rules, cluster, directory) =
+            (&self.options.rules, &self.destination.cluster, &self.options.spool);
+        let of_owner = Listing::start(&self.source, source, rules.source_prefix(), source.head);
+        let at = |revision| Listing::start(cluster, destination, rules.destination_prefix(), revision);
+        let mut owner = Side::begin(rules, of_owner, true).await?;
+        let mut here = Side::begin(rules, at(destination.head), false).await?;
+        let mut before = unless_compacted(Side::begin(rules, at(safe), false).await)?;
+        let name = format!("divergent-{}-{epoch}-{}", self.options.stream, destination.cluster);
+        let failed = |error: std::io::Error| RegionError::Export {
+            path: directory.join(&name).display().to_string(),
             why: error.to_string(),
-        })?;
-        Ok(Some(Exported { path, keys: lines.len() }))
-    }
-
-    /// Keys that the destination deleted after `safe`. Where it does not know that revision any more, those that the source has
-    /// and it has not: deleted here or made there, which nobody can tell.
-    async fn deleted(
-        &self,
-        destination: &Member,
-        safe: Revision,
-        here: &Side,
-        owner: &Side,
-    ) -> Result<Vec<Vec<u8>>, ReplicationError> {
-        let rules = &self.options.rules;
-        let (cluster, prefix) = (&self.destination.cluster, rules.destination_prefix());
-        let mut listing = Listing::start(cluster, destination, prefix, safe);
-        let mut deleted = Vec::new();
+        };
+        let mut draft: Option<Draft> = None;
         loop {
-            match listing.next().await {
-                Ok(Some(kv)) if rules.owns(kv.key()) && !here.contains_key(kv.key()) => {
-                    deleted.push(kv.key().to_vec());
-                }
-                Ok(Some(_)) => {}
-                Ok(None) => return Ok(deleted),
-                Err(EtcdError::Compacted { .. }) => {
-                    return Ok(owner.keys().filter(|key| !here.contains_key(*key)).cloned().collect());
-                }
-                Err(error) => return Err(error.into()),
+            let known = before.as_ref().map_or(Before::Forgotten, |side| Before::Known(side.next.as_ref()));
+            let Some((key, diverged)) = judge(here.next.as_ref(), owner.next.as_ref(), known, safe) else {
+                break;
+            };
+            let (ours, theirs) = (here.take(&key).await?, owner.take(&key).await?);
+            if let Some(side) = &mut before
+                && unless_compacted(side.take(&key).await)?.is_none()
+            {
+                before = None;
+            }
+            if diverged {
+                let line = line(&key, ours.as_ref(), theirs.as_ref());
+                let draft = match &mut draft {
+                    Some(draft) => draft,
+                    None => draft.insert(Draft::create(directory, name.clone()).await.map_err(failed)?),
+                };
+                draft.push(&line).await.map_err(failed)?;
             }
         }
+        match draft {
+            None => Ok(None),
+            Some(draft) => Ok(Some(draft.finish().await.map_err(failed)?)),
+        }
     }
+}
+
+/// The key that comes next on any side, and whether it is what only the returning region has: put here since, or deleted here,
+/// and not the same at the owner.
+fn judge(
+    here: Option<&Entry>,
+    owner: Option<&Entry>,
+    before: Before<'_>,
+    safe: Revision,
+) -> Option<(Vec<u8>, bool)> {
+    let known = match before {
+        Before::Known(next) => next,
+        Before::Forgotten => None,
+    };
+    let key = [here, owner, known].into_iter().flatten().map(|entry| &entry.key).min()?;
+    let [here, owner, known] = [here, owner, known].map(|side| side.filter(|entry| entry.key == *key));
+    let diverged = match (here, owner) {
+        (Some(here), owner) => here.modified > safe && owner.is_none_or(|owner| owner.value != here.value),
+        (None, Some(_)) => matches!(before, Before::Forgotten) || known.is_some(),
+        (None, None) => false,
+    };
+    Some((key.clone(), diverged))
+}
+
+fn line(key: &[u8], here: Option<&Entry>, owner: Option<&Entry>) -> Value {
+    let value = |side: Option<&Entry>| side.map_or(Value::Null, |entry| bytes(&entry.value));
+    let revision = here.map(|entry| entry.modified);
+    json!({ "key": bytes(key), "revision": revision, "here": value(here), "owner": value(owner) })
 }
 
 fn bytes(bytes: &[u8]) -> Value {
@@ -121,21 +136,50 @@ fn bytes(bytes: &[u8]) -> Value {
     }
 }
 
-/// Whole and safe on disk, or not there. An earlier one of the same return is replaced: it was not overwritten from.
-fn save(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(directory)?;
-    let temporary = path.with_extension("new");
-    let mut file = std::fs::File::create(&temporary)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, path)?;
-    std::fs::File::open(directory)?.sync_all()
+// === impl Side ===
+
+impl<'a> Side<'a> {
+    async fn begin(rules: &'a Rules, listing: Listing, mapped: bool) -> Result<Self, EtcdError> {
+        let mut side = Self { rules, listing, mapped, next: None };
+        side.advance().await?;
+        Ok(side)
+    }
+
+    /// The next entry, if it is of this key.
+    async fn take(&mut self, key: &[u8]) -> Result<Option<Entry>, EtcdError> {
+        if self.next.as_ref().is_none_or(|next| next.key != key) {
+            return Ok(None);
+        }
+        let taken = self.next.take();
+        self.advance().await?;
+        Ok(taken)
+    }
+
+    async fn advance(&mut self) -> Result<(), EtcdError> {
+        while let Some(kv) = self.listing.next().await? {
+            let modified = Revision(kv.mod_revision());
+            let (key, value) = kv.into_key_value();
+            let name =
+                if self.mapped { self.rules.map_key(&key) } else { self.rules.owns(&key).then_some(key) };
+            if let Some(key) = name {
+                self.next = Some(Entry { key, value, modified });
+                break;
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Values and revisions by key.
+    type Keys = BTreeMap<u8, (u8, i64)>;
 
     #[test]
     fn text_stays_text_and_other_bytes_are_kept_whole() {
@@ -143,13 +187,41 @@ mod tests {
         assert_eq!(bytes(&[0xff, 0]), json!({ "base64": "/wA=" }));
     }
 
-    #[test]
-    fn a_file_is_whole_or_not_there() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("new").join("divergent.jsonl");
-        save(&path, b"one\n").unwrap();
-        save(&path, b"two\n").unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"two\n");
-        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    fn entries(keys: &Keys) -> Vec<Entry> {
+        let entry = |(key, (value, modified)): (&u8, &(u8, i64))| Entry {
+            key: vec![*key],
+            value: vec![*value],
+            modified: Revision(*modified),
+        };
+        keys.iter().map(entry).collect()
+    }
+
+    fn keys() -> impl Strategy<Value = Keys> {
+        prop::collection::btree_map(0_u8..16, (0_u8..3, 1_i64..10), 0..14)
+    }
+
+    proptest! {
+        #[test]
+        fn a_walk_finds_what_whole_sides_held_beside_each_other_would(
+            here in keys(), owner in keys(), before in prop::option::of(keys()), safe in 0_i64..10,
+        ) {
+            let (ours, theirs, known) = (entries(&here), entries(&owner), before.as_ref().map(entries));
+            let (mut i, mut j, mut k, mut found) = (0, 0, 0, Vec::new());
+            loop {
+                let past = known.as_ref().map_or(Before::Forgotten, |known| Before::Known(known.get(k)));
+                let Some((key, diverged)) = judge(ours.get(i), theirs.get(j), past, Revision(safe)) else { break };
+                i += usize::from(ours.get(i).is_some_and(|entry| entry.key == key));
+                j += usize::from(theirs.get(j).is_some_and(|entry| entry.key == key));
+                k += usize::from(known.as_ref().and_then(|known| known.get(k)).is_some_and(|entry| entry.key == key));
+                found.extend(diverged.then_some(key[0]));
+            }
+            let value = |side: &Keys, key| side.get(&key).map(|(value, _)| *value);
+            let put = |key| here.get(&key).is_some_and(|(_, modified)| *modified > safe);
+            let deleted = |key| !here.contains_key(&key) && before.as_ref().is_none_or(|it| it.contains_key(&key));
+            let wanted: Vec<u8> = (0..16)
+                .filter(|key| (put(*key) || deleted(*key)) && value(&here, *key) != value(&owner, *key))
+                .collect();
+            prop_assert_eq!(found, wanted);
+        }
     }
 }

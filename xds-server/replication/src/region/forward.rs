@@ -20,12 +20,15 @@ use crate::{
     spool::{Entry, Reader, Spool, SpoolError, SpoolOptions},
 };
 
-/// For a replicator that still runs to write what it has.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// A destination that stands still this long has all that its replicator has: longer than a replicator waits for leases of a source
-/// that is gone, for room, or to try again.
-const STILL: Duration = Duration::from_secs(15);
+/// How long a replicator that has the spool is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Waits {
+    /// A destination that stands still this long has all that its replicator has: longer than a replicator waits for leases of a
+    /// source that is gone, for room, or to try again.
+    pub still: Duration,
+    /// For all of it.
+    pub patience: Duration,
+}
 
 /// Time to live of a lease that can be asked of nobody any more: long enough for its owner to renew it here.
 const ORPHAN: i64 = 60;
@@ -100,6 +103,14 @@ fn reader(spool: &Spool, after: Revision) -> Option<Reader> {
     (spool.begins_after() <= after && spool.tail().revision > after).then(|| spool.reader(after))
 }
 
+// === impl Waits ===
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self { still: Duration::from_secs(15), patience: Duration::from_secs(120) }
+    }
+}
+
 // === impl Context ===
 
 impl Context {
@@ -108,6 +119,7 @@ impl Context {
     pub(super) async fn spool_to_forward(
         &self,
         seen: &Checkpoint,
+        waits: Waits,
     ) -> Result<Option<Spool>, ReplicationError> {
         let locked = match open(&self.options, seen) {
             Ok(spool) => return Ok(spool),
@@ -122,11 +134,11 @@ impl Context {
             if (now.source_revision, now.torn) != (last.source_revision, last.torn) {
                 (last, since) = (now, Instant::now());
             }
-            let still = last.torn.is_none() && since.elapsed() >= STILL;
+            let still = last.torn.is_none() && since.elapsed() >= waits.still;
             if still {
                 return Ok(None);
             }
-            if begun.elapsed() >= PATIENCE {
+            if begun.elapsed() >= waits.patience {
                 return Err(locked.into());
             }
         }
@@ -237,17 +249,4 @@ impl Context {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_rate_is_that_of_the_last_minute_or_unknown() {
-        assert_eq!(rate(&[]), None);
-        assert_eq!(rate(&[5, 6, 7]), None, "too short to say");
-        let old_and_new: Vec<u64> =
-            (0..100).chain((0..=60).map(|second| 1_000_000 + second * 1_000)).collect();
-        assert_eq!(rate(&old_and_new), Some(61));
-        let busy: Vec<u64> = (0..=10_000).map(|each| each * 2).collect();
-        assert_eq!(rate(&busy), Some(30_003));
-    }
-}
+mod tests;

@@ -37,6 +37,7 @@ pub mod plan;
 mod promote;
 mod records;
 pub mod standing;
+mod tail;
 
 pub use converge::{Converged, converge};
 pub use own::{Ownership, Region};
@@ -195,4 +196,12 @@ impl From<RegionError> for ReplicationError {
 /// Whether an etcd does not let us see something, which some users may not.
 fn denied(error: &EtcdError) -> bool {
     matches!(error, EtcdError::Denied { .. })
+}
+
+/// `None` where the etcd has compacted what was asked for.
+fn unless_compacted<T>(found: Result<T, EtcdError>) -> Result<Option<T>, EtcdError> {
+    match found {
+        Err(EtcdError::Compacted { .. }) => Ok(None),
+        other => other.map(Some),
+    }
 }

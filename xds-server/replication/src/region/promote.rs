@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::{
     Ownership, Region, RegionError,
+    forward::Waits,
     own::Held,
     plan::{self, Seen, SourceSeen, Step},
     records,
@@ -95,6 +96,7 @@ struct Promotion {
     id: Uuid,
     given_up: bool,
     accept_torn: bool,
+    waits: Waits,
     drained: Option<(Revision, u64)>,
     /// The checkpoint that it left behind, and that key's `mod_revision`.
     ours: Option<(Checkpoint, i64)>,
@@ -156,21 +158,7 @@ pub async fn promote(
 ) -> Result<Promoted, ReplicationError> {
     options.validate()?;
     let begun = Instant::now();
-    let mut promotion = Promotion {
-        context: verify::context(options)?,
-        actor: actor.to_owned(),
-        id: Uuid::now_v7(),
-        given_up,
-        accept_torn,
-        drained: None,
-        ours: None,
-        forwarded: false,
-        rolled: 0,
-        wrote: None,
-        digest: None,
-        meant: Vec::new(),
-        competes: false,
-    };
+    let mut promotion = Promotion::new(options, actor, given_up, accept_torn)?;
     let mut promoted = promotion.run().await?;
     promoted.elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(promoted)
@@ -214,6 +202,30 @@ impl Context {
 // === impl Promotion ===
 
 impl Promotion {
+    fn new(
+        options: ReplicationOptions,
+        actor: &str,
+        given_up: bool,
+        accept_torn: bool,
+    ) -> Result<Self, ReplicationError> {
+        Ok(Self {
+            context: verify::context(options)?,
+            actor: actor.to_owned(),
+            id: Uuid::now_v7(),
+            given_up,
+            accept_torn,
+            waits: Waits::default(),
+            drained: None,
+            ours: None,
+            forwarded: false,
+            rolled: 0,
+            wrote: None,
+            digest: None,
+            meant: Vec::new(),
+            competes: false,
+        })
+    }
+
     async fn run(&mut self) -> Result<Promoted, ReplicationError> {
         let (mut first, mut tries) = (true, 0);
         loop {
@@ -359,7 +371,7 @@ impl Promotion {
     }
 
     async fn forward(&mut self, seen: &Checkpoint) -> Result<bool, ReplicationError> {
-        let spool = self.context.spool_to_forward(seen).await?;
+        let spool = self.context.spool_to_forward(seen, self.waits).await?;
         let (checkpoint, at) = self.claim().await?;
         let rolled = self.context.roll_forward(spool, checkpoint, at).await?;
         if let Some(torn) = rolled.checkpoint.torn
@@ -420,3 +432,6 @@ fn lost(prefix: &str, owner: Option<&Held>) -> ReplicationError {
     );
     RegionError::Lost { prefix: prefix.to_owned(), actor, epoch }.into()
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,10 +2,14 @@
 //!
 //! ```text
 //! DIR/r0000001234-20261126T101500Z.snap     revision and time; the time in the header counts, this is for people
+//! DIR/r0000001234-20261126T101500Z-2.snap   another one of the same second, such as of another prefix
 //! DIR/new.part                              being written, locked; a crash leaves it, and the next snapshot writes over it
 //! ```
+//!
+//! Several streams may share a directory: what is there is never written over, and each prunes its own alone.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File, TryLockError},
     io::BufWriter,
     path::{Path, PathBuf},
@@ -132,21 +136,53 @@ impl Catalog {
         Ok(Draft { catalog: self.clone(), header, writer })
     }
 
-    /// Removes the snapshots that need not stay, and hands out their names.
+    /// Every snapshot of exactly this prefix, the oldest first, that can be used.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn of_prefix(&self, prefix: &str) -> Result<Vec<Listed>, SnapshotError> {
+        // One that cannot be read is somebody's evidence: it stays, and `ls` shows it.
+        let ours = |it: &Listed| it.content.as_ref().is_ok_and(|(header, _)| header.prefix == prefix);
+        Ok(self.list()?.into_iter().filter(ours).collect())
+    }
+
+    /// Removes the snapshots of a prefix that need not stay, and hands out their names. Those of each cluster are counted by
+    /// themselves: what a source was before it was rebuilt cannot be had from it any more.
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn prune(&self, retention: Retention, now_ms: u64) -> Result<Vec<String>, SnapshotError> {
-        // One that cannot be read is somebody's evidence: it stays, and `ls` shows it.
-        let usable: Vec<Listed> = self.list()?.into_iter().filter(|listed| listed.content.is_ok()).collect();
-        let times: Vec<u64> = usable.iter().map(Listed::at_ms).collect();
-        let gone = expired(&times, retention, now_ms);
+    pub fn prune(
+        &self,
+        prefix: &str,
+        retention: Retention,
+        now_ms: u64,
+    ) -> Result<Vec<String>, SnapshotError> {
+        let mut of_cluster: BTreeMap<Option<u64>, Vec<Listed>> = BTreeMap::new();
+        for listed in self.of_prefix(prefix)? {
+            let cluster = listed.content.as_ref().ok().map(|(header, _)| header.cluster.0);
+            of_cluster.entry(cluster).or_default().push(listed);
+        }
         let mut names = Vec::new();
-        for listed in usable.into_iter().take(gone) {
-            fs::remove_file(&listed.path).map_err(SnapshotError::io("remove", &listed.path))?;
-            names.push(listed.name);
+        for group in of_cluster.into_values() {
+            let times: Vec<u64> = group.iter().map(Listed::at_ms).collect();
+            for listed in group.into_iter().take(expired(&times, retention, now_ms)) {
+                fs::remove_file(&listed.path).map_err(SnapshotError::io("remove", &listed.path))?;
+                names.push(listed.name);
+            }
         }
         Ok(names)
+    }
+
+    /// A name that no snapshot has. Whoever asks holds the lock of [`Self::draft`], so that nobody else takes it.
+    fn free_name(&self, header: &Header) -> (String, PathBuf) {
+        let first = name(header);
+        let numbered = (2_u32..).map(|number| format!("{first}-{number}"));
+        let at = |name: String| {
+            let path = self.directory.join(format!("{name}{SUFFIX}"));
+            (name, path)
+        };
+        let mut names = std::iter::once(first.clone()).chain(numbered).map(at);
+        names.find(|(_, path)| !path.exists()).unwrap_or_else(|| at(first))
     }
 
     fn part(&self) -> PathBuf {
@@ -201,14 +237,13 @@ impl Draft {
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn finish(self, leases: &std::collections::BTreeMap<i64, i64>) -> Result<Listed, SnapshotError> {
+    pub fn finish(self, leases: &BTreeMap<i64, i64>) -> Result<Listed, SnapshotError> {
         let part = self.catalog.part();
         let write = |error| SnapshotError::io("write", &part)(error);
         let (footer, out) = self.writer.finish(leases).map_err(write)?;
         let file = out.into_inner().map_err(|error| write(error.into_error()))?;
         file.sync_all().map_err(write)?;
-        let name = name(&self.header);
-        let path = self.catalog.directory.join(format!("{name}{SUFFIX}"));
+        let (name, path) = self.catalog.free_name(&self.header);
         fs::rename(&part, &path).map_err(write)?;
         let synced = File::open(&self.catalog.directory).and_then(|directory| directory.sync_all());
         synced.map_err(write)?;
@@ -224,8 +259,6 @@ fn name(header: &Header) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -269,9 +302,32 @@ mod tests {
         }
         fs::write(directory.path().join("strange.snap"), b"?").unwrap();
         let retention = Retention { keep: 2, keep_for: Duration::from_secs(100) };
-        assert_eq!(catalog.prune(retention, 5_000).unwrap().len(), 3);
+        assert_eq!(catalog.prune("/app/", retention, 5_000).unwrap().len(), 3);
         let left: Vec<bool> = catalog.list().unwrap().iter().map(|listed| listed.content.is_ok()).collect();
         assert_eq!(left, [false, true, true]);
+    }
+
+    #[test]
+    fn streams_that_share_a_directory_neither_write_over_nor_prune_each_other_s_snapshots() {
+        let directory = tempfile::tempdir().unwrap();
+        let catalog = Catalog::new(directory.path());
+        let of = |cluster, prefix: &str, at_ms| {
+            let header = Header::new(ClusterId(cluster), Revision(7), at_ms, prefix);
+            catalog.draft(header).unwrap().finish(&BTreeMap::new()).unwrap().name
+        };
+        // The same revision in the same second: of two prefixes, and of two clusters.
+        let names = [of(1, "/app/", 1_000), of(1, "/other/", 1_001), of(2, "/app/", 1_002)];
+        let first = "r0000000007-19700101T000001Z";
+        assert_eq!(names, [first, &format!("{first}-2"), &format!("{first}-3")]);
+        let found = |name: &str| catalog.find(name).unwrap().content.unwrap().0;
+        assert_eq!(found(&names[1]).prefix, "/other/");
+        assert_eq!(found(&names[2]).cluster, ClusterId(2));
+        let newer = of(1, "/app/", 2_000);
+        let retention = Retention { keep: 1, keep_for: Duration::from_secs(100) };
+        assert_eq!(catalog.prune("/app/", retention, 5_000).unwrap(), [first]);
+        let left: Vec<String> = catalog.list().unwrap().into_iter().map(|listed| listed.name).collect();
+        assert_eq!(left, [names[1].clone(), names[2].clone(), newer]);
+        assert_eq!(catalog.of_prefix("/other/").unwrap().len(), 1);
     }
 
     proptest! {

@@ -40,7 +40,7 @@ pub struct KeeperMetrics {
     pub last: Gauge,
     /// Bytes of the last one.
     pub bytes: IntGauge,
-    /// How many there are.
+    /// How many there are of what is replicated.
     pub count: IntGauge,
     /// How many were made, by `source` or `log`.
     pub taken: IntCounterVec,
@@ -64,7 +64,10 @@ impl KeeperMetrics {
                 "When the last snapshot was made, in seconds since 1970.",
             )?,
             bytes: IntGauge::new("zonebreak_snapshot_bytes", "Bytes of the last snapshot.")?,
-            count: IntGauge::new("zonebreak_snapshot_count", "Snapshots that there are.")?,
+            count: IntGauge::new(
+                "zonebreak_snapshot_count",
+                "Snapshots of the replicated prefix that can be used.",
+            )?,
             taken: IntCounterVec::new(taken, &["from"])?,
             failures: IntCounter::new(
                 "zonebreak_snapshot_failures_total",
@@ -92,8 +95,10 @@ pub async fn keep(
     cancel: CancellationToken,
 ) {
     let catalog = Catalog::new(&policy.directory);
+    let prefix = String::from_utf8_lossy(options.rules.source_prefix()).into_owned();
     // At a start, one is due when the last one is old enough.
-    let last = catalog.list().ok().and_then(|all| all.iter().map(Listed::at_ms).max()).unwrap_or(0);
+    let last =
+        catalog.of_prefix(&prefix).ok().and_then(|all| all.iter().map(Listed::at_ms).max()).unwrap_or(0);
     let mut wait = policy.every.saturating_sub(Duration::from_millis(now_ms().saturating_sub(last)));
     metrics.last.set(last as f64 / 1000.0);
     while cancel.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
@@ -102,7 +107,7 @@ pub async fn keep(
             wait = AGAIN.0;
             continue;
         }
-        wait = match cancel.run_until_cancelled(take(&catalog, &options, &metrics)).await {
+        wait = match cancel.run_until_cancelled(take(&catalog, &options, &prefix, &metrics)).await {
             None => return,
             Some(Ok(())) => policy.every,
             Some(Err(error)) => {
@@ -111,10 +116,11 @@ pub async fn keep(
                 policy.every.min(AGAIN.1)
             }
         };
-        let (retention, pruned) = (policy.retention, catalog.clone());
-        match blocking(move || pruned.prune(retention, now_ms()).and_then(|gone| Ok((gone, pruned.list()?))))
-            .await
-        {
+        let (retention, pruned, of) = (policy.retention, catalog.clone(), prefix.clone());
+        let prune = move || {
+            pruned.prune(&of, retention, now_ms()).and_then(|gone| Ok((gone, pruned.of_prefix(&of)?)))
+        };
+        match blocking(prune).await {
             Ok(Ok((gone, left))) => {
                 metrics.count.set(i64::try_from(left.len()).unwrap_or(i64::MAX));
                 if !gone.is_empty() {
@@ -129,21 +135,21 @@ pub async fn keep(
 async fn take(
     catalog: &Catalog,
     options: &ReplicationOptions,
+    prefix: &str,
     metrics: &KeeperMetrics,
 ) -> Result<(), SnapshotError> {
     let begun = Instant::now();
-    let prefix = String::from_utf8_lossy(options.rules.source_prefix()).into_owned();
     let rolled = {
-        let (catalog, spool, prefix) = (catalog.clone(), options.spool.clone(), prefix.clone());
+        let (catalog, spool, prefix) = (catalog.clone(), options.spool.clone(), prefix.to_owned());
         blocking(move || roll(&catalog, &spool, &prefix)).await?
     };
     let (taken, from) = match rolled {
         Ok(Some(rolled)) => (rolled, "log"),
-        Ok(None) => (save::save(&options.source, &prefix, catalog, Arc::default()).await?, "source"),
+        Ok(None) => (save::save(&options.source, prefix, catalog, Arc::default()).await?, "source"),
         // A damaged snapshot or log is no reason to have no snapshot at all.
         Err(error @ (SnapshotError::Damaged { .. } | SnapshotError::Spool(_))) => {
             tracing::warn!("failed to {error}; reading the source instead");
-            (save::save(&options.source, &prefix, catalog, Arc::default()).await?, "source")
+            (save::save(&options.source, prefix, catalog, Arc::default()).await?, "source")
         }
         Err(error) => return Err(error),
     };

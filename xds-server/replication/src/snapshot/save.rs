@@ -39,13 +39,15 @@ pub async fn save(
     progress: Arc<Progress>,
 ) -> Result<Listed, SnapshotError> {
     etcd.validate("source")?;
-    let cluster = Arc::new(Cluster::new("source", etcd.clone()));
-    // Before the revision is asked for: at that time it was not yet too late for it.
-    let at_ms = now_ms();
+    let cluster = Arc::new(Cluster::reading("source", etcd.clone(), prefix.as_bytes()));
     let member = cluster.connect().await?;
-    progress.begin(count(&cluster, &member, prefix).await?);
-    let draft = catalog.draft(Header::new(member.cluster, member.head, at_ms, prefix))?;
-    let listing = Listing::start(&cluster, &member, prefix.as_bytes(), member.head);
+    // Right before the revision is asked for, of a member that answers: at that time it was not yet too late for it, and one
+    // round trip later it was the latest. Connecting may take as long as every dead member before this one.
+    let at_ms = now_ms();
+    let (keys, head) = count(&cluster, &member, prefix).await?;
+    progress.begin(keys);
+    let draft = catalog.draft(Header::new(member.cluster, head, at_ms, prefix))?;
+    let listing = Listing::start(&cluster, &member, prefix.as_bytes(), head);
     let (prefix, handle) = (prefix.to_owned(), Handle::current());
     let (draft, leases) =
         blocking(move || handle.block_on(drain(listing, draft, &prefix, &progress))).await??;
@@ -72,7 +74,7 @@ pub struct Contents {
 /// When the etcd does not answer.
 pub async fn read(etcd: &ClusterOptions, prefix: &str) -> Result<Contents, SnapshotError> {
     etcd.validate("source")?;
-    let cluster = Arc::new(Cluster::new("source", etcd.clone()));
+    let cluster = Arc::new(Cluster::reading("source", etcd.clone(), prefix.as_bytes()));
     let member = cluster.connect().await?;
     let mut listing = Listing::start(&cluster, &member, prefix.as_bytes(), member.head);
     let (mut items, mut leases) = (Vec::new(), BTreeSet::new());
@@ -96,7 +98,7 @@ pub async fn read(etcd: &ClusterOptions, prefix: &str) -> Result<Contents, Snaps
 /// When it is another cluster, has compacted that revision, or does not answer.
 pub async fn live(etcd: &ClusterOptions, header: &Header) -> Result<(u64, Digest), SnapshotError> {
     etcd.validate("source")?;
-    let cluster = Arc::new(Cluster::new("source", etcd.clone()));
+    let cluster = Arc::new(Cluster::reading("source", etcd.clone(), header.prefix.as_bytes()));
     let member = cluster.connect().await?;
     if member.cluster != header.cluster {
         return Err(SnapshotError::Elsewhere { wanted: header.cluster, found: member.cluster });
@@ -164,13 +166,18 @@ async fn drain(
     Ok((draft, leases))
 }
 
-/// How many keys there are under a prefix.
-pub(super) async fn count(cluster: &Cluster, member: &Member, prefix: &str) -> Result<u64, EtcdError> {
+/// How many keys there are under a prefix, and at which revision that is so.
+pub(super) async fn count(
+    cluster: &Cluster,
+    member: &Member,
+    prefix: &str,
+) -> Result<(u64, Revision), EtcdError> {
     let end = crate::client::after_prefix(prefix.as_bytes());
     let options = etcd_client::GetOptions::new().with_range(end).with_count_only();
     let start = crate::client::range_start(prefix.as_bytes());
     let answer = cluster.ask(member.kv().get(start, Some(options))).await?;
-    Ok(u64::try_from(answer.count()).unwrap_or(0))
+    let head = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+    Ok((u64::try_from(answer.count()).unwrap_or(0), Revision(head)))
 }
 
 /// The times to live that leases were granted; those that have ended since are left out.

@@ -9,6 +9,9 @@ const MAGIC: u32 = u32::from_le_bytes(*b"ZBRF");
 /// Bytes before the body.
 pub(super) const HEADER: usize = 16;
 
+/// Bytes of a frame up to the time in it: the header, its kind, the revision, the time.
+pub(super) const TIMED: usize = HEADER + 1 + 8 + 8;
+
 /// Frames begin at multiples of this, so that a search for them is cheap.
 pub(super) const ALIGN: usize = 8;
 
@@ -57,6 +60,14 @@ impl Entry {
         match self {
             Self::Revision(source) => source.revision,
             Self::Gap { through, .. } => *through,
+        }
+    }
+
+    /// When it reached us, in milliseconds since 1970.
+    pub const fn seen_ms(&self) -> u64 {
+        match self {
+            Self::Revision(source) => source.seen_ms,
+            Self::Gap { seen_ms, .. } => *seen_ms,
         }
     }
 
@@ -111,6 +122,13 @@ pub(super) fn decode(bytes: &[u8], chain: u128) -> Result<Frame, Unreadable> {
     }
     let entry = decode_body(body).ok_or(Unreadable::Broken("a frame has another form"))?;
     Ok(Frame { entry, synced: word(8), size, chain: link(chain, body) })
+}
+
+/// The time in a frame of which only the first [`TIMED`] bytes are here; 0 where there is none. Says how old a log is, and nothing
+/// rests on it: the frame's checksum is not looked at.
+pub(super) fn seen_ms(bytes: &[u8]) -> u64 {
+    let time = bytes.get(TIMED - 8..TIMED).and_then(|bytes| bytes.try_into().ok());
+    time.map_or(0, u64::from_le_bytes)
 }
 
 /// The next digest in the chain.

@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File, TryLockError},
-    io::{Read as _, Write as _},
+    io::{Read as _, Seek as _, SeekFrom, Write as _},
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -203,7 +203,17 @@ fn header(directory: &Path, number: u64, cluster: ClusterId) -> Result<Segment, 
             wanted: cluster,
         });
     }
-    Ok(Segment { header, size })
+    Ok(Segment { header, size, first_ms: first_ms(directory, number)? })
+}
+
+/// When the first entry of a segment reached us; 0 where there is none that can be read.
+fn first_ms(directory: &Path, number: u64) -> Result<u64, SpoolError> {
+    let path = segment::name(directory, number);
+    let mut file = File::open(&path).map_err(SpoolError::io("open", &path))?;
+    file.seek(SeekFrom::Start(HEADER_BYTES)).map_err(SpoolError::io("read", &path))?;
+    let mut bytes = Vec::new();
+    file.take(frame::TIMED as u64).read_to_end(&mut bytes).map_err(SpoolError::io("read", &path))?;
+    Ok(frame::seen_ms(&bytes))
 }
 
 /// A segment's header, and its size.

@@ -52,6 +52,11 @@ impl Reader {
         self.tail.clone()
     }
 
+    /// The last revision that is safe.
+    pub fn end(&self) -> Revision {
+        self.tail.borrow().revision
+    }
+
     /// The next entry, or `None` when all that is safe has been read.
     ///
     /// # Errors

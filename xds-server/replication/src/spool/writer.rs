@@ -35,6 +35,8 @@ pub struct Spool {
 pub(super) struct Segment {
     pub header: Header,
     pub size: u64,
+    /// When its first entry reached us, in milliseconds since 1970; 0 while it has none.
+    pub first_ms: u64,
 }
 
 // === impl Spool ===
@@ -100,6 +102,11 @@ impl Spool {
         self.segments.iter().map(|segment| segment.size).sum()
     }
 
+    /// When the oldest change in it reached us, in milliseconds since 1970; 0 while there is none.
+    pub fn oldest_ms(&self) -> u64 {
+        self.segments.front().map_or(0, |first| first.first_ms)
+    }
+
     /// A reader of what comes after `after`.
     pub fn reader(&self, after: Revision) -> Reader {
         Reader::new(self.options.directory.clone(), after, self.follow())
@@ -139,6 +146,11 @@ impl Spool {
                 chain = entry.encode(u32::try_from(tail.offset).unwrap_or(u32::MAX), self.chain, &mut group);
             }
             self.chain = chain;
+            if let Some(last) = self.segments.back_mut()
+                && tail.offset == HEADER_BYTES
+            {
+                last.first_ms = entry.seen_ms();
+            }
             tail.offset += size as u64;
             tail.revision = entry.revision();
         }
@@ -170,7 +182,7 @@ impl Spool {
                 made => break made?,
             }
         });
-        self.segments.push_back(Segment { header, size });
+        self.segments.push_back(Segment { header, size, first_ms: 0 });
         self.tail.send_replace(Tail { segment: number, offset: HEADER_BYTES, revision: after });
         Ok(())
     }

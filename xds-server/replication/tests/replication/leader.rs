@@ -3,11 +3,12 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use etcd_client::{Client, MemberAddOptions};
+use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 use zonebreak_drill::lab::{Command, Lab, Port, Process, Tool};
 use zonebreak_replication::{
     ClusterOptions,
-    leader::{self, Limits, Placement},
+    leader::{self, GuardMetrics, Limits, Placement},
     region::Region,
 };
 
@@ -126,10 +127,18 @@ async fn a_leader_that_strays_is_moved_back_and_never_to_a_learner() {
 
     let stop = CancellationToken::new();
     let every = Duration::from_millis(100);
-    let guard = leader::keep(options.clone(), placement(), limits("west", 300), every, stop.clone());
+    let metrics = GuardMetrics::new(&Registry::new()).unwrap();
+    let (told, limited) = (metrics.clone(), limits("west", 300));
+    let guard = leader::keep(options.clone(), placement(), limited, every, told, stop.clone());
     let guard = tokio::spawn(guard);
     until("the leader to be moved to the west", async || {
         ["m0", "m1"].contains(&stretched.leader().await.as_str())
+    })
+    .await;
+    until("that to be told", async || {
+        let survives = |region| metrics.survives.with_label_values(&[region]).get();
+        let told = (metrics.in_place.get(), survives("east"), survives("west"), metrics.answers.get());
+        metrics.moves.get() > 0 && told == (1, 1, 0, 1)
     })
     .await;
     // It strays again, by itself: the voter that leads dies, and the one left in the west comes into its own.

@@ -11,5 +11,6 @@ mod region;
 mod resync;
 mod secure;
 mod snapshots;
+mod states;
 mod stream;
 mod support;

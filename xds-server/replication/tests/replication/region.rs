@@ -296,3 +296,33 @@ async fn a_destination_has_converged_when_nothing_of_the_prefix_is_missing_whate
         replicator.stop().await;
     }
 }
+
+/// A key that is left out comes, and one that is replicated goes: as many keys as before, and yet something is missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_the_rules_leave_out_hide_no_delete_and_delay_nothing() {
+    let pair = Pair::start().await;
+    let mut options = pair.options();
+    options.rules = options.rules.with_patterns(&[], &["/app/own/**".to_owned()]).unwrap();
+    let mut source = pair.from().await;
+    for key in ["/app/a", "/app/b", "/app/own/a"] {
+        put(&mut source, key, "1").await;
+    }
+    let replicator = Running::start(options.clone());
+    replicator.streams().await;
+    let converged = async || region::converge(options.clone()).await.unwrap();
+    until("it to have everything", async || matches!(converged().await, Converged::Yes { .. })).await;
+    replicator.stop().await;
+    // One comes and one goes of those that are left out.
+    put(&mut source, "/app/own/b", "1").await;
+    source.delete("/app/own/a", None).await.unwrap();
+    assert!(matches!(converged().await, Converged::Yes { .. }), "nothing of ours changed");
+    source.delete("/app/a", None).await.unwrap();
+    assert!(matches!(converged().await, Converged::No { .. }), "a delete is missing");
+    let keeps = ReplicationOptions { rules: options.rules.clone().with_deletes(false), ..options.clone() };
+    let kept = region::converge(keeps).await.unwrap();
+    assert!(matches!(kept, Converged::Yes { .. }), "where deletes are not replicated it is not");
+    for key in 0..3 {
+        put(&mut source, &format!("/app/own/c{key}"), "1").await;
+    }
+    assert!(matches!(converged().await, Converged::No { .. }), "however many came beside it");
+}

@@ -1,9 +1,16 @@
 //! etcds that ask who is there: users with the fewest permissions that replication needs, and TLS with client certificates.
 
+use std::time::Duration;
+
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, Permission};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use zonebreak_drill::lab::{Command, Lab, Port, Process, Tool};
-use zonebreak_replication::{ClusterOptions, RESERVED, ReplicationOptions, TlsOptions, verify};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use zonebreak_drill::lab::{Command, Etcd, Lab, Link, Port, Process, Tool};
+use zonebreak_replication::{
+    ClusterOptions, RESERVED, ReplicationOptions, TlsOptions,
+    leader::{self, Limits, Placement},
+    region::Region,
+    verify,
+};
 
 use crate::support::{PREFIX, Pair, Running, list, put, until};
 
@@ -56,6 +63,13 @@ async fn users_need_no_more_than_the_prefix_and_the_checkpoints() {
     let mut to = as_root(pair.destination.url()).await;
     until("the third key", async || list(&mut to, PREFIX).await.len() == 3).await;
     replicator.stop().await;
+    // The leader's guard must be root.
+    let root = ClusterOptions {
+        user: Some("root".to_owned()),
+        password: Some("root".to_owned()),
+        ..options.source.clone()
+    };
+    assert!(leader::report(&root, &placement(), &here()).await.unwrap().in_place);
     // A wrong password is told, and not tried for ever.
     options.source.password = Some("wrong".to_owned());
     let error = Running::start(options).gives_up().await.to_string();
@@ -64,6 +78,7 @@ async fn users_need_no_more_than_the_prefix_and_the_checkpoints() {
 
 /// An authority, and a certificate of it for both sides of a connection to this machine.
 struct Certificates {
+    issuer: Issuer<'static, KeyPair>,
     ca: String,
     certificate: String,
     key: String,
@@ -71,14 +86,27 @@ struct Certificates {
 
 impl Certificates {
     fn make() -> Self {
-        let (ca_key, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let ca_key = KeyPair::generate().unwrap();
         let mut ca = CertificateParams::new(Vec::new()).unwrap();
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let root = ca.self_signed(&ca_key).unwrap().pem();
+        let made = Self {
+            issuer: Issuer::new(ca, ca_key),
+            ca: root,
+            certificate: String::new(),
+            key: String::new(),
+        };
+        made.of("")
+    }
+
+    /// The same authority with a certificate of this user, whom etcd takes its holder for when users are switched on.
+    fn of(self, user: &str) -> Self {
+        let key = KeyPair::generate().unwrap();
         let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
-        let leaf = CertificateParams::new(names).unwrap();
-        let root = ca.self_signed(&ca_key).unwrap();
-        let signed = leaf.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
-        Self { ca: root.pem(), certificate: signed.pem(), key: key.serialize_pem() }
+        let mut leaf = CertificateParams::new(names).unwrap();
+        leaf.distinguished_name.push(DnType::CommonName, user);
+        let certificate = leaf.signed_by(&key, &self.issuer).unwrap().pem();
+        Self { certificate, key: key.serialize_pem(), ..self }
     }
 
     fn options(&self, url: &str) -> ClusterOptions {
@@ -98,6 +126,15 @@ impl Certificates {
 
     /// An etcd that talks to nobody without a certificate.
     async fn etcd(&self, lab: &Lab, name: &str) -> (Process, [Port; 2], String) {
+        let ports = [Port::reserve().unwrap(), Port::reserve().unwrap()];
+        let (peer, all) = (ports[1].url(), format!("{name}={}", ports[1].url()));
+        let (process, url) = self.member(lab, name, &ports, &peer, &all);
+        until("an etcd with TLS to answer", async || self.client(&url).await.is_ok()).await;
+        (process, ports, url)
+    }
+
+    /// A member that its peers reach at `peer`. It may not answer yet.
+    fn member(&self, lab: &Lab, name: &str, ports: &[Port; 2], peer: &str, all: &str) -> (Process, String) {
         let file = |kind: &str, content: &str| {
             let path = lab.path().join(format!("{name}-{kind}.pem"));
             std::fs::write(&path, content).unwrap();
@@ -105,18 +142,15 @@ impl Certificates {
         };
         let (ca, certificate) = (file("ca", &self.ca), file("certificate", &self.certificate));
         let key = file("key", &self.key);
-        let ports = [Port::reserve().unwrap(), Port::reserve().unwrap()];
         let url = ports[0].url().replace("http://", "https://");
         let command = Command::new(lab.programs().path(Tool::Etcd).unwrap())
             .args(["--name", name, "--listen-client-urls", &url, "--advertise-client-urls", &url])
-            .args(["--listen-peer-urls", &ports[1].url(), "--initial-advertise-peer-urls", &ports[1].url()])
-            .args(["--initial-cluster", &format!("{name}={}", ports[1].url())])
+            .args(["--listen-peer-urls", &ports[1].url(), "--initial-advertise-peer-urls", peer])
+            .args(["--initial-cluster", all])
             .args(["--data-dir".into(), lab.path().join(format!("{name}.data")).into_os_string()])
             .args(["--client-cert-auth", "--trusted-ca-file", &ca, "--cert-file", &certificate])
             .args(["--key-file", &key, "--logger", "zap", "--log-level", "error"]);
-        let process = Process::spawn(lab, name, command).unwrap();
-        until("an etcd with TLS to answer", async || self.client(&url).await.is_ok()).await;
-        (process, ports, url)
+        (Process::spawn(lab, name, command).unwrap(), url)
     }
 }
 
@@ -141,4 +175,57 @@ async fn tls_with_client_certificates_on_both_sides() {
     until("both keys", async || list(&mut destination, PREFIX).await.len() == 2).await;
     assert_eq!(verify::verify(options, 9).await.unwrap().differences, 0);
     replicator.stop().await;
+    // The leader's guard shows the same certificate.
+    let report = leader::report(&certificates.options(&from), &placement(), &here()).await.unwrap();
+    assert!(report.in_place, "{report:?}");
+}
+
+fn placement() -> Placement {
+    Placement::parse(["source=here"]).unwrap()
+}
+
+fn here() -> Limits {
+    let allowed = [Region::new("here").unwrap()].into();
+    Limits { allowed, patience_ms: 0, rest_ms: 0 }
+}
+
+/// A follower learns what is committed later than the leader's clients do, here 200 ms later. A user who may read the prefix alone
+/// and shows a certificate needs nothing else of the follower that would have it catch up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_lags_is_not_taken_for_a_source_that_went_back() {
+    let (lab, certificates) = (Lab::new().unwrap(), Certificates::make());
+    let destination = Etcd::start_named(&lab, "destination").await.unwrap();
+    let ports = ["one", "two"].map(|name| (name, [Port::reserve().unwrap(), Port::reserve().unwrap()]));
+    let mut links = Vec::new();
+    for (_, ports) in &ports {
+        links.push(Link::open(ports[1].address(), Duration::from_millis(200)).await.unwrap());
+    }
+    let all = format!("one={},two={}", links[0].url(), links[1].url());
+    let mut members = Vec::new();
+    for ((name, ports), link) in ports.iter().zip(&links) {
+        members.push(certificates.member(&lab, name, ports, &link.url(), &all));
+    }
+    let root = certificates.of("root");
+    let mut clients = Vec::new();
+    for (_, url) in &members {
+        until("a member to answer", async || root.client(url).await.is_ok()).await;
+        clients.push(root.client(url).await.unwrap());
+    }
+    guard(&mut clients[0], vec![Permission::read(PREFIX).with_prefix()]).await;
+    let status = clients[0].status().await.unwrap();
+    let leads = status.leader() == status.header().unwrap().member_id();
+    let (leader, follower) = if leads { (0, 1) } else { (1, 0) };
+    let replicator = root.of("replicator");
+    let options = ReplicationOptions::new(
+        "test",
+        PREFIX,
+        replicator.options(&members[follower].1),
+        ClusterOptions::plain([destination.url()]),
+        lab.path().join("spool"),
+    );
+    for round in 0..3 {
+        let at = put(&mut clients[leader], "/app/a", &round.to_string()).await;
+        let seen = verify::status(options.clone()).await.unwrap();
+        assert!(seen.source_head.is_some_and(|head| head.0 >= at), "{seen:?}, and it was at {at}");
+    }
 }

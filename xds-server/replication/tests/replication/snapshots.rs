@@ -311,3 +311,25 @@ async fn a_replica_is_not_restored_behind_its_replicator_s_back() {
     assert!(matches!(&error, SnapshotError::Replica { stream } if stream == "test"), "{error}");
     replicator.stop().await;
 }
+
+/// The first member is a hole: a connection to it is given up after 3 s, in which the source goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_s_time_is_when_its_revision_was_asked_for_and_not_when_a_dead_member_was() {
+    let lab = Lab::new().unwrap();
+    let etcd = Etcd::start(&lab).await.unwrap();
+    let hole = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let members = ClusterOptions::plain([format!("http://{}", hole.local_addr().unwrap()), etcd.url()]);
+    let catalog = Catalog::new(lab.path().join("snapshots"));
+    let saving = tokio::spawn(async move { save(&members, PREFIX, &catalog, Arc::default()).await.unwrap() });
+    let mut it = client(&etcd).await;
+    while !saving.is_finished() {
+        let now = jiff::Timestamp::now().as_millisecond();
+        put(&mut it, "/app/time", &now.to_string()).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let taken = saving.await.unwrap();
+    let mut state = moment::of_snapshot(&taken).unwrap().state().unwrap();
+    let last: u64 = String::from_utf8(state.read().unwrap().unwrap().value).unwrap().parse().unwrap();
+    let at = header(&taken).at_ms;
+    assert!(at + 1_500 > last, "it holds what was put {} ms after its time", last.saturating_sub(at));
+}

@@ -1,21 +1,22 @@
 //! `zonebreak replicate leader-guard`: where the leader of an etcd that spans regions is, and which region may be lost. The
 //! decisions are in `zonebreak_replication::leader`.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
+use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 use zonebreak_core::units::Millis;
 use zonebreak_replication::{
-    ClusterOptions,
-    leader::{self, Limits, Placement, Report},
+    leader::{self, GuardMetrics, Limits, Placement, Report},
     region::Region,
 };
 
-use super::{failure, run::stop_on_signal};
+use super::{failure, health};
 use crate::{
     cli::{
-        connect::EtcdArgs,
+        connect::{SourceArgs, source},
         output::{OutputArgs, columns},
+        signal,
     },
     exit::{Exit, Failure, Outcome},
     telemetry::log,
@@ -42,22 +43,19 @@ pub struct LeaderArgs {
     /// Show how it is and move nothing.
     #[arg(long)]
     once: bool,
+    /// Health checks and metrics [default: none].
+    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "once")]
+    health: Option<SocketAddr>,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
-    etcd: EtcdArgs,
+    etcd: SourceArgs,
 }
 
 /// Runs the command.
 pub async fn run(args: LeaderArgs) -> Outcome {
-    let config = args.etcd.load()?;
-    let etcd = config.etcd.options().map_err(Failure::usage)?;
-    let whole = |url: String| if url.contains("://") { url } else { format!("http://{url}") };
-    let options = ClusterOptions {
-        user: etcd.user,
-        password: etcd.password,
-        ..ClusterOptions::plain(etcd.endpoints.into_iter().map(whole))
-    };
+    let config = args.etcd.load(Vec::new())?;
+    let options = source(&config)?;
     let placement = Placement::parse(args.places.iter().map(String::as_str)).map_err(|error| {
         Failure::usage(format_args!("failed to {error}")).hint("write --place MEMBER=REGION")
     })?;
@@ -74,9 +72,20 @@ pub async fn run(args: LeaderArgs) -> Outcome {
         return Ok(if safe { Exit::Ok } else { Exit::CheckFailed });
     }
     log::start(&config.log);
-    let stop = CancellationToken::new();
-    tokio::spawn(stop_on_signal(stop.clone()));
-    leader::keep(options, placement, limits, Duration::from_millis(args.every.0), stop).await;
+    let (stop, registry) = (CancellationToken::new(), Registry::new());
+    let metrics = GuardMetrics::new(&registry).map_err(anyhow::Error::from)?;
+    if let Some(listen) = args.health {
+        let told = metrics.clone();
+        health::serve(listen, &registry, stop.clone(), move || {
+            match (told.answers.get(), told.in_place.get()) {
+                (1, 1) => (true, "in place".to_owned()),
+                (1, _) => (false, "the leader strays".to_owned()),
+                _ => (false, "etcd does not answer".to_owned()),
+            }
+        })?;
+    }
+    tokio::spawn(signal::stop(stop.clone()));
+    leader::keep(options, placement, limits, Duration::from_millis(args.every.0), metrics, stop).await;
     Ok(Exit::Ok)
 }
 

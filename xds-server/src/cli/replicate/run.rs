@@ -2,14 +2,7 @@
 
 use std::path::PathBuf;
 
-use axum::{
-    Router,
-    http::{StatusCode, header::CONTENT_TYPE},
-    response::{IntoResponse as _, Response},
-    routing::get,
-};
-use prometheus::{Registry, TextEncoder};
-use tokio::signal::unix::{SignalKind, signal};
+use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
 use zonebreak_replication::{
     Metrics,
@@ -17,11 +10,11 @@ use zonebreak_replication::{
     spool::Spool,
 };
 
-use super::{StreamArgs, failure};
+use super::{StreamArgs, failure, health};
 use crate::{
+    cli::signal,
     config::Override,
     exit::{Exit, Failure, Outcome},
-    serve::{grpc, http},
     telemetry::log,
 };
 
@@ -59,13 +52,14 @@ pub async fn run(args: RunArgs) -> Outcome {
     }
     let registry = Registry::new();
     let metrics = Metrics::new(&registry).map_err(anyhow::Error::from)?;
-    let process = prometheus::process_collector::ProcessCollector::for_self();
-    registry.register(Box::new(process)).map_err(anyhow::Error::from)?;
-    let port = grpc::bind("health.listen", config.health.listen).map_err(Failure::usage)?;
-    tracing::info!(health = %config.health.listen, stream = options.stream, "replicating");
     let stop = CancellationToken::new();
-    tokio::spawn(stop_on_signal(stop.clone()));
-    let served = tokio::spawn(http::serve(port, router(registry.clone(), metrics.clone()), stop.clone()));
+    let ready = metrics.clone();
+    let served = health::serve(config.health.listen, &registry, stop.clone(), move || {
+        let (state, whole) = ready.state();
+        (whole, state.to_owned())
+    })?;
+    tracing::info!(health = %config.health.listen, stream = options.stream, "replicating");
+    tokio::spawn(signal::stop(stop.clone()));
     if let Some(policy) = config.snapshots.policy() {
         let kept = KeeperMetrics::new(&registry).map_err(anyhow::Error::from)?;
         tokio::spawn(keeper::keep(policy, options.clone(), metrics.clone(), kept, stop.clone()));
@@ -75,39 +69,4 @@ pub async fn run(args: RunArgs) -> Outcome {
     let _stopped = served.await;
     ended.map_err(failure)?;
     Ok(Exit::Ok)
-}
-
-fn router(registry: Registry, metrics: Metrics) -> Router {
-    let ready = move || {
-        let (state, whole) = metrics.state();
-        let status = if whole { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        std::future::ready((status, format!("{state}\n")))
-    };
-    Router::new()
-        .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready.clone()))
-        .route("/healthz", get(ready))
-        .route("/metrics", get(move || std::future::ready(render(&registry))))
-}
-
-fn render(registry: &Registry) -> Response {
-    match TextEncoder::new().encode_to_string(&registry.gather()) {
-        Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
-        Err(error) => {
-            http::problem(StatusCode::INTERNAL_SERVER_ERROR, &format!("failed to write the metrics: {error}"))
-        }
-    }
-}
-
-pub(super) async fn stop_on_signal(stop: CancellationToken) {
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    stop.cancel();
 }

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf};
 use zonebreak_replication::snapshot::{moment::Moment, restore::Place, save};
 
 use super::{
-    DirArgs, EtcdArgs, document, etcd, failure,
+    EtcdArgs, document, etcd, failure,
     restore::{Consent, carry_out},
 };
 use crate::{
@@ -39,7 +39,7 @@ pub struct ImportArgs {
 
 /// Runs `export`.
 pub async fn export(args: ExportArgs) -> Outcome {
-    let config = args.etcd.load(&DirArgs::default(), None)?;
+    let config = args.etcd.load(Vec::new())?;
     let prefix = config.replicate.prefix.as_str();
     let contents = save::read(&etcd(&config)?, prefix).await.map_err(failure)?;
     output::print(&document::write(prefix, &contents))?;
@@ -48,7 +48,7 @@ pub async fn export(args: ExportArgs) -> Outcome {
 
 /// Runs `import`.
 pub async fn import(args: ImportArgs) -> Outcome {
-    let config = args.etcd.load(&DirArgs::default(), None)?;
+    let config = args.etcd.load(Vec::new())?;
     let text = fs::read_to_string(&args.file)
         .map_err(|error| Failure::usage(format_args!("failed to read {}: {error}", args.file.display())))?;
     let read = document::read(&text)

@@ -6,9 +6,9 @@ use zonebreak_replication::snapshot::{
     moment::{self, Base, time},
 };
 
-use super::{DirArgs, EtcdArgs, blocking, catalog, failure, history};
+use super::{PlaceArgs, blocking, catalog, failure, history};
 use crate::{
-    cli::output::{OutputArgs, columns},
+    cli::output::columns,
     exit::{Exit, Outcome},
 };
 
@@ -16,11 +16,7 @@ use crate::{
 #[derive(Debug, Clone, clap::Args)]
 pub struct LsArgs {
     #[command(flatten)]
-    output: OutputArgs,
-    #[command(flatten)]
-    etcd: EtcdArgs,
-    #[command(flatten)]
-    dir: DirArgs,
+    place: PlaceArgs,
 }
 
 /// A snapshot in a table.
@@ -55,7 +51,7 @@ struct Answer {
 
 /// Runs the command.
 pub async fn run(args: LsArgs) -> Outcome {
-    let config = args.etcd.load(&args.dir, None)?;
+    let config = args.place.load(None)?;
     let (catalog, log) = (catalog(&config), history(&config).await?);
     let prefix = config.replicate.prefix.clone();
     let (listed, ranges) = blocking(move || {
@@ -78,7 +74,7 @@ pub async fn run(args: LsArgs) -> Outcome {
         to_time: time(range.to.at_ms),
     });
     let answer = Answer { snapshots: listed.iter().map(Row::of).collect(), restorable: restorable.collect() };
-    args.output.print(&answer, |wide| table(&answer, wide))?;
+    args.place.output.print(&answer, |wide| table(&answer, wide))?;
     Ok(Exit::Ok)
 }
 

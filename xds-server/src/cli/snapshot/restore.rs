@@ -17,7 +17,7 @@ use zonebreak_replication::{
     },
 };
 
-use super::{Bar, DirArgs, EtcdArgs, blocking, catalog, etcd, failure, history};
+use super::{Bar, PlaceArgs, blocking, catalog, etcd, failure, history};
 use crate::{
     cli::output::{Format, OutputArgs, columns},
     config::Config,
@@ -45,11 +45,7 @@ pub struct RestoreArgs {
     #[command(flatten)]
     consent: Consent,
     #[command(flatten)]
-    output: OutputArgs,
-    #[command(flatten)]
-    etcd: EtcdArgs,
-    #[command(flatten)]
-    dir: DirArgs,
+    place: PlaceArgs,
 }
 
 /// Whether to ask.
@@ -78,14 +74,14 @@ struct Plan<'a> {
 
 /// Runs the command.
 pub async fn run(args: RestoreArgs) -> Outcome {
-    let config = args.etcd.load(&args.dir, args.into.as_ref())?;
+    let config = args.place.load(args.into.as_ref())?;
     let moment = find(&args, &config).await?;
     let place = match (&args.into, args.overwrite) {
         (Some(_), _) => Place::Empty,
         (None, true) => Place::Anywhere,
         (None, false) => Place::InPlace,
     };
-    carry_out(moment, place, true, &config, &args.consent, &args.output).await
+    carry_out(moment, place, true, &config, &args.consent, &args.place.output).await
 }
 
 async fn find(args: &RestoreArgs, config: &Config) -> Result<Moment, Failure> {

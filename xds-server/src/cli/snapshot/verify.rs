@@ -3,9 +3,9 @@
 use serde::Serialize;
 use zonebreak_replication::snapshot::{SnapshotError, catalog::Listed, format, save};
 
-use super::{DirArgs, EtcdArgs, blocking, catalog, etcd, failure};
+use super::{PlaceArgs, blocking, catalog, etcd, failure};
 use crate::{
-    cli::output::{OutputArgs, columns},
+    cli::output::columns,
     config::Config,
     exit::{Exit, Failure, Outcome},
 };
@@ -23,11 +23,7 @@ pub struct VerifyArgs {
     #[arg(long)]
     live: bool,
     #[command(flatten)]
-    output: OutputArgs,
-    #[command(flatten)]
-    etcd: EtcdArgs,
-    #[command(flatten)]
-    dir: DirArgs,
+    place: PlaceArgs,
 }
 
 #[derive(Debug, Serialize)]
@@ -43,7 +39,7 @@ struct Row {
 
 /// Runs the command.
 pub async fn run(args: VerifyArgs) -> Outcome {
-    let config = args.etcd.load(&args.dir, None)?;
+    let config = args.place.load(None)?;
     let catalog = catalog(&config);
     let listed = if args.all {
         catalog.list()
@@ -54,7 +50,7 @@ pub async fn run(args: VerifyArgs) -> Outcome {
     for listed in listed.map_err(failure)? {
         rows.push(row(listed, args.live.then_some(&config)).await?);
     }
-    args.output.print(&rows, |_| table(&rows))?;
+    args.place.output.print(&rows, |_| table(&rows))?;
     Ok(if rows.iter().all(|row| row.ok) { Exit::Ok } else { Exit::CheckFailed })
 }
 

@@ -129,9 +129,9 @@ impl Target {
             return Ok(());
         }
         let prefix = job.moment.prefix.as_str();
-        let mut keys = count(&self.etcd.cluster, member, prefix).await?;
+        let (mut keys, _) = count(&self.etcd.cluster, member, prefix).await?;
         if RESERVED.starts_with(prefix) {
-            keys = keys.saturating_sub(count(&self.etcd.cluster, member, RESERVED).await?);
+            keys = keys.saturating_sub(count(&self.etcd.cluster, member, RESERVED).await?.0);
         }
         if keys > 0 {
             return Err(SnapshotError::NotEmpty { keys, prefix: prefix.to_owned() });
@@ -387,5 +387,27 @@ mod tests {
         other.release().await.unwrap();
         assert!(client.get(MARK, None).await.unwrap().kvs().is_empty());
         assert!(!crate::snapshot::is_state("/zonebreak/", MARK.as_bytes()), "the mark is in no snapshot");
+    }
+
+    /// A promotion fences a restore as it fences every writer: from its transaction on, nothing of the restore is carried out.
+    #[tokio::test]
+    async fn an_owner_that_changes_in_the_middle_ends_a_restore_before_its_next_write() {
+        let lab = Lab::new().unwrap();
+        let etcd = Etcd::start(&lab).await.unwrap();
+        let job = job(&etcd.url());
+        let mut client = etcd_client::Client::connect([etcd.url()], None).await.unwrap();
+        let mut target = Target::connect(&job).await.unwrap();
+        target.claim(&job).await.unwrap();
+        let step = target.walk(&job).await.unwrap().next().await.unwrap().unwrap();
+        let other = crate::region::own::Region::of_cluster(ClusterId(9));
+        let owner = Ownership::new(other, ClusterId(9), 2, "somebody", jiff::Timestamp::UNIX_EPOCH).encode();
+        // Between its connection and its claim as well.
+        let mut late = Target::connect(&job).await.unwrap();
+        client.put(crate::region::own::key("/app/"), owner, None).await.unwrap();
+        let error = target.transact(vec![step]).await.unwrap_err();
+        assert!(matches!(&error, SnapshotError::Conflict(why) if why.contains("owner")), "{error}");
+        assert!(client.get("/app/a", None).await.unwrap().kvs().is_empty(), "it was written after the fence");
+        let error = late.claim(&job).await.unwrap_err();
+        assert!(matches!(error, SnapshotError::Conflict(_)), "{error}");
     }
 }

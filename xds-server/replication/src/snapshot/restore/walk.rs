@@ -147,3 +147,58 @@ fn read(mut state: State, send: &mpsc::Sender<Result<Vec<Item>, SnapshotError>>)
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{client::Cluster, options::ClusterOptions};
+
+    /// A walk over these pages of the snapshot, and an etcd that holds one key.
+    async fn walk(pages: Vec<Vec<Item>>) -> Walk {
+        let (send, held) = mpsc::channel(4);
+        let kv = etcd_client::proto::PbKeyValue { key: b"/app/held".into(), ..Default::default() };
+        send.send(Ok(Some(vec![etcd_client::KeyValue(kv)]))).await.unwrap();
+        send.send(Ok(None)).await.unwrap();
+        let cluster = Arc::new(Cluster::new("destination", ClusterOptions::plain(["http://a:1"])));
+        let listing = Listing::of(cluster, held, tokio::spawn(async {}));
+        let (send, read) = mpsc::channel(4);
+        for page in pages {
+            send.send(Ok(page)).await.unwrap();
+        }
+        Walk {
+            prefix: "/app/".to_owned(),
+            pages: read,
+            page: Vec::new().into_iter(),
+            listing,
+            wanted: None,
+            there: None,
+            started: false,
+            progress: Arc::default(),
+            at: Revision(9),
+            equal: 0,
+        }
+    }
+
+    /// Taken for the end, everything behind it would be deleted.
+    #[tokio::test]
+    async fn a_reader_of_a_snapshot_that_died_is_an_error_and_not_the_end_of_the_snapshot() {
+        let first = Item { key: b"/app/a".into(), value: Vec::new(), modified: Revision(1), lease: 0 };
+        for pages in [vec![], vec![vec![first.clone()]]] {
+            let mut walk = walk(pages).await;
+            let error = loop {
+                match walk.next().await {
+                    Ok(Some(step)) => assert_ne!(step.key, b"/app/held", "nothing says that it may go"),
+                    Ok(None) => panic!("that was no end"),
+                    Err(error) => break error.to_string(),
+                }
+            };
+            assert!(error.contains("ended before its end"), "{error}");
+        }
+        let mut walk = walk(vec![vec![first], Vec::new()]).await;
+        let mut steps = Vec::new();
+        while let Some(step) = walk.next().await.unwrap() {
+            steps.push((step.key, step.wanted.is_some()));
+        }
+        assert_eq!(steps, [(b"/app/a".to_vec(), true), (b"/app/held".to_vec(), false)]);
+    }
+}
