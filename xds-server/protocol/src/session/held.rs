@@ -144,6 +144,9 @@ impl Held {
     /// The client has what it had under this name, or what it refused.
     pub(crate) fn doubt(&mut self, name: &Arc<str>, refused: Option<&Arc<Resource>>) {
         let before = self.of(name);
+        if matches!(before, Holds::Unseen(_)) {
+            return self.set(name, Holds::Unseen(None));
+        }
         // Of several the one that goes by most names, for the client may know it by any of them.
         let refused = refused.into_iter().chain(before.possible()).max_by_key(|it| it.aliases().len());
         let (had, refused) = (before.resource().cloned(), refused.cloned());

@@ -116,7 +116,7 @@ impl Watch {
                 self.held.doubt(name, content.as_ref());
             }
             if let (false, Some(resource)) = (certain, content) {
-                self.may_keep(&Holds::This(resource.clone()));
+                self.may_keep(name, &Holds::This(resource.clone()));
             }
             // A removal has no content to wait for.
             let guilty = content.is_some() && (certain || again);
@@ -206,9 +206,9 @@ impl Watch {
         }
         if change.wildcard_ended {
             let kept = self.kept_without_a_wildcard(&change.asked);
-            let had: Vec<Holds> = self.held.differing().values().cloned().collect();
+            let had = self.held.differing().clone();
             self.held.narrow(&kept);
-            had.iter().for_each(|had| self.may_keep(had));
+            had.iter().for_each(|(name, had)| self.may_keep(name, had));
             self.owed = false;
         }
         self.follow_collections(&change);

@@ -26,30 +26,41 @@ impl Watch {
         self.held.forget(name);
         self.due.take(name);
         self.rejected.remove(name);
-        self.may_keep(&had);
+        self.may_keep(name, &had);
     }
 
     /// What the client had, or perhaps had, under a name that it does not ask for it keeps if it asks for an alias of it.
-    pub(super) fn may_keep(&mut self, had: &Holds) {
-        let stray = |resource: &&Arc<Resource>| {
-            let asked = |alias: &&Arc<str>| self.subscription.names_exactly(alias);
-            // Under an alias nothing is lost sight of, unless a response under way takes that one elsewhere.
-            let settled = self.in_flight.is_none();
-            let seen = |alias: &Arc<str>| {
-                self.held.of(alias).resource().is_some_and(|held| settled && held.name() == resource.name())
-            };
-            let aliases = resource.aliases().iter();
-            let kept = match had {
-                Holds::Doubtful { .. } => !resource.aliases().is_empty(),
-                _ => aliases.clone().any(|alias| asked(&alias)) && !aliases.filter(asked).any(seen),
-            };
-            kept && !self.subscription.covers(resource.name())
-        };
-        if self.protocol == Protocol::Delta {
-            let strays: Vec<_> =
-                had.possible().filter(stray).map(|resource| resource.name().clone()).collect();
-            self.strays.extend(strays);
+    pub(super) fn may_keep(&mut self, name: &Arc<str>, had: &Holds) {
+        if self.protocol == Protocol::Sotw {
+            return;
         }
+        let strays: Vec<Arc<str>> = match had {
+            // What that goes by only the client knows.
+            Holds::Unseen(_) if !self.subscription.names().is_empty() => vec![name.clone()],
+            had => {
+                had.possible().filter(|it| self.goes_astray(it, had)).map(|it| it.name().clone()).collect()
+            }
+        };
+        for name in strays {
+            if !self.subscription.covers(&name) {
+                self.strays.insert(name);
+            } else if matches!(self.held.of(&name), Holds::Nothing) {
+                self.held.set(&name, Holds::Unseen(None));
+            }
+        }
+    }
+
+    /// Whether the client keeps this by an alias under which it is not, or may soon be no longer, accounted for.
+    fn goes_astray(&self, resource: &Resource, had: &Holds) -> bool {
+        if matches!(had, Holds::Doubtful { .. }) {
+            return !resource.aliases().is_empty();
+        }
+        let asked = resource.aliases().iter().filter(|alias| self.subscription.names_exactly(alias));
+        let is_it = |alias: &Arc<str>| {
+            self.held.of(alias).resource().is_some_and(|held| held.name() == resource.name())
+        };
+        // A response under way may take the alias elsewhere.
+        asked.clone().next().is_some() && (self.in_flight.is_some() || !asked.clone().any(is_it))
     }
 
     /// Forgets the strays that the client asks for again, by whatever name.
@@ -149,7 +160,7 @@ impl Watch {
             let had = self.held.of(name);
             self.rejected.remove(name);
             self.held.set(name, Holds::This(resource.clone()));
-            self.may_keep(&had);
+            self.may_keep(name, &had);
         }
     }
 }
