@@ -86,6 +86,7 @@ pub fn requests(data: &[u8]) {
     let mut now = Instant::now();
     let mut view: Arc<Snapshot> = Arc::default();
     let mut open: BTreeMap<TypeUrl, Response> = BTreeMap::new();
+    let mut lists: BTreeMap<TypeUrl, Vec<String>> = BTreeMap::new();
     let mut nonces = BTreeSet::new();
     let mut said_node = false;
     let mut ended = false;
@@ -108,6 +109,9 @@ pub fn requests(data: &[u8]) {
                 let request = request(&mut choices, protocol, &kind, answered);
                 if request.1 {
                     open.remove(&kind);
+                }
+                if let Request::Sotw(request) = &request.0 {
+                    lists.insert(TypeUrl::new(&request.type_url), request.resource_names.clone());
                 }
                 let with_node = !std::mem::replace(&mut said_node, true) && flags & 32 == 0;
                 Event::Request(given(request.0, with_node.then(|| node.clone())))
@@ -132,18 +136,19 @@ pub fn requests(data: &[u8]) {
         let _ = (session.status(now, &view), session.converged(&view));
     }
     if !ended && session.snapshot().is_some() {
-        come_to_rest(&mut session, protocol, now, &view, open);
+        come_to_rest(&mut session, protocol, now, &view, open, &lists);
     }
 }
 
 /// From wherever it was led, a session whose client accepts everything from now on comes to rest, and in sync but for what was
-/// refused.
+/// refused. In state of the world it goes on to ask for what it last asked for: `lists`.
 fn come_to_rest(
     session: &mut Session,
     protocol: Protocol,
     mut now: Instant,
     view: &Snapshot,
     mut open: BTreeMap<TypeUrl, Response>,
+    lists: &BTreeMap<TypeUrl, Vec<String>>,
 ) {
     let mut rounds = 0;
     for _ in 0..3 {
@@ -152,8 +157,13 @@ fn come_to_rest(
             assert!(rounds < 500, "the session does not come to rest");
             let (type_url, response_nonce) = (kind.to_string(), response.nonce.to_string());
             let request = match protocol {
-                // In state of the world an ACK repeats the names, which are not known here: an incremental one says enough.
-                Protocol::Sotw => return,
+                Protocol::Sotw => Request::Sotw(Box::new(DiscoveryRequest {
+                    version_info: response.version.to_string(),
+                    resource_names: lists.get(&kind).cloned().unwrap_or_default(),
+                    type_url,
+                    response_nonce,
+                    ..Default::default()
+                })),
                 Protocol::Delta => Request::Delta(Box::new(DeltaDiscoveryRequest {
                     type_url,
                     response_nonce,

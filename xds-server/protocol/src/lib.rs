@@ -55,6 +55,11 @@ mod type_set;
 mod types;
 mod wire;
 
+/// So that the example in there compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub use csds::ClientStatus;
 pub use envoy_types::pb::envoy::config::core::v3::Node;
 pub use error::{ProtocolError, SnapshotError};

@@ -215,6 +215,11 @@ impl TypeSet {
         self.aliases.binary_search_by(|(alias, _)| (**alias).cmp(name)).is_ok()
     }
 
+    /// Whether each resource goes by its own name only.
+    pub(crate) fn has_no_aliases(&self) -> bool {
+        self.aliases.is_empty()
+    }
+
     /// Names whose resource cannot be had at the moment, and why.
     pub fn errors(&self) -> &BTreeMap<Arc<str>, Arc<ResourceError>> {
         &self.errors

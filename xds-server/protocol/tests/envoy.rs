@@ -11,7 +11,7 @@ use envoy_types::pb::envoy::config::core::v3::ConfigSource;
 use serde_json::json;
 use support::envoy::{Envoy, get, get_from};
 use support::resources::{
-    ads, backend, cluster, endpoints, host_on_demand, listener, own_delta_service, policy, route, routes,
+    ads, backend, cluster, endpoints, host_on_demand, listener, own_service, policy, route, routes,
     routes_on_demand, runtime,
 };
 use support::{Running, eventually, start};
@@ -327,7 +327,7 @@ async fn r26_sotw_envoy_keeps_what_has_a_ttl_as_long_as_the_server() {
 /// #42812), and goes on with what it has; on a stream of their own it takes them.
 #[tokio::test(flavor = "multi_thread")]
 async fn r27_envoy_fetches_virtual_hosts_when_they_are_asked_for() {
-    fetches_virtual_hosts(own_delta_service()).await;
+    fetches_virtual_hosts(own_service(Protocol::Delta)).await;
     if Envoy::version().await >= (1, 40) {
         return fetches_virtual_hosts(ads()).await;
     }

@@ -164,11 +164,51 @@ async fn types_that_a_change_does_not_name_keep_their_version_and_are_silent() {
         peer.ack(&first, &["e"]).await;
         example.post(&node, json!({"version": "2", "set": [set(&CDS, "a", "A2")]})).await;
         assert!(peer.is_silent(QUIET).await);
+        let replaced = json!({"version": "3", "replace": true, "set": [set(&CDS, "b", "B")]});
+        example.post(&node, replaced).await;
+        assert!(peer.is_silent(QUIET).await, "only types that are named are replaced");
         peer.ask_more(&EDS, &["e", "f"], &first).await;
         let more = peer.expect().await;
         assert_eq!((more.version.as_str(), texts(&more.values)), ("1", vec!["F".into()]), "{stream:?}");
         peer.ack(&more, &["e", "f"]).await;
     }
+}
+
+#[tokio::test]
+async fn what_was_set_is_published_when_it_is_answered() {
+    let example = start().await;
+    for n in 0..20 {
+        let version = format!("v{n}");
+        example.post("n", json!({"version": version, "set": [set(&CDS, "a", &version)]})).await;
+        let mut peer = example.peer("n", STREAMS[n % 4], &CDS).await;
+        peer.ask(&CDS, &[]).await;
+        let first = peer.expect().await;
+        assert_eq!((&first.version, texts(&first.values)), (&version, vec![version.clone()]));
+    }
+}
+
+#[tokio::test]
+async fn changes_at_once_are_made_one_after_the_other_and_each_at_a_stroke() {
+    let example = start().await;
+    let mut watching = example.peer("n", (Protocol::Delta, true), &CDS).await;
+    watching.ask(&CDS, &[]).await;
+    let names: Vec<String> = (0..16).map(|n| format!("c{n:02}")).collect();
+    let posts = names.iter().map(|name| {
+        let both = [set(&CDS, name, "1"), set(&CDS, &format!("{name}-twin"), "1")];
+        example.post("n", json!({"version": name, "set": both}))
+    });
+    futures::future::join_all(posts).await;
+    // Whatever moments the client is shown, a change is in them whole or not at all.
+    let mut seen = 0;
+    while seen < 32 {
+        let said = watching.expect().await;
+        seen += said.values.len();
+        assert_eq!(seen % 2, 0, "half of a change");
+        watching.ack(&said, &[]).await;
+    }
+    let mut peer = example.peer("n", (Protocol::Sotw, true), &CDS).await;
+    peer.ask(&CDS, &[]).await;
+    assert_eq!(peer.expect().await.values.len(), 32, "none was lost to another");
 }
 
 #[tokio::test]

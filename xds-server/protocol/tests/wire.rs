@@ -22,12 +22,12 @@ use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_client
 use envoy_types::pb::google::rpc;
 use prost::Message;
 use support::peer::{Peer, STREAMS};
-use support::{Running, eventually, node, start};
+use support::{Running, eventually, node, start, start_with};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
-use zonebreak_xds::{Protocol, Resource, Scope, ServerOptions, TypeUrl};
+use zonebreak_xds::{Protocol, Resource, Scope, ServerOptions, SessionOptions, TransportOptions, TypeUrl};
 
 const EDS: TypeUrl = TypeUrl::ENDPOINT;
 
@@ -255,6 +255,79 @@ async fn a_stream_that_has_had_its_time_ends_and_its_client_comes_back_to_nothin
     again.initial_resource_versions.insert("a".into(), version);
     let mut stream = delta(&running, again).await;
     assert_eq!(stream.next().await.unwrap_err().code(), Code::Unavailable, "nothing was said before its end");
+}
+
+/// Its streams go on until they end by themselves; the next one is opened on another connection.
+#[tokio::test]
+async fn a_connection_that_has_had_its_time_takes_no_more_streams_and_keeps_those_it_has() {
+    let transport = TransportOptions {
+        max_connection_age: Some(Duration::from_millis(200)),
+        ..TransportOptions::default()
+    };
+    let loopback = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let running = start_with(loopback, ServerOptions::default(), transport).await;
+    running.publish("front", 1, vec![endpoints("a", 1)]);
+    let channel = channel(&running).await;
+    let open = async || {
+        let (requests, outgoing) = mpsc::channel(64);
+        requests.send(ask_delta(&["a"])).await.unwrap();
+        let mut client = AggregatedDiscoveryServiceClient::new(channel.clone());
+        let responses = client.delta_aggregated_resources(ReceiverStream::new(outgoing)).await?;
+        Ok::<_, Status>(Open { requests, responses: responses.into_inner() })
+    };
+    let mut first: Open<DeltaDiscoveryRequest, DeltaDiscoveryResponse> = open().await.unwrap();
+    let said = first.next().await.unwrap();
+    let ports = || {
+        let peers = running.server.proxies().into_iter().filter_map(|proxy| proxy.peer);
+        peers.map(|peer| peer.port()).collect::<std::collections::BTreeSet<u16>>()
+    };
+    assert_eq!(ports().len(), 1);
+    // How soon after its time the client hears of it is the system's affair.
+    let mut later = Vec::new();
+    for tries in 1.. {
+        assert!(tries < 100, "every stream is on the connection that has had its time");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        // One that was on its way when the connection ended is refused, and to be opened again.
+        let Ok(mut stream) = open().await else { continue };
+        if stream.next().await.is_ok() {
+            later.push(stream);
+        }
+        if ports().len() > 1 {
+            break;
+        }
+    }
+    let ack =
+        DeltaDiscoveryRequest { type_url: EDS.to_string(), response_nonce: said.nonce, ..Default::default() };
+    first.requests.send(ack).await.unwrap();
+    running.publish("front", 2, vec![endpoints("a", 2)]);
+    assert_eq!(first.next().await.unwrap().resources.len(), 1, "the old stream goes on");
+}
+
+/// The one wait that ends by the clock is seen when it does.
+#[tokio::test]
+async fn a_change_that_goes_on_without_an_ack_is_counted() {
+    let session = SessionOptions { gate_timeout: Duration::from_millis(200), ..SessionOptions::default() };
+    let running = start(ServerOptions { session, ..ServerOptions::default() }).await;
+    let view = |content: &'static str| {
+        let of = |kind: TypeUrl| Resource::from_value("a", kind, content);
+        vec![of(TypeUrl::CLUSTER), of(TypeUrl::LISTENER)]
+    };
+    running.publish("front", 1, view("1"));
+    let node = node("front").unwrap();
+    let stream = (Protocol::Delta, true);
+    let mut peer = Peer::of(channel(&running).await, node, stream, &TypeUrl::CLUSTER).await.unwrap();
+    for kind in [TypeUrl::CLUSTER, TypeUrl::LISTENER] {
+        peer.ask(&kind, &["a"]).await;
+        let first = peer.expect().await;
+        peer.ack(&first, &[]).await;
+    }
+    eventually("it has the view", || running.server.convergence().converged == 1).await;
+    assert_eq!(running.server.metrics().gates_expired(), 0);
+    running.publish("front", 2, view("2"));
+    assert_eq!(peer.expect().await.type_url, TypeUrl::CLUSTER.as_str());
+    // The cluster is never acknowledged, and the listener comes all the same.
+    assert_eq!(peer.expect().await.type_url, TypeUrl::LISTENER.as_str());
+    assert_eq!(running.server.metrics().gates_expired(), 1);
 }
 
 #[tokio::test]

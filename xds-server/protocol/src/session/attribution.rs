@@ -3,14 +3,13 @@
 //! Envoy writes `Error adding/updating cluster(s) a: <why>, b: <why>`; others quote names. Anything less plain blames nobody:
 //! a wrong guess would withhold a good resource.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// The names of `content` that the message blames, in their own order. Takes the time of the message, whatever the content.
-pub(crate) fn blamed<T>(message: &str, content: &BTreeMap<Arc<str>, T>) -> Vec<Arc<str>> {
-    let named = candidates(message).filter_map(|word| content.get_key_value(word));
-    let named: BTreeSet<Arc<str>> = named.map(|(name, _)| name.clone()).collect();
-    named.into_iter().collect()
+/// Those of these names that the message blames, in their own order. Takes the time of the message, whatever the names.
+pub(crate) fn blamed(message: &str, names: &BTreeSet<Arc<str>>) -> Vec<Arc<str>> {
+    let blamed: BTreeSet<&Arc<str>> = candidates(message).filter_map(|word| names.get(word)).collect();
+    blamed.into_iter().cloned().collect()
 }
 
 /// The words of the message that stand where a name would: in quotes, or before a colon and a space.
@@ -28,7 +27,7 @@ mod tests {
     use super::*;
 
     fn blame(message: &str, names: &[&str]) -> Vec<String> {
-        let content = names.iter().map(|name| (Arc::from(*name), ())).collect();
+        let content = names.iter().map(|name| Arc::from(*name)).collect();
         blamed(message, &content).iter().map(ToString::to_string).collect()
     }
 

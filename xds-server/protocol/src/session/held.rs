@@ -19,8 +19,8 @@ pub(crate) enum Holds {
     Unseen(Option<Version>),
     /// This.
     This(Arc<Resource>),
-    /// This or nothing, or else what it refused along with others: Envoy takes the good part of a response it refuses.
-    Doubtful(Option<Arc<Resource>>),
+    /// What it `had` or nothing, or else what it `refused` along with others: Envoy takes the good part of a response it refuses.
+    Doubtful { had: Option<Arc<Resource>>, refused: Option<Arc<Resource>> },
 }
 
 /// What a client has of one type. For names it did not subscribe to the answer means nothing.
@@ -48,15 +48,22 @@ impl Holds {
 
     /// Whether it may well be nothing.
     pub(crate) fn is_nothing(&self) -> bool {
-        matches!(self, Self::Nothing | Self::Doubtful(None))
+        matches!(self, Self::Nothing | Self::Doubtful { had: None, .. })
     }
 
     /// What we know the client by.
     pub(crate) fn resource(&self) -> Option<&Arc<Resource>> {
         match self {
-            Self::This(resource) | Self::Doubtful(Some(resource)) => Some(resource),
-            Self::Nothing | Self::Unseen(_) | Self::Doubtful(None) => None,
+            Self::This(resource) => Some(resource),
+            Self::Doubtful { had, .. } => had.as_ref(),
+            Self::Nothing | Self::Unseen(_) => None,
         }
+    }
+
+    /// All that it may be, as far as it is known.
+    pub(crate) fn possible(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        let refused = if let Self::Doubtful { refused, .. } = self { refused.as_ref() } else { None };
+        self.resource().into_iter().chain(refused)
     }
 }
 
@@ -135,9 +142,15 @@ impl Held {
     }
 
     /// The client has what it had under this name, or what it refused.
-    pub(crate) fn doubt(&mut self, name: &Arc<str>) {
-        let had = self.of(name).resource().cloned();
-        self.set(name, Holds::Doubtful(had));
+    pub(crate) fn doubt(&mut self, name: &Arc<str>, refused: Option<&Arc<Resource>>) {
+        let before = self.of(name);
+        if matches!(before, Holds::Unseen(_)) {
+            return self.set(name, Holds::Unseen(None));
+        }
+        // Of several the one that goes by most names, for the client may know it by any of them.
+        let refused = refused.into_iter().chain(before.possible()).max_by_key(|it| it.aliases().len());
+        let (had, refused) = (before.resource().cloned(), refused.cloned());
+        self.set(name, Holds::Doubtful { had, refused });
     }
 
     /// The client subscribed to this name and has nothing of it from us.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use envoy_types::pb::envoy::config::core::v3::Node;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
+use tonic::service::Routes;
 use zonebreak_xds::{
     ChangeId, ClientStatus, Hub, Resource, Server, ServerOptions, Snapshot, TransportOptions, ViewKey,
 };
@@ -22,12 +23,15 @@ pub struct Running {
     pub hub: Arc<Hub>,
     pub server: Server,
     pub address: SocketAddr,
-    runtime: Option<Runtime>,
+    _runtime: Background,
 }
 
-impl Drop for Running {
+/// Threads that nobody waits for at the end.
+pub struct Background(Option<Runtime>);
+
+impl Drop for Background {
     fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
+        if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
         }
     }
@@ -48,6 +52,16 @@ pub async fn start_with(address: SocketAddr, options: ServerOptions, transport: 
     let hub = Hub::new();
     let server = Server::new(hub.clone(), |node| ViewKey::new(&node.cluster), options);
     let routes = server.routes().add_service(ClientStatus::new(&server).into_service());
+    let (address, runtime) = serve(address, routes, transport).await;
+    Running { hub, server, address, _runtime: runtime }
+}
+
+/// Serves these on threads of their own.
+pub async fn serve(
+    address: SocketAddr,
+    routes: Routes,
+    transport: TransportOptions,
+) -> (SocketAddr, Background) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let listener = runtime.spawn(bind(address)).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -55,7 +69,7 @@ pub async fn start_with(address: SocketAddr, options: ServerOptions, transport: 
         let incoming = transport.incoming(listener);
         transport.server().add_routes(routes).serve_with_incoming(incoming).await.unwrap();
     });
-    Running { hub, server, address, runtime: Some(runtime) }
+    (address, Background(Some(runtime)))
 }
 
 /// Binds, waiting for the connections of a server that just ended.

@@ -42,7 +42,7 @@ use envoy_types::pb::google::protobuf::{Any, Duration, Struct, Value};
 use prost::{Message, Name};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use zonebreak_xds::Resource;
+use zonebreak_xds::{Protocol, Resource};
 
 pub fn ads() -> ConfigSource {
     ConfigSource {
@@ -52,8 +52,12 @@ pub fn ads() -> ConfigSource {
     }
 }
 
-/// The incremental service of a type's own, at the cluster `xds` of the bootstrap.
-pub fn own_delta_service() -> ConfigSource {
+/// The service of a type's own, at the cluster `xds` of the bootstrap.
+pub fn own_service(protocol: Protocol) -> ConfigSource {
+    let api_type = match protocol {
+        Protocol::Sotw => ApiType::Grpc,
+        Protocol::Delta => ApiType::DeltaGrpc,
+    };
     let service = GrpcService {
         target_specifier: Some(TargetSpecifier::EnvoyGrpc(EnvoyGrpc {
             cluster_name: "xds".into(),
@@ -62,7 +66,7 @@ pub fn own_delta_service() -> ConfigSource {
         ..Default::default()
     };
     let source = ApiConfigSource {
-        api_type: ApiType::DeltaGrpc.into(),
+        api_type: api_type.into(),
         transport_api_version: 2,
         grpc_services: vec![service],
         ..Default::default()
@@ -90,11 +94,16 @@ fn address(address: SocketAddr) -> Address {
 
 /// A cluster whose endpoints come by EDS; a different timeout is a different cluster.
 pub fn cluster(name: &str, timeout: i64) -> Resource {
+    cluster_from(name, timeout, ads())
+}
+
+/// The same, with its endpoints from there.
+pub fn cluster_from(name: &str, timeout: i64, from: ConfigSource) -> Resource {
     let message = Cluster {
         name: name.into(),
         connect_timeout: Some(Duration { seconds: timeout, nanos: 0 }),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
-        eds_cluster_config: Some(EdsClusterConfig { eds_config: Some(ads()), service_name: String::new() }),
+        eds_cluster_config: Some(EdsClusterConfig { eds_config: Some(from), service_name: String::new() }),
         ..Default::default()
     };
     Resource::encode(name, &message)
@@ -174,17 +183,26 @@ pub fn runtime(name: &str, key: &str, value: &str) -> Resource {
 
 /// A listener on a free port, with its routes and one filter from the server.
 pub fn listener(name: &str, routes: &str, filter: &str, stat_prefix: &str) -> Resource {
+    let routes = Rds { config_source: Some(ads()), route_config_name: routes.into() };
+    listener_from(name, RouteSpecifier::Rds(routes), filter, stat_prefix, ads())
+}
+
+/// The same with any kind of routes, and the filter from there.
+pub fn listener_from(
+    name: &str,
+    routes: RouteSpecifier,
+    filter: &str,
+    stat_prefix: &str,
+    from: ConfigSource,
+) -> Resource {
     let extension = ExtensionConfigSource {
-        config_source: Some(ads()),
+        config_source: Some(from),
         type_urls: vec![HeaderMutation::type_url()],
         ..Default::default()
     };
     let manager = HttpConnectionManager {
         stat_prefix: stat_prefix.into(),
-        route_specifier: Some(RouteSpecifier::Rds(Rds {
-            config_source: Some(ads()),
-            route_config_name: routes.into(),
-        })),
+        route_specifier: Some(routes),
         http_filters: vec![
             HttpFilter {
                 name: "on-demand".into(),

@@ -280,6 +280,13 @@ fn r32_every_response_says_who_we_are_and_none_is_larger_than_clients_take() {
         assert_eq!(seen, ["a", "b", "c", "d", "e", "f"]);
         assert!(client.converged());
     }
+    // State of the world cannot be split, and says who we are as well.
+    for scope in [Scope::Aggregated, Scope::Single(CDS)] {
+        let mut client = Client::with(Protocol::Sotw, scope, options.clone());
+        client.publish(&["a", "b", "c", "d", "e", "f"].map(|name| (CDS, name, "0123456789")));
+        let all = only(client.wildcard(&CDS));
+        assert_eq!((&*all.control_plane, all.resources.len()), ("zonebreak-1", 6));
+    }
 }
 
 #[test]

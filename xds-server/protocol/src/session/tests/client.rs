@@ -135,6 +135,11 @@ impl Client {
         fresh
     }
 
+    /// The client does not know any more what version of this type it had.
+    pub fn forget_version(&mut self, type_url: &TypeUrl) {
+        self.kinds.entry(type_url.clone()).or_default().version.clear();
+    }
+
     /// The view holds exactly this now.
     pub fn publish(&mut self, items: &[Item]) -> Vec<Response> {
         self.changes += 1;

@@ -5,6 +5,7 @@ mod client;
 mod errors;
 mod model;
 mod model_names;
+mod model_subscriptions;
 mod names;
 mod order;
 mod refusals;

@@ -1,6 +1,6 @@
-//! The model of `model.rs` for names that are more than a name: collections, aliases and times to live, in any order of asking,
-//! changing, beating and coming back; against what such a client must hold in the end. It drops no name while an answer is
-//! on its way: what it then has by an alias alone no server could know.
+//! The model of `model.rs` for names that are more than a name: collections, aliases, wildcards and times to live, in any order of
+//! asking, dropping, changing, refusing, beating and coming back; against what such a client must hold in the end. The client keeps
+//! a resource for as long as it asks for any name that it knows the resource by.
 //!
 //! One type on a service of its own, incremental: order is not what is looked for here.
 
@@ -10,7 +10,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::client::*;
-use crate::session::{Response, SessionOptions};
+use crate::session::{Request, Response, SessionOptions};
 use crate::types::{Protocol, Scope, TypeUrl};
 use crate::{Resource, SnapshotBuilder};
 
@@ -21,9 +21,12 @@ const NAMES: [&str; 4] = ["a", "b", "xdstp://x/s/web/1", "xdstp://x/s/web/2"];
 const COLLECTION: &str = "xdstp://x/s/web/*";
 /// Other names, each of which one resource at a time may go by.
 const ALIASES: [&str; 2] = ["alias-1", "alias-2"];
+const WILDCARD: &str = "*";
 /// All that a client may ask for.
-const ASKED: [&str; 8] =
-    [NAMES[0], NAMES[1], NAMES[2], NAMES[3], COLLECTION, ALIASES[0], ALIASES[1], "nobody"];
+const ASKED: [&str; 9] =
+    [NAMES[0], NAMES[1], NAMES[2], NAMES[3], COLLECTION, ALIASES[0], ALIASES[1], "nobody", WILDCARD];
+
+const TTL: &str = "xds.config.supports-resource-ttl";
 
 /// What a publisher wants: content and whether it runs out, for each name; and for each alias, whose it is.
 #[derive(Clone, Debug)]
@@ -39,8 +42,19 @@ enum Op {
     Drop(usize),
     /// Takes what was sent.
     Answer,
+    Refuse(Manner),
     Wait(u64),
-    Reconnect,
+    /// With what it has, or without.
+    Reconnect(bool),
+}
+
+/// How a client refuses.
+#[derive(Clone, Copy, Debug)]
+enum Manner {
+    /// Takes nothing and blames nobody.
+    Whole,
+    /// Takes the rest, and names the first resource.
+    Partial,
 }
 
 fn spec() -> impl Strategy<Value = Spec> {
@@ -56,8 +70,10 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (0..ASKED.len()).prop_map(Op::Ask),
         2 => (0..ASKED.len()).prop_map(Op::Drop),
         6 => Just(Op::Answer),
+        1 => Just(Op::Refuse(Manner::Whole)),
+        1 => Just(Op::Refuse(Manner::Partial)),
         2 => (0..20_000u64).prop_map(Op::Wait),
-        1 => Just(Op::Reconnect),
+        1 => any::<bool>().prop_map(Op::Reconnect),
     ]
 }
 
@@ -81,7 +97,8 @@ impl Spec {
     fn wanted(&self, asked: &BTreeSet<&'static str>) -> BTreeSet<&'static str> {
         let there = NAMES.iter().enumerate().filter(|(at, _)| self.resources[*at].is_some());
         let wanted = there.filter(|(at, name)| {
-            asked.contains(*name)
+            asked.contains(WILDCARD)
+                || asked.contains(*name)
                 || *at >= 2 && asked.contains(COLLECTION)
                 || self.aliases_of(*at).iter().any(|alias| asked.contains(alias))
         });
@@ -102,6 +119,8 @@ struct World {
     held: BTreeMap<String, Held>,
     sent: Vec<Response>,
     spec: Option<Spec>,
+    /// Whether it ever refused anything.
+    refused: bool,
 }
 
 impl World {
@@ -112,6 +131,7 @@ impl World {
             held: BTreeMap::new(),
             sent: Vec::new(),
             spec: None,
+            refused: false,
         };
         world.hears(|_| Vec::new());
         world
@@ -132,16 +152,15 @@ impl World {
                 self.hears(|client| client.subscribe(&SDS, &[ASKED[at]]));
             }
             Op::Drop(at) => {
-                // A client takes what is on its way before it says what it needs no longer.
-                while self.answer() {}
                 if self.asked.remove(ASKED[at]) {
                     self.hears(|client| client.unsubscribe(&SDS, &[ASKED[at]]));
                     self.forget();
                 }
             }
             Op::Answer => _ = self.answer(),
+            Op::Refuse(manner) => self.refuse(manner),
             Op::Wait(millis) => self.hears(|client| client.wait(Duration::from_millis(millis))),
-            Op::Reconnect => self.reconnect(),
+            Op::Reconnect(with) => self.reconnect(with),
         }
     }
 
@@ -152,7 +171,26 @@ impl World {
 
     fn answer(&mut self) -> bool {
         let Some(response) = self.sent.pop() else { return false };
-        for resource in response.resources.iter() {
+        self.take(&response, None);
+        self.hears(|client| client.ack(&response));
+        true
+    }
+
+    fn refuse(&mut self, manner: Manner) {
+        let Some(response) = self.sent.pop() else { return };
+        self.refused = true;
+        let first = response.resources.first().map(|resource| resource.name().to_string());
+        match (manner, first) {
+            (Manner::Partial, Some(first)) => {
+                self.take(&response, Some(&first));
+                self.hears(|client| client.nack(&response, &format!("'{first}' is bad")));
+            }
+            (Manner::Whole, _) | (_, None) => self.hears(|client| client.nack(&response, "no")),
+        }
+    }
+
+    fn take(&mut self, response: &Response, but: Option<&str>) {
+        for resource in response.resources.iter().filter(|resource| Some(&**resource.name()) != but) {
             let aliases = resource.aliases().iter().map(ToString::to_string).collect();
             let held = Held { version: resource.version().to_string(), aliases };
             self.held.insert(resource.name().to_string(), held);
@@ -173,8 +211,6 @@ impl World {
             self.held.values_mut().for_each(|held| held.aliases.retain(|alias| **alias != **name));
         }
         self.forget();
-        self.hears(|client| client.ack(&response));
-        true
     }
 
     /// As a client does with what it asked for no longer.
@@ -183,28 +219,36 @@ impl World {
         self.held.retain(|name, held| {
             let at = NAMES.iter().position(|known| known == name);
             let named = |at: usize| asked.contains(NAMES[at]) || at >= 2 && asked.contains(COLLECTION);
-            at.is_some_and(named) || held.aliases.iter().any(|alias| asked.contains(alias.as_str()))
+            asked.contains(WILDCARD)
+                || at.is_some_and(named)
+                || held.aliases.iter().any(|alias| asked.contains(alias.as_str()))
         });
     }
 
-    /// The same client on a new stream, which asks for all it asked for, and has lost what it had.
-    fn reconnect(&mut self) {
+    /// The same client on a new stream, which asks for all it asked for, and has what it had or has lost it.
+    fn reconnect(&mut self, with: bool) {
         self.client = fresh();
-        self.held.clear();
+        if !with {
+            self.held.clear();
+        }
         self.sent.clear();
         if let Some(spec) = self.spec.clone() {
             self.publish(spec, "");
         }
         let asked: Vec<&str> = self.asked.iter().copied().collect();
         if !asked.is_empty() {
-            self.hears(|client| client.subscribe(&SDS, &asked));
+            let mut request = delta(&SDS, &asked, &[], "");
+            request.node.as_mut().unwrap().client_features = vec![TTL.to_owned()];
+            let brings = self.held.iter().map(|(name, held)| (name.clone(), held.version.clone()));
+            request.initial_resource_versions = brings.collect();
+            self.hears(|client| client.raw(Request::Delta(Box::new(request))));
         }
     }
 }
 
 fn fresh() -> Client {
     let mut client = Client::with(Protocol::Delta, Scope::Single(SDS), SessionOptions::default());
-    client.features = vec!["xds.config.supports-resource-ttl"];
+    client.features = vec![TTL];
     client
 }
 
@@ -218,16 +262,21 @@ proptest! {
     ) {
         let mut world = World::new();
         ops.into_iter().for_each(|op| world.apply(op));
-        world.publish(last.clone(), ";last");
+        // What was refused is not said again, so that has to change; what was not may well be the same.
+        let mark = if world.refused { ";last" } else { "" };
+        world.publish(last.clone(), mark);
+        // A removal that was refused has no content, and is said again when anything changes.
+        world.hears(|client| client.edit(|view| _ = view.put(Resource::from_value("tick", SDS, "tick")).unwrap()));
         let mut rounds = 0;
         while world.answer() {
             rounds += 1;
             assert!(rounds < 100, "client and server do not come to rest");
         }
-        let held: BTreeSet<&str> = world.held.keys().map(String::as_str).collect();
+        let held = world.held.keys().map(String::as_str).filter(|name| *name != "tick");
+        let held: BTreeSet<&str> = held.collect();
         prop_assert_eq!(&held, &last.wanted(&world.asked), "asked for {:?}", world.asked);
         for (at, name) in NAMES.iter().enumerate().filter(|(_, name)| held.contains(*name)) {
-            let content = format!("{};last", last.resources[at].unwrap().0);
+            let content = format!("{}{mark}", last.resources[at].unwrap().0);
             let same = Resource::from_value(name, SDS, content.into_bytes());
             let same = if last.resources[at].unwrap().1 { same.with_ttl(Duration::from_secs(10)) } else { same };
             let same = same.with_aliases(last.aliases_of(at));

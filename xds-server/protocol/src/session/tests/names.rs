@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::client::*;
-use crate::session::Request;
-use crate::types::Protocol;
+use crate::session::{Request, SessionOptions};
+use crate::types::{Protocol, Scope};
 use crate::{Resource, TypeUrl};
 
 const VHDS: TypeUrl = TypeUrl::VIRTUAL_HOST;
@@ -97,6 +97,115 @@ fn r27_an_alias_that_moves_takes_its_client_along() {
         assert_eq!((names(&moved), removed(&moved)), (vec!["r/b"], vec!["r/a"]));
         client.ack(&moved);
         assert!(client.converged());
+    }
+}
+
+/// Refused by its own name and taken by an alias, a resource is had by both, and is taken away from a client that is left with its
+/// own name.
+#[test]
+fn r27_a_resource_that_was_taken_by_an_alias_is_had_by_its_own_name_too() {
+    for mut client in both(Protocol::Delta, &VHDS) {
+        client.edit(|view| {
+            view.put(host("r/a", "1", &["r/x.example"])).unwrap();
+        });
+        let own = only(client.subscribe(&VHDS, &["r/a"]));
+        assert!(client.nack(&own, "not now").is_empty());
+        let by_alias = only(client.subscribe(&VHDS, &["r/x.example"]));
+        assert!(client.ack(&by_alias).is_empty());
+        assert!(client.converged() && !client.session.refuses(), "it has been taken after all");
+        assert!(client.unsubscribe(&VHDS, &["r/x.example"]).is_empty());
+        let gone = only(client.edit(|view| {
+            view.remove(&VHDS, "r/a");
+        }));
+        assert_eq!(removed(&gone), ["r/a"]);
+    }
+}
+
+/// The other way around: what it has by an alias it has when it asks for it by its own name, and refuses to take it twice.
+#[test]
+fn r27_a_resource_that_is_refused_by_its_own_name_is_still_had_by_its_alias() {
+    for mut client in both(Protocol::Delta, &VHDS) {
+        client.edit(|view| {
+            view.put(host("r/a", "1", &["r/x.example"])).unwrap();
+        });
+        let by_alias = only(client.subscribe(&VHDS, &["r/x.example"]));
+        client.ack(&by_alias);
+        let own = only(client.subscribe(&VHDS, &["r/a"]));
+        assert_eq!(names(&own), ["r/a"], "asked for, answered");
+        client.nack(&own, "once is enough");
+        assert!(client.unsubscribe(&VHDS, &["r/x.example"]).is_empty());
+        let gone = only(client.edit(|view| {
+            view.remove(&VHDS, "r/a");
+        }));
+        assert_eq!(removed(&gone), ["r/a"]);
+    }
+}
+
+/// The client drops a resource's own name while it is being told that the alias leads elsewhere, and so keeps the resource by the
+/// alias that it knows it by: no name it asks for leads there any more.
+#[test]
+fn r27_a_resource_kept_by_an_alias_that_moves_meanwhile_is_taken_away() {
+    for scope in [Scope::Aggregated, Scope::Single(VHDS)] {
+        // One resource at a time.
+        let options = SessionOptions { max_response_bytes: 1, ..SessionOptions::default() };
+        let mut client = Client::with(Protocol::Delta, scope, options);
+        client.edit(|view| {
+            view.put(host("r/z", "1", &["r/a.example"])).unwrap();
+        });
+        let first = client.subscribe(&VHDS, &["r/z", "r/a.example"]);
+        client.ack_all(first);
+        let moved = only(client.edit(|view| {
+            view.remove(&VHDS, "r/z").put(host("r/z", "1", &[])).unwrap();
+            view.put(host("r/b", "1", &["r/a.example"])).unwrap();
+        }));
+        assert_eq!((names(&moved), removed(&moved)), (vec!["r/b"], vec![]), "it asks for r/z as well");
+        assert!(client.unsubscribe(&VHDS, &["r/z"]).is_empty());
+        let gone = only(client.ack(&moved));
+        assert_eq!((names(&gone), removed(&gone)), (vec![], vec!["r/z"]));
+        assert!(client.ack(&gone).is_empty());
+        assert!(client.converged());
+    }
+}
+
+/// A client says what it has by the resources' own names, also what it asks for by an alias: that may have moved on since.
+#[test]
+fn r27_what_a_client_brings_back_by_an_alias_that_has_moved_is_taken_away() {
+    for mut client in both(Protocol::Delta, &VHDS) {
+        client.edit(|view| {
+            view.put(host("r/a", "1", &[])).unwrap();
+            view.put(host("r/b", "1", &["r/x.example"])).unwrap();
+        });
+        let mut request = delta(&VHDS, &["r/x.example"], &[], "");
+        let had = host("r/a", "1", &["r/x.example"]).version().to_string();
+        request.initial_resource_versions.insert("r/a".to_owned(), had);
+        let mut responses = client.raw(Request::Delta(Box::new(request)));
+        responses.extend(client.wait(Duration::from_secs(1)));
+        let seen = client.ack_all(responses);
+        assert_eq!(seen.iter().flat_map(names).collect::<Vec<_>>(), ["r/b"]);
+        assert_eq!(seen.iter().flat_map(removed).collect::<Vec<_>>(), ["r/a"]);
+        assert!(client.converged());
+    }
+}
+
+/// A client blames resources by their own names, whatever it asked for them by: only that one waits, and nothing else is doubtful.
+#[test]
+fn r27_a_resource_that_was_asked_for_by_an_alias_is_blamed_by_its_own_name() {
+    for mut client in both(Protocol::Delta, &VHDS) {
+        client.edit(|view| {
+            view.put(host("r/a", "1", &["r/x.example"])).unwrap();
+            view.put(host("r/b", "1", &["r/y.example"])).unwrap();
+        });
+        let first = only(client.subscribe(&VHDS, &["r/x.example", "r/y.example"]));
+        client.nack(&first, "'r/b' is bad");
+        assert_eq!(client.nacks[0].resources.iter().map(|name| &**name).collect::<Vec<_>>(), ["r/b"]);
+        let change = client.edit(|view| {
+            view.put(host("r/c", "1", &[])).unwrap();
+        });
+        assert_eq!(
+            names(&only(change)),
+            ["r/a"],
+            "perhaps it was not taken; and r/b waits for its own change"
+        );
     }
 }
 

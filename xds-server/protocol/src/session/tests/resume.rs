@@ -39,6 +39,25 @@ fn r06_a_client_that_comes_back_in_sync_is_sent_nothing_again() {
 }
 
 #[test]
+fn r06_a_client_that_comes_back_in_sync_to_any_stream_is_sent_nothing_again() {
+    for kind in [CDS, EDS] {
+        let view = [(kind.clone(), "a", "1"), (kind.clone(), "b", "1")];
+        for mut client in everywhere(&kind) {
+            client.publish(&view);
+            let first = client.subscribe(&kind, &["a", "b"]);
+            client.ack_all(first);
+            let mut back = client.reconnect(&view, &view);
+            let mut responses = back.subscribe(&kind, &["a", "b"]);
+            responses.extend(back.wait(GRACE * 2));
+            let resources: usize = responses.iter().map(|response| response.resources.len()).sum();
+            assert_eq!(resources, 0, "{:?}: {responses:#?}", back.protocol);
+            back.ack_all(responses);
+            assert!(back.converged());
+        }
+    }
+}
+
+#[test]
 fn r06_sotw_a_version_does_not_stand_for_names_it_was_not_given_for() {
     let view = [(EDS, "a", "1"), (EDS, "b", "1")];
     for mut client in both(Protocol::Sotw, &EDS) {

@@ -44,9 +44,10 @@ impl Watch {
             return Vec::new();
         }
         let alive = |resource: &&Arc<Resource>| {
-            let holds = |name: &str| self.subscription.covers(name) && self.has_just(name, resource);
-            resource.ttl().is_some()
-                && (holds(resource.name()) || resource.aliases().iter().any(|name| holds(name)))
+            let holds = |name: &Arc<str>| self.has_just(name, resource);
+            let own = |name: &Arc<str>| self.subscription.covers(name) && holds(name);
+            let alias = |name: &Arc<str>| self.subscription.names_exactly(name) && holds(name);
+            resource.ttl().is_some() && (own(resource.name()) || resource.aliases().iter().any(alias))
         };
         let alive: Vec<Arc<Resource>> = goal.iter().filter(alive).cloned().collect();
         self.beat = if alive.is_empty() { Beat::Idle } else { Beat::At(now) };
@@ -75,6 +76,6 @@ impl Watch {
     }
 
     fn has_just(&self, name: &str, resource: &Arc<Resource>) -> bool {
-        !matches!(self.held.of(name), Holds::Doubtful(_)) && self.held.of(name).is(Some(resource))
+        !matches!(self.held.of(name), Holds::Doubtful { .. }) && self.held.of(name).is(Some(resource))
     }
 }

@@ -44,9 +44,12 @@ impl Watch {
                 // News to the client, whatever the set we last compared with.
                 let named = |name: &str| self.subscription.names_exactly(name);
                 let belongs = of(glob);
+                let mut new = Names::default();
                 for name in self.members(|name| belongs(name) && !named(name)) {
                     self.held.begin(&name, Holds::Nothing);
+                    new.insert(name);
                 }
+                self.recall(&new, &new);
             }
             self.due.insert(glob.clone());
         }
@@ -63,9 +66,7 @@ impl Watch {
             let belongs = of(glob);
             for name in self.members(|name| belongs(name)) {
                 if !self.subscription.covers(&name) {
-                    self.held.forget(&name);
-                    self.due.take(&name);
-                    self.rejected.remove(&name);
+                    self.let_go(&name);
                 } else if self.subscription.is_wildcard() && self.protocol == Protocol::Delta {
                     self.due.insert(name);
                 }

@@ -41,6 +41,10 @@ impl Watch {
     pub(super) fn gone(&self, content: &Chosen, goal: &TypeSet) -> Gone {
         let mut gone = Gone::default();
         for (key, new) in content {
+            if new.is_none() && self.strays.contains(key) {
+                gone.removed.push(key.clone());
+                continue;
+            }
             let old = self.held.of(key).resource().cloned();
             // What the client has under an alias it knows by the resource's own name.
             let own = old.as_ref().map(|old| old.name()).filter(|own| *own != key);

@@ -1,5 +1,6 @@
 //! What a client's requests change: answers to responses, and subscriptions.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use super::brought::Brought;
 use super::content::{Chosen, Content};
 use super::send::same;
 use super::state::{InFlight, Rejected, Watch};
+use crate::resource::Resource;
 use crate::session::attribution;
 use crate::session::event::Nack;
 use crate::session::heard::Heard;
@@ -68,8 +70,12 @@ impl Watch {
             content => {
                 for (name, resource) in content.iter() {
                     self.rejected.remove(name);
+                    self.strays.remove(name);
                     if self.subscription.covers(name) {
                         self.held.set(name, resource.cloned().map_or(Holds::Nothing, Holds::This));
+                    }
+                    if let Some(resource) = resource {
+                        self.has_by_all_names(resource, content, &in_flight.goal);
                     }
                 }
             }
@@ -93,19 +99,24 @@ impl Watch {
             self.beat = Beat::Refused;
         }
         let brought = in_flight.content.into_chosen();
-        let count = brought.len();
-        let mut blamed = attribution::blamed(message, &brought);
+        let names: BTreeSet<Arc<str>> =
+            brought.iter().map(|(name, content)| own_name(name, content).clone()).collect();
+        let count = names.len();
+        let mut blamed = attribution::blamed(message, &names);
         if count == 1 || blamed.is_empty() {
-            blamed = brought.keys().cloned().collect();
+            blamed = names.into_iter().collect();
         }
         let attributed = count == 1 || blamed.len() < count;
         for (name, content) in &brought {
             let again = self.rejected.get(name).is_some_and(|before| same(&before.content, content));
-            // In the order of names, as the content is.
-            let certain = attributed && blamed.binary_search(name).is_ok();
+            // They are in the order of names.
+            let certain = attributed && blamed.binary_search(own_name(name, content)).is_ok();
             let news = !self.held.of(name).is(content.as_ref());
             if news && !certain && self.subscription.covers(name) {
-                self.held.doubt(name);
+                self.held.doubt(name, content.as_ref());
+            }
+            if let (false, Some(resource)) = (certain, content) {
+                self.may_keep(name, &Holds::This(resource.clone()));
             }
             // A removal has no content to wait for.
             let guilty = content.is_some() && (certain || again);
@@ -176,9 +187,11 @@ impl Watch {
                 self.held.begin(resource.name(), Holds::Unseen(Some(resource.version().clone())));
             }
         }
+        self.strays.extend(brought.strays);
         for (name, version) in brought.others {
             self.due.take(&name);
-            self.held.set(&name, Holds::Unseen(Some(version)));
+            let same = known.get(&name).filter(|resource| *resource.version() == version);
+            self.held.set(&name, same.map_or(Holds::Unseen(Some(version)), |it| Holds::This(it.clone())));
         }
     }
 
@@ -188,11 +201,14 @@ impl Watch {
             // What the wildcard adds is news to the client, whatever the set we last compared with.
             let kept = self.kept_without_a_wildcard(&change.new);
             self.held.narrow(&kept);
+            self.recall_all();
             self.owed = true;
         }
         if change.wildcard_ended {
             let kept = self.kept_without_a_wildcard(&change.asked);
+            let had = self.held.differing().clone();
             self.held.narrow(&kept);
+            had.iter().for_each(|(name, had)| self.may_keep(name, had));
             self.owed = false;
         }
         self.follow_collections(&change);
@@ -206,6 +222,7 @@ impl Watch {
             for name in change.new.iter() {
                 self.held.begin(name, if unseen { Holds::Unseen(None) } else { Holds::Nothing });
             }
+            self.recall(&change.asked, &change.new);
         }
         // xds_protocol.rst, "How the client specifies what resources to return": "the server must resend any newly requested
         // resources, even if it previously sent those"; "Subscribing to Resources": "the server must still provide those
@@ -221,9 +238,7 @@ impl Watch {
                     self.due.insert(name);
                 }
             } else {
-                self.held.forget(&name);
-                self.due.take(&name);
-                self.rejected.remove(&name);
+                self.let_go(&name);
             }
         }
         if change.wildcard_ended {
@@ -232,6 +247,11 @@ impl Watch {
             self.rejected.retain(|name, _| subscription.covers(name));
         }
     }
+}
+
+/// The name the client knows this by, whatever it asked for it by.
+fn own_name<'a>(asked: &'a Arc<str>, content: &'a Option<Arc<Resource>>) -> &'a Arc<str> {
+    content.as_ref().map_or(asked, |resource| resource.name())
 }
 
 fn shortened(message: &str) -> &str {

@@ -95,6 +95,7 @@ impl Watch {
         self.in_flight.is_none()
             && self.due.is_empty()
             && !self.owed
+            && self.strays.is_empty()
             && self.resume.is_none()
             && (set.errors().is_empty() || self.errors_to_tell(set).is_empty())
             && !self.held.differing().keys().any(differs)

@@ -10,6 +10,7 @@ mod hear;
 mod know;
 mod send;
 mod state;
+mod strays;
 
 pub(crate) use content::Content;
 pub(crate) use hear::Answer;

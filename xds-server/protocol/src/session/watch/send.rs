@@ -99,6 +99,7 @@ impl Watch {
         let at_rest = self.held.is_all_of(goal)
             && self.due.is_empty()
             && !self.owed
+            && self.strays.is_empty()
             && self.resume.is_none()
             && self.rejected.is_empty()
             && self.nack.is_none()
@@ -127,6 +128,7 @@ impl Watch {
         self.resume_from(past, goal);
         let subscription = &self.subscription;
         self.held.rebase(goal, |name| subscription.covers(name), |name| subscription.names_exactly(name));
+        self.prune_strays(goal);
         self.prune_refused(goal);
         self.clear_errors(goal);
         self.expand_collections(goal);
@@ -224,6 +226,7 @@ impl Watch {
             && (rules.changes || asked || self.owed)
             && self.resume.is_none()
             && !self.resumed
+            && self.strays.is_empty()
             && self.rejected.is_empty()
             && self.nack.is_none()
             && self.told.is_empty()
@@ -330,6 +333,15 @@ impl Watch {
                 }
             }
         }
+        for name in self.strays.iter().filter(|name| !self.wants_by_alias(rules.goal, name)) {
+            if !rules.changes {
+                *held_back = true;
+            } else if rules.goal.get(name).is_none() && !(rules.removable)(name) {
+                *kept = true;
+            } else if !self.is_refused(name, None, rules.goal) {
+                content.insert(name.clone(), None);
+            }
+        }
         // On its own: were it refused, what is still wanted should not be refused with it.
         if content.is_empty() {
             content.extend(promised);
@@ -405,10 +417,11 @@ impl Watch {
     /// Forgets refusals of content that is no longer wanted.
     fn prune_refused(&mut self, goal: &TypeSet) {
         if !self.rejected.is_empty() {
-            let held = &self.held;
+            let (held, strays) = (&self.held, &self.strays);
             self.rejected.retain(|name, rejected| {
                 let wanted = goal.get(name);
-                same(&rejected.content, &wanted.cloned()) && !held.of(name).is(wanted)
+                let stray = strays.contains(name) && rejected.content.is_none();
+                stray || same(&rejected.content, &wanted.cloned()) && !held.of(name).is(wanted)
             });
         }
         if self.rejected.is_empty() {

@@ -19,8 +19,14 @@
 //! Until then what the client has under their names is doubtful, so they are said again when the goal goes back as well.
 //!
 //! So one content is refused at most twice on a stream, and never twice in a row without a change.
+//!
+//! # Names
+//!
+//! A resource that goes by several names of which the client asks for more than one is kept account of under each of these, and
+//! under all of them the same: what was taken for one was taken for all. What a client may have under none of them is a stray
+//! (`strays.rs`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -52,6 +58,8 @@ pub(crate) struct Watch {
     pub(super) resumed: bool,
     pub(super) in_flight: Option<InFlight>,
     pub(super) rejected: BTreeMap<Arc<str>, Rejected>,
+    /// Own names of what the client may have although no name it asks for leads there (`strays.rs`).
+    pub(super) strays: BTreeSet<Arc<str>>,
     /// The goal whose response was refused last.
     pub(super) rejected_goal: Option<Arc<TypeSet>>,
     pub(super) nack: Option<Nack>,
@@ -111,6 +119,7 @@ impl Watch {
             resumed: false,
             in_flight: None,
             rejected: BTreeMap::new(),
+            strays: BTreeSet::new(),
             rejected_goal: None,
             nack: None,
             told: Errors::new(),
