@@ -115,6 +115,10 @@ impl Entrance {
         }
     }
 
+    pub(crate) fn is_waiting(&self) -> bool {
+        matches!(self, Self::Waiting(..))
+    }
+
     /// Gives the place back if the stream is done with it; asks only one that has it still.
     pub(crate) fn leave_if(&mut self, done: impl FnOnce() -> bool) {
         if let Self::Inside(stay) = self

@@ -41,6 +41,10 @@ impl<T> ByType<T> {
         self.0.iter().map(|(_, value)| value)
     }
 
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.0.iter_mut().map(|(_, value)| value)
+    }
+
     /// Replaces what was there.
     pub(crate) fn insert(&mut self, type_url: TypeUrl, value: T) {
         match self.0.binary_search_by(|(of, _)| of.cmp(&type_url)) {

@@ -134,6 +134,12 @@ impl Journal {
         self.each(view, &mut reached.acked, change, |row| row.have(now));
     }
 
+    /// A stream holds all of `change`, which was published without concerning it: it had it from then on.
+    pub(crate) fn held(&self, view: &ViewKey, reached: &mut Reached, change: ChangeId) {
+        self.sent(view, reached, change);
+        self.each(view, &mut reached.acked, change, |row| row.have(row.at.0));
+    }
+
     /// A stream refused something while `change` was the newest that it was given.
     pub(crate) fn refused(
         &self,
@@ -183,6 +189,15 @@ impl Journal {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         // Nothing in here can panic half-way, so a poisoned lock still guards a whole journal.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Reached ===
+
+impl Reached {
+    /// The newest change that the stream is known to hold.
+    pub(crate) fn acked(&self) -> ChangeId {
+        self.acked
     }
 }
 

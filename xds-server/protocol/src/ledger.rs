@@ -207,6 +207,11 @@ impl Ledger {
         })
     }
 
+    /// Tells the journal who holds the newest of its view without having been woken for it.
+    pub(crate) fn credit(&self, hub: &Hub, journal: &Journal) {
+        self.entries().iter().for_each(|entry| entry.credit(hub, journal));
+    }
+
     /// How many streams follow one of these views.
     pub(crate) fn following(&self, views: &BTreeSet<ViewKey>) -> usize {
         self.streams().values().filter(|entry| entry.view().is_some_and(|view| views.contains(view))).count()
@@ -291,6 +296,21 @@ impl Entry {
         }
     }
 
+    /// Tells the journal that the stream holds the newest of its view, if it does and that was not known: streams are passed over by
+    /// what does not concern them.
+    pub(crate) fn credit(&self, hub: &Hub, journal: &Journal) {
+        let (Some(view), mut reached) = (self.view(), self.reached()) else { return };
+        let (Some(reached), Some(newest)) = (reached.as_mut(), hub.snapshot_for(self.id, view)) else {
+            return;
+        };
+        if reached.acked() < newest.change() {
+            let session = self.session();
+            if session.snapshot().is_some() && session.converged(&newest) {
+                journal.held(view, reached, newest.change());
+            }
+        }
+    }
+
     /// Whether the stream has acknowledged all that it was given.
     pub(crate) fn has_all(&self) -> bool {
         let session = self.session();
@@ -367,8 +387,12 @@ mod tests {
     use std::sync::mpsc;
     use std::time::Duration;
 
+    use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
+
     use super::*;
-    use crate::session::SessionOptions;
+    use crate::resource::Resource;
+    use crate::session::{Event, Request, SessionOptions};
+    use crate::snapshot::Snapshot;
 
     #[test]
     fn a_stream_that_is_busy_holds_up_who_looks_at_it_and_nobody_else() {
@@ -398,5 +422,48 @@ mod tests {
             freed
         });
         assert!(freed.is_ok(), "the rows stayed locked for as long as one session was");
+    }
+
+    #[test]
+    fn a_stream_that_a_change_does_not_concern_has_it_as_soon_as_it_is_published() {
+        let (ledger, hub, journal) = (Ledger::default(), Hub::new(), Journal::default());
+        let session = Session::new(
+            Arc::new(SessionOptions::default()),
+            StreamId(1),
+            Protocol::Delta,
+            Scope::Aggregated,
+        );
+        let entry = ledger.open(StreamId(1), None, session);
+        let view = ViewKey::new("az-a");
+        let publish = |change, content: &'static [u8]| {
+            let mut next = Snapshot::builder(ChangeId(change));
+            next.put(Resource::from_value("a", TypeUrl::CLUSTER, content)).unwrap();
+            let next = Arc::new(next.build());
+            journal.announce(ChangeId(change), [view.clone()].into(), || 1);
+            hub.publish([(view.clone(), next.clone())]);
+            next
+        };
+        let acked = || {
+            ledger.credit(&hub, &journal);
+            journal.changes().iter().map(|change| change.acked).collect::<Vec<_>>()
+        };
+        let first = publish(1, b"1");
+        entry.identify(&Node::default(), view.clone(), &journal);
+        publish(2, b"2");
+        assert_eq!(acked(), [0, 0], "it was given nothing yet");
+        // It watches nothing, so nothing concerns it.
+        entry.session().step(Instant::now(), Event::Snapshot(first));
+        publish(3, b"3");
+        assert_eq!(acked(), [1, 1, 0], "the first came before it");
+        assert_eq!(acked(), [1, 1, 0], "each once");
+        let wanted = DeltaDiscoveryRequest {
+            node: Some(Node::default()),
+            type_url: TypeUrl::CLUSTER.to_string(),
+            ..DeltaDiscoveryRequest::default()
+        };
+        entry.session().step(Instant::now(), Event::Request(Request::Delta(Box::new(wanted))));
+        publish(4, b"4");
+        assert_eq!(acked(), [0, 1, 1, 0], "now it does");
+        assert_eq!(journal.changes()[1].last, Some(Duration::ZERO));
     }
 }

@@ -36,6 +36,7 @@ mod csds;
 mod error;
 mod hub;
 mod inbound;
+mod interest;
 mod journal;
 mod ledger;
 mod links;

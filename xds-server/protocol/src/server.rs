@@ -143,6 +143,7 @@ impl Server {
 
     /// What became of the last changes that were announced, the newest first.
     pub fn changes(&self) -> Vec<ChangeStatus> {
+        self.shared.ledger.credit(&self.shared.hub, &self.shared.journal);
         self.shared.journal.changes()
     }
 
@@ -197,6 +198,7 @@ impl Shared {
 
     pub(crate) fn closed(&self, entry: &Entry) {
         self.ledger.close(entry.id());
+        entry.credit(&self.hub, &self.journal);
         entry.leave(&self.journal);
         self.metrics.stream_closed(entry.protocol(), entry.scope());
     }

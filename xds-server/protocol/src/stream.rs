@@ -91,6 +91,7 @@ impl Served {
             }
             match self.wake().await {
                 Wake::Event(event) => {
+                    self.catch_up(&event);
                     self.step(event);
                     // A client that floods us with requests shares its thread with the others.
                     tokio::task::coop::consume_budget().await;
@@ -148,6 +149,16 @@ impl Served {
         }
     }
 
+    /// Brings the stream to the newest snapshot before anything else is: it is not woken for those that do not concern it.
+    fn catch_up(&mut self, event: &Event) {
+        if !matches!(event, Event::Snapshot(_))
+            && !self.entrance.is_waiting()
+            && let Some(snapshot) = self.view.as_mut().and_then(Subscription::newer)
+        {
+            self.step(Event::Snapshot(snapshot));
+        }
+    }
+
     /// Ends the stream at a quiet moment, or looks again a little later.
     fn age(&mut self) {
         let now = now();
@@ -168,10 +179,16 @@ impl Served {
         }
         let given = matches!(event, Event::Snapshot(_));
         let now = now();
-        let effects = self.entry.session().step(now, event);
+        let mut session = self.entry.session();
+        let effects = session.step(now, event);
+        let turned = session.turned();
+        drop(session);
         let answered = given || effects.iter().any(|effect| matches!(effect, Effect::Acked { .. }));
         for effect in effects {
             self.take(effect);
+        }
+        if let (Some(view), Some(interests)) = (&mut self.view, turned) {
+            view.listen(interests);
         }
         if answered {
             self.entry.report(self.shared.journal(), Progress::Answered(now));

@@ -265,7 +265,8 @@ impl TypeSet {
         match &self.lineage {
             Some((parent, changed)) if *parent == old.id => Changed::Borrowed(changed),
             _ => {
-                let mut changed = differing(&old.resources, &self.resources, |a, b| a.same_content(b));
+                let mut changed =
+                    differing(&old.resources, &self.resources, |a, b| Arc::ptr_eq(a, b) || a.same_content(b));
                 add_aliases(&mut changed, &old.resources, &self.resources);
                 Changed::Owned(changed)
             }
@@ -310,6 +311,7 @@ fn differing(
             (None, None) => return names,
             (Some(_), None) => std::cmp::Ordering::Less,
             (None, Some(_)) => std::cmp::Ordering::Greater,
+            (Some(a), Some(b)) if Arc::ptr_eq(a, b) => std::cmp::Ordering::Equal,
             (Some(a), Some(b)) => a.name().cmp(b.name()),
         };
         let a = if order.is_le() { old.next() } else { None };

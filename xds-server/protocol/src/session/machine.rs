@@ -26,6 +26,7 @@ use super::heard::Heard;
 use super::order::{Expired, FIRST, Order, Point, Watches};
 use super::watch::{Answer, Children, Content, Rules, Watch};
 use crate::error::ProtocolError;
+use crate::interest::Interests;
 use crate::snapshot::Snapshot;
 use crate::type_set::TypeSet;
 use crate::types::{Protocol, Scope, StreamId, TypeUrl};
@@ -148,6 +149,18 @@ impl Session {
         let order = (self.scope == Scope::Aggregated).then(|| self.order.deadline(now, &self.watches));
         let beats = self.watches.values().filter_map(|watch| watch.next_beat());
         order.flatten().into_iter().chain(beats).min()
+    }
+
+    /// What concerns the stream, where that may be something else than when this was asked last.
+    pub(crate) fn turned(&mut self) -> Option<Interests> {
+        if !self.watches.values().any(|watch| watch.has_turned()) {
+            return None;
+        }
+        let mut interests = Interests::default();
+        for watch in self.watches.values_mut() {
+            interests.insert(watch.type_url().clone(), watch.turn());
+        }
+        Some(interests)
     }
 
     /// The newest snapshot given to the session.

@@ -53,6 +53,11 @@ impl Names {
         self.all.as_ref().is_some_and(|all| Arc::ptr_eq(all, set.places()))
     }
 
+    /// Whether these are, or were, all names of a set.
+    pub(crate) fn are_shared(&self) -> bool {
+        self.all.is_some()
+    }
+
     /// Whether these are just the names of `set`.
     pub(crate) fn are_all_of(&self, set: &TypeSet) -> bool {
         self.have_all_of(set) && self.own.is_empty()

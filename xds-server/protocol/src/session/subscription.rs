@@ -9,6 +9,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::heard::Texts;
 use super::names::Names;
+use crate::interest::{self, Interest};
 use crate::name;
 use crate::type_set::TypeSet;
 use crate::types::TypeUrl;
@@ -217,6 +218,14 @@ impl Subscription {
         change
     }
 
+    /// What of the type concerns a client that refused nothing.
+    pub(crate) fn interest(&self) -> Interest {
+        if self.wildcard || self.names.are_shared() || self.len() > interest::MOST {
+            return Interest::Any;
+        }
+        Interest::Names(self.names.iter().chain(&self.globs).cloned().collect())
+    }
+
     /// The client named all resources that there are, at once and none before.
     fn begin_with(&mut self, all: Names, was_wildcard: bool, change: &mut Change) {
         if !was_wildcard {
@@ -226,6 +235,19 @@ impl Subscription {
         self.names = all;
         change.wildcard_began = self.wildcard && !was_wildcard;
         change.wildcard_ended = was_wildcard && !self.wildcard;
+    }
+}
+
+// === impl Change ===
+
+impl Change {
+    pub(crate) fn is_nothing(&self) -> bool {
+        let globs = [&self.globs_began, &self.globs_again, &self.globs_ended];
+        self.asked.is_empty()
+            && self.dropped.is_empty()
+            && globs.into_iter().all(Vec::is_empty)
+            && !self.wildcard_began
+            && !self.wildcard_ended
     }
 }
 

@@ -8,6 +8,7 @@ use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use envoy_types::pb::google::rpc::Status;
 
+use super::follower::Follower;
 use crate::error::ProtocolError;
 use crate::session::{Effect, Event, Nack, Request, Response, Session, SessionOptions};
 use crate::snapshot::{Snapshot, SnapshotBuilder};
@@ -39,6 +40,7 @@ pub(super) struct Client {
     pub features: Vec<&'static str>,
     pub user_agent: &'static str,
     view: Arc<Snapshot>,
+    follower: Follower,
     changes: u64,
     pub nacks: Vec<Nack>,
     pub acks: usize,
@@ -110,6 +112,7 @@ impl Client {
             features: Vec::new(),
             user_agent: "envoy",
             view: Arc::default(),
+            follower: Follower::new(),
             changes: 0,
             nacks: Vec::new(),
             acks: 0,
@@ -147,8 +150,7 @@ impl Client {
         for item in items {
             builder.put(resource(item)).unwrap();
         }
-        self.view = Arc::new(builder.build());
-        self.step(Event::Snapshot(self.view.clone()))
+        self.replace(builder)
     }
 
     /// The view changes so.
@@ -156,8 +158,13 @@ impl Client {
         self.changes += 1;
         let mut builder = self.view.edit(ChangeId(self.changes));
         change(&mut builder);
-        self.view = Arc::new(builder.build());
-        self.step(Event::Snapshot(self.view.clone()))
+        self.replace(builder)
+    }
+
+    fn replace(&mut self, next: SnapshotBuilder) -> Vec<Response> {
+        let old = std::mem::replace(&mut self.view, Arc::new(next.build()));
+        let concerned = self.follower.is_concerned(&self.session, &old, &self.view);
+        if concerned { self.step(Event::Snapshot(self.view.clone())) } else { Vec::new() }
     }
 
     /// Subscribes to everything the old way: by naming nothing.
@@ -278,7 +285,13 @@ impl Client {
 
     fn step(&mut self, event: Event) -> Vec<Response> {
         let mut responses = Vec::new();
-        for effect in self.session.step(self.now, event) {
+        let mut effects = Vec::new();
+        if self.follower.catches_up() {
+            effects.extend(self.session.step(self.now, Event::Snapshot(self.view.clone())));
+        }
+        effects.extend(self.session.step(self.now, event));
+        self.follower.listen(&mut self.session);
+        for effect in effects {
             match effect {
                 Effect::Identified(node) => assert_eq!(node.id, "test"),
                 Effect::Send(response) => responses.push(response),

@@ -3,6 +3,7 @@
 mod answers;
 mod client;
 mod errors;
+mod follower;
 mod model;
 mod model_names;
 mod model_subscriptions;

@@ -16,6 +16,7 @@ use envoy_types::pb::google::rpc::Status;
 use proptest::prelude::*;
 
 use super::client::{CDS, EDS, LDS, RDS};
+use super::follower::Follower;
 use crate::session::{Effect, Event, Request, Response, Session, SessionOptions};
 use crate::types::{ChangeId, Protocol, Scope, StreamId, TypeUrl};
 use crate::{Resource, Snapshot};
@@ -135,6 +136,7 @@ struct World {
     change: u64,
     streams: u64,
     identified: bool,
+    follower: Follower,
     kinds: BTreeMap<TypeUrl, Kind>,
     requests: VecDeque<Request>,
     /// With each response, whether it was sent after the first clusters were released.
@@ -159,6 +161,7 @@ impl World {
             change: 0,
             streams: 1,
             identified: false,
+            follower: Follower::new(),
             kinds: [CDS, EDS, LDS, RDS].map(|kind| (kind, Kind::default())).into(),
             requests: VecDeque::new(),
             responses: VecDeque::new(),
@@ -197,8 +200,14 @@ impl World {
         for resource in spec.resources() {
             builder.put(resource).unwrap();
         }
-        self.view = Arc::new(builder.build());
-        if self.identified {
+        let old = std::mem::replace(&mut self.view, Arc::new(builder.build()));
+        if self.identified && self.follower.is_concerned(&self.session, &old, &self.view) {
+            self.step(Event::Snapshot(self.view.clone()));
+        }
+    }
+
+    fn catch_up(&mut self) {
+        if self.follower.catches_up() {
             self.step(Event::Snapshot(self.view.clone()));
         }
     }
@@ -207,6 +216,7 @@ impl World {
         let Some(request) = self.requests.pop_front() else { return false };
         let first = !self.identified;
         self.identified = true;
+        self.catch_up();
         self.step(Event::Request(request));
         if first && self.change > 0 {
             self.step(Event::Snapshot(self.view.clone()));
@@ -218,6 +228,7 @@ impl World {
         let until = self.now + time;
         while let Some(at) = self.session.deadline(self.now).filter(|at| *at <= until) {
             self.now = at.max(self.now + Duration::from_nanos(1));
+            self.catch_up();
             self.step(Event::Timer);
         }
         self.now = until;
@@ -235,6 +246,7 @@ impl World {
                 Effect::Identified(_) | Effect::Acked { .. } | Effect::Nacked { .. } => {}
             }
         }
+        self.follower.listen(&mut self.session);
         let types: BTreeSet<_> = self.responses.iter().map(|(response, _)| &response.type_url).collect();
         assert_eq!(types.len(), self.responses.len(), "more than one response of a type under way");
     }
@@ -247,6 +259,7 @@ impl World {
         self.streams += 1;
         self.session = session(self.protocol, self.streams);
         self.identified = false;
+        self.follower = Follower::new();
         self.requests.clear();
         self.responses.clear();
         for kind in [CDS, EDS, LDS, RDS] {

@@ -166,3 +166,21 @@ fn hostile_messages_and_lists_cost_no_more_than_their_size() {
     assert!(nack.message.len() <= 4096);
     assert!(started.elapsed() < std::time::Duration::from_secs(20), "{:?}", started.elapsed());
 }
+
+#[test]
+fn what_was_perhaps_refused_goes_out_again_when_its_type_changes_under_a_name_that_nobody_asked_for() {
+    for mut client in everywhere(&EDS) {
+        let other = |content| (EDS, "else", content);
+        client.publish(&[(EDS, "a", "1"), (EDS, "b", "1"), other("1")]);
+        let first = only(client.subscribe(&EDS, &["a", "b"]));
+        client.ack(&first);
+        assert!(client.publish(&[(EDS, "a", "1"), (EDS, "b", "1"), other("2")]).is_empty());
+        let both = only(client.publish(&[(EDS, "a", "2"), (EDS, "b", "2"), other("2")]));
+        assert!(client.nack(&both, "no").is_empty());
+        let again = only(client.publish(&[(EDS, "a", "2"), (EDS, "b", "2"), other("3")]));
+        assert_eq!(names(&again), ["a", "b"]);
+        client.ack(&again);
+        assert!(client.publish(&[(EDS, "a", "2"), (EDS, "b", "2"), other("4")]).is_empty());
+        assert!(client.converged());
+    }
+}

@@ -123,6 +123,7 @@ impl Watch {
             self.rejected.insert(name.clone(), Rejected { content: content.clone(), guilty });
         }
         self.rejected_goal = Some(in_flight.goal);
+        self.turned = true;
         // An answer all the same: what it means for other types is decided by what the client then has.
         self.answered = self.answered.max(in_flight.point.unwrap_or(0));
         blamed.truncate(NAMED);
@@ -197,6 +198,7 @@ impl Watch {
 
     /// `unseen`: the client names what an earlier stream gave it, and we do not know what that is.
     fn follow(&mut self, change: Change, unseen: bool) {
+        self.turned |= !change.is_nothing();
         if change.wildcard_began {
             // What the wildcard adds is news to the client, whatever the set we last compared with.
             let kept = self.kept_without_a_wildcard(&change.new);

@@ -1,10 +1,11 @@
 //! What is known of a client's holdings of one type: the questions the order of types is decided by.
 //!
-//! It only reads.
+//! It reads, and changes nothing that a client could see.
 
 use std::sync::Arc;
 
 use super::state::Watch;
+use crate::interest::Interest;
 use crate::resource::Resource;
 use crate::session::ResourceState;
 use crate::session::held::Holds;
@@ -14,6 +15,17 @@ use crate::types::{Protocol, Version};
 // === impl Watch ===
 
 impl Watch {
+    pub(crate) fn has_turned(&self) -> bool {
+        self.turned
+    }
+
+    /// What of the type concerns the client. Until that may be something else the watch has not turned.
+    pub(crate) fn turn(&mut self) -> Interest {
+        self.turned = false;
+        // What was refused is made good with the next change of the type, whatever that is.
+        if self.nack.is_some() || self.refuses() { Interest::Any } else { self.subscription.interest() }
+    }
+
     /// Whether the client has something of each of these names that it subscribes to and that `set` has.
     pub(crate) fn has_all_of(&self, set: &TypeSet) -> bool {
         let lacks = |name: &Arc<str>| self.subscription.covers(name) && self.held.of(name).is_nothing();

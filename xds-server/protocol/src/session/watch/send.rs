@@ -426,7 +426,7 @@ impl Watch {
         }
         if self.rejected.is_empty() {
             self.rejected_goal = None;
-            self.nack = None;
+            self.turned |= self.nack.take().is_some();
         }
     }
 

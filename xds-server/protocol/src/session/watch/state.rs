@@ -74,6 +74,8 @@ pub(crate) struct Watch {
     pub(super) answered: u64,
     /// The newest point whose content the client has, with nothing refused.
     pub(super) accepted: u64,
+    /// Whether other changes may concern it than when [`Watch::turn`] was asked last.
+    pub(super) turned: bool,
 }
 
 /// A response the client has not answered.
@@ -129,6 +131,7 @@ impl Watch {
             acked: None,
             answered: 0,
             accepted: 0,
+            turned: true,
         }
     }
 
