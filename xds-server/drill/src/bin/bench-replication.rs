@@ -1,16 +1,18 @@
-//! `bench-replication`: `etcdctl make-mirror` and ours between real etcds. Reads arguments, measures, prints; how it is measured
-//! is in `zonebreak_drill::replication`.
+//! `bench-replication`: `etcdctl make-mirror` and ours between real etcds. Reads arguments, runs the sections, prints; how it is
+//! measured is in `zonebreak_drill::replication`.
 
-use std::time::Duration;
-
-use anyhow::Context;
-use clap::{Parser, ValueEnum};
-use zonebreak_drill::replication::{
-    Contender, Effort, Scenario, kill_loop, measure, restores, restores_table, table,
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
 };
 
+use anyhow::{Context as _, ensure};
+use clap::{Parser, ValueEnum as _};
+use zonebreak_drill::replication::{Effort, Section, Server, put_into};
+
 /// How fast and how faithfully a replicator follows: `etcdctl make-mirror` and `zonebreak replicate run`, each between two etcds
-/// of its own, in the same run.
+/// of its own, in the same run; on the pinned etcd, and on 3.6 where `scripts/etcd 3.6` has built it.
 ///
 /// Lag is from the source's acknowledgement of a write to the destination's watch, seen by one client with one clock. The kill
 /// loop kills our replicator under load and compares the destination with that client's own ledger; exit code 1 when anything
@@ -18,22 +20,22 @@ use zonebreak_drill::replication::{
 #[derive(Debug, Parser)]
 #[command(name = "bench-replication", version)]
 struct Args {
-    /// Only these measurements; may be repeated.
-    #[arg(long, value_name = "NAME", value_enum)]
-    only: Vec<Scenario>,
-    /// Only this contender; may be repeated.
-    #[arg(long, value_name = "NAME", value_enum)]
-    contender: Vec<Contender>,
+    /// Only these sections; may be repeated.
+    #[arg(long, value_name = "SECTION", value_enum)]
+    only: Vec<Section>,
     /// Seconds of each load.
-    #[arg(long, value_name = "SECONDS", default_value_t = 20)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     time: u64,
-    /// Kills in the kill loop; 0 leaves it out.
+    /// Kills in the kill loop.
     #[arg(long, value_name = "N", default_value_t = 100)]
     kills: u32,
-    /// Only the restores: snapshots of ours beside `etcdutl snapshot restore`.
-    #[arg(long, conflicts_with = "only")]
-    restores: bool,
-    /// A short run that shows that everything works: its figures are rough.
+    /// Only the pinned etcd, even where there is a newer one.
+    #[arg(long)]
+    pinned_only: bool,
+    /// Put the tables into this page, in place of those that it has. All sections must have been measured.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["only", "quick"])]
+    page: Option<PathBuf>,
+    /// A short run on the pinned etcd that shows that everything works: its figures are rough.
     #[arg(long, conflicts_with_all = ["time", "kills"])]
     quick: bool,
 }
@@ -41,60 +43,61 @@ struct Args {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
+    let begun = Instant::now();
+    let say = |text: String| {
+        let seconds = begun.elapsed().as_secs();
+        eprintln!("bench-replication {:02}:{:02}  {text}", seconds / 60, seconds % 60);
+    };
     let effort = if args.quick {
-        Effort {
-            time: Duration::from_secs(2),
-            keys: 5_000,
-            backlog: 25_600,
-            patience: Duration::from_secs(20),
-        }
+        Effort::quick()
     } else {
-        let time = Duration::from_secs(args.time);
-        Effort { time, keys: 100_000, backlog: 200_000, patience: Duration::from_secs(60) }
-    };
-    let quick = [Scenario::Baseline, Scenario::Steady500];
-    let mut rows = Vec::new();
-    for scenario in Scenario::value_variants().iter().copied() {
-        let wanted = if args.restores {
-            false
-        } else if args.only.is_empty() {
-            !args.quick || quick.contains(&scenario)
-        } else {
-            args.only.contains(&scenario)
-        };
-        let contenders = Contender::value_variants().iter().copied();
-        for contender in
-            contenders.filter(|it| wanted && (args.contender.is_empty() || args.contender.contains(it)))
-        {
-            let measured = measure(scenario, contender, effort).await;
-            let row = measured.with_context(|| format!("failed to measure {scenario:?} of {contender:?}"))?;
-            if let Some(row) = &row {
-                eprintln!("bench-replication: {} {}: {}", scenario.title(), contender.title(), row.words);
-            }
-            rows.extend(row);
-        }
-    }
-    if !rows.is_empty() {
-        print!("{}", table(&rows));
-    }
-    if args.only.is_empty() {
-        let restored = restores(effort.keys, |text| eprintln!("bench-replication: {text}")).await?;
-        print!("\n{}", restores_table(effort.keys, &restored));
-    }
-    let kills = if args.restores {
-        0
-    } else if args.quick {
-        3
-    } else {
-        args.kills
-    };
-    if kills > 0 && args.only.is_empty() {
-        let found = kill_loop(kills, |text| eprintln!("bench-replication: {text}")).await?;
-        println!(
-            "\nkilled {} times under {} changes: {} lost, {} resurrected, {} gone back, {} torn",
-            found.kills, found.changes, found.lost, found.resurrected, found.back, found.torn
+        // An unoptimised client would measure itself.
+        ensure!(
+            !cfg!(debug_assertions),
+            "this is a debug build: run scripts/bench-replication, or use --quick"
         );
-        anyhow::ensure!(found.is_clean(), "the kill loop found that replication is not exact");
+        Effort::full(Duration::from_secs(args.time.max(1)), args.kills.max(1))
+    };
+    let mut servers = vec![Server::pinned()?];
+    if !args.quick && !args.pinned_only {
+        match Server::newer()? {
+            Some(newer) => servers.push(newer),
+            None => say("no etcd 3.6 here (scripts/etcd 3.6 builds it): only the pinned one".to_owned()),
+        }
+    }
+    let wanted = |section: &Section| args.only.is_empty() || args.only.contains(section);
+    let sections = Section::value_variants().iter().copied().filter(wanted);
+    let (mut page, mut failed) = (machine(), Vec::new());
+    print!("{page}");
+    for section in sections {
+        match section.run(&servers, &effort, &say).await {
+            Ok((table, exact)) => {
+                let text = format!("\n### {}\n\n{table}", section.title());
+                print!("{text}");
+                page += &text;
+                failed.extend((!exact).then(|| format!("{section:?}: replication is not exact")));
+            }
+            // What the others measured is not lost for it.
+            Err(error) => {
+                say(format!("failed to measure {section:?}: {error:#}"));
+                failed.push(format!("{section:?}: {error:#}"));
+            }
+        }
+    }
+    say(format!("done{}", if failed.is_empty() { "" } else { ", with failures" }));
+    ensure!(failed.is_empty(), "failed to measure everything: {}", failed.join("; "));
+    if let Some(path) = &args.page {
+        let name = path.display();
+        let old = fs::read_to_string(path).with_context(|| format!("failed to read {name}"))?;
+        fs::write(path, put_into(&old, &page)?).with_context(|| format!("failed to write {name}"))?;
     }
     Ok(())
+}
+
+/// What this runs on, and how much else runs on it: a crowded machine makes slow figures.
+fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split_whitespace().next().unwrap_or("unknown").to_owned();
+    format!("{cores} cores; load average {load} before the first measurement.\n")
 }

@@ -37,6 +37,8 @@ pub struct Programs {
     profile: PathBuf,
     /// Goes before all other places of the filter.
     filter: Option<PathBuf>,
+    /// The same of the store.
+    etcd: Option<PathBuf>,
 }
 
 // === impl Tool ===
@@ -99,13 +101,19 @@ impl Programs {
         if target.file_name().is_some_and(|name| name.to_string_lossy().ends_with("-unknown-linux-musl")) {
             target.pop();
         }
-        Ok(Self { workspace, target, profile, filter: None })
+        Ok(Self { workspace, target, profile, filter: None, etcd: None })
     }
 
     /// With another filter than the workspace's: one that was built for a test.
     #[must_use]
     pub fn with_filter(self, module: PathBuf) -> Self {
         Self { filter: Some(module), ..self }
+    }
+
+    /// With another etcd than the workspace's: one of another version.
+    #[must_use]
+    pub fn with_etcd(self, program: PathBuf) -> Self {
+        Self { etcd: Some(program), ..self }
     }
 
     /// The checkout.
@@ -115,8 +123,10 @@ impl Programs {
 
     /// Where the tool is; an error that names the remedy when it is not there.
     pub fn path(&self, tool: Tool) -> Result<PathBuf, LabError> {
-        if let (Tool::Filter, Some(module)) = (tool, &self.filter) {
-            return Ok(module.clone());
+        if let (Tool::Filter, Some(other), _) | (Tool::Etcd, _, Some(other)) =
+            (tool, &self.filter, &self.etcd)
+        {
+            return Ok(other.clone());
         }
         let path = match env::var_os(tool.variable()).filter(|value| !value.is_empty()) {
             // Children run in other folders, so a relative name is settled here.

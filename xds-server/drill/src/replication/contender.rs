@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions, GetOptions, Txn, TxnOp};
 
-use super::PREFIX;
+use super::{PREFIX, server::Server};
 use crate::lab::{Command, Etcd, Lab, LabError, Link, Process, Replicator, ReplicatorOptions, Tool, until};
 
 /// A way to replicate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Contender {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Contender {
     /// `etcdctl make-mirror`.
     MakeMirror,
     /// `zonebreak replicate run`.
@@ -20,9 +20,9 @@ pub enum Contender {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Far {
     Nowhere,
-    /// The replicator runs next to the destination.
+    /// The source is: the replicator runs next to the destination.
     Source(Duration),
-    /// It runs next to the source.
+    /// The destination is: it runs next to the source.
     Destination(Duration),
 }
 
@@ -47,8 +47,8 @@ impl Contender {
     /// For tables.
     pub const fn title(self) -> &'static str {
         match self {
-            Self::MakeMirror => "etcdctl make-mirror",
-            Self::Zonebreak => "**Zonebreak**",
+            Self::MakeMirror => "make-mirror",
+            Self::Zonebreak => "zonebreak",
         }
     }
 }
@@ -56,10 +56,10 @@ impl Contender {
 // === impl Pair ===
 
 impl Pair {
-    pub async fn start(far: Far) -> Result<Self, LabError> {
-        let lab = Lab::new()?;
-        let source = Etcd::start_named(&lab, "source").await?;
-        let destination = Etcd::start_named(&lab, "destination").await?;
+    pub async fn start(server: &Server, far: Far) -> Result<Self, LabError> {
+        let lab = server.lab()?;
+        let (source, destination) =
+            tokio::try_join!(Etcd::start_named(&lab, "source"), Etcd::start_named(&lab, "destination"))?;
         let mut pair =
             Self { urls: (source.url(), destination.url()), lab, source, destination, links: Vec::new() };
         match far {
@@ -155,14 +155,18 @@ pub(super) async fn count(client: &mut Client) -> anyhow::Result<i64> {
     Ok(client.get(PREFIX, Some(options)).await?.count())
 }
 
-/// Waits until one key has arrived, so that a measurement begins with a contender that works.
+/// Waits until a write of one key has arrived, so that a measurement begins with a contender that works.
 pub(super) async fn arrives(pair: &Pair, key: &str) -> anyhow::Result<()> {
     let (mut from, to) = (pair.from().await?, pair.to().await?);
-    let key = format!("{PREFIX}{key}");
-    from.put(key.as_str(), "1", None).await?;
-    until("the first key at the destination", Duration::from_secs(60), async || {
+    let (key, value) = (format!("{PREFIX}{key}"), fastrand::u64(..).to_string());
+    from.put(key.as_str(), value.as_str(), None).await?;
+    until("the written key at the destination", Duration::from_secs(60), async || {
         let found = to.clone().get(key.as_str(), None).await.map_err(|error| error.to_string())?;
-        if found.kvs().is_empty() { Err("it is not there".to_owned()) } else { Ok(()) }
+        match found.kvs().first() {
+            Some(kv) if kv.value() == value.as_bytes() => Ok(()),
+            Some(_) => Err("it is not there as it was written last".to_owned()),
+            None => Err("it is not there".to_owned()),
+        }
     })
     .await?;
     Ok(())

@@ -17,6 +17,7 @@ use etcd_client::{Client, EventType, GetOptions, Txn, TxnOp, WatchOptions};
 use super::{
     PREFIX,
     contender::{Contender, Far, Pair, Running},
+    server::Server,
 };
 use crate::lab::until;
 
@@ -56,12 +57,12 @@ impl Kills {
     }
 }
 
-/// Kills the replicator `kills` times.
+/// Kills the replicator `kills` times, between two etcds of this version.
 ///
 /// # Errors
 /// When a process does not start, or the destination does not catch up.
-pub async fn kill_loop(kills: u32, say: impl Fn(String)) -> anyhow::Result<Kills> {
-    let pair = Pair::start(Far::Nowhere).await?;
+pub async fn kill_loop(server: &Server, kills: u32, say: impl Fn(String)) -> anyhow::Result<Kills> {
+    let pair = Pair::start(server, Far::Nowhere).await?;
     let mut running = pair.run(Contender::Zonebreak)?;
     // The first comparison of an empty source is over before anything is written: from then on no key is ever torn.
     if let Running::Ours(replicator) = &mut running {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    ops::Range,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -28,8 +29,8 @@ pub struct Lag {
     pub missing: u64,
     /// From the last acknowledgement until everything had arrived.
     pub drain: Option<Duration>,
-    /// Latency of the writes themselves, in milliseconds, sorted.
-    pub put_ms: Vec<f64>,
+    /// The writes themselves: when each was sent, and its latency in milliseconds.
+    pub puts: Vec<(Instant, f64)>,
 }
 
 #[derive(Default)]
@@ -38,7 +39,19 @@ struct Account {
     acknowledged: HashMap<u64, Instant>,
     /// When the destination first had it, or a later write of its key.
     arrived: HashMap<u64, Instant>,
-    put_ms: Vec<f64>,
+    puts: Vec<(Instant, f64)>,
+}
+
+// === impl Lag ===
+
+impl Lag {
+    /// The p99 of the writes that were sent in that time, in milliseconds.
+    pub fn put_p99(&self, within: Range<Instant>) -> f64 {
+        let sent = self.puts.iter().filter(|(at, _)| within.contains(at));
+        let mut ms: Vec<f64> = sent.map(|(_, ms)| *ms).collect();
+        ms.sort_by(f64::total_cmp);
+        percentile(&ms, 0.99)
+    }
 }
 
 // === impl Account ===
@@ -86,7 +99,7 @@ pub(super) async fn load(
                 if from.put(key, value, None).await.is_ok() {
                     let mut account = lock(&account);
                     account.acknowledged.insert(number, Instant::now());
-                    account.put_ms.push(sent.elapsed().as_secs_f64() * 1000.0);
+                    account.puts.push((sent, sent.elapsed().as_secs_f64() * 1000.0));
                 }
             }
         });
@@ -107,11 +120,15 @@ pub(super) async fn load(
         Some(arrived.saturating_duration_since(*at).as_secs_f64() * 1000.0)
     };
     let mut ms: Vec<f64> = account.acknowledged.iter().filter_map(lag).collect();
-    let mut put_ms = account.put_ms.clone();
     ms.sort_by(f64::total_cmp);
-    put_ms.sort_by(f64::total_cmp);
     let missing = written - ms.len() as u64;
-    Ok(Lag { rate: written as f64 / (stopped - begun).as_secs_f64(), ms, missing, drain, put_ms })
+    Ok(Lag {
+        rate: written as f64 / (stopped - begun).as_secs_f64(),
+        ms,
+        missing,
+        drain,
+        puts: account.puts.clone(),
+    })
 }
 
 async fn watch(mut to: Client, account: Arc<Mutex<Account>>) -> anyhow::Result<()> {

@@ -4,16 +4,20 @@
 mod contender;
 mod kills;
 mod load;
+mod reads;
 mod restore;
 mod scenario;
+mod section;
+mod server;
 mod table;
+mod targets;
 
-pub use contender::Contender;
 pub use kills::{Kills, kill_loop};
 pub use load::{Lag, percentile};
-pub use restore::{Restored, restores, restores_table};
-pub use scenario::{Effort, Scenario, measure};
-pub use table::{Row, table};
+pub use scenario::Effort;
+pub use section::Section;
+pub use server::Server;
+pub use table::put_into;
 
 /// What is replicated in every measurement.
 pub const PREFIX: &str = "/bench/";

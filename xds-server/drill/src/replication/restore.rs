@@ -7,46 +7,40 @@ use anyhow::{Context as _, ensure};
 use etcd_client::{Client, DeleteOptions, GetOptions, Txn, TxnOp};
 use serde_json::Value;
 
-use super::PREFIX;
+use super::{
+    PREFIX,
+    scenario::Effort,
+    server::Server,
+    table::{Cell, Row},
+    targets::{Figure, Limit, Quantity},
+};
 use crate::lab::{Etcd, Lab, Tool};
 
 /// Bytes of a value.
 const VALUE: usize = 200;
 
-/// One way to bring a state back.
-#[derive(Debug, Clone)]
-pub struct Restored {
-    /// Which.
-    pub way: &'static str,
-    /// Seconds to save it.
-    pub save: f64,
-    /// Seconds to bring it back, the start of a process included where there is one.
-    pub restore: f64,
-    /// Bytes of the file.
-    pub bytes: u64,
-}
-
-/// Measures every way with this many keys.
-///
-/// # Errors
-/// When a program fails, or what came back is not what was saved.
-pub async fn restores(keys: usize, say: impl Fn(String)) -> anyhow::Result<Vec<Restored>> {
-    let lab = Lab::new()?;
+/// Measures every way with this many keys on one etcd: a row each, with `etcdutl` beside it where it is of that etcd's version.
+pub(super) async fn restores(
+    server: &Server,
+    effort: &Effort,
+    with_peer: bool,
+    say: &impl Fn(String),
+) -> anyhow::Result<Vec<Row>> {
+    let keys = effort.keys;
+    let lab = server.lab()?;
     let etcd = Etcd::start(&lab).await?;
     let mut client = Client::connect([etcd.url()], None).await?;
     fill(&mut client, keys).await?;
-    let mut all = Vec::new();
-    if lab.programs().path(Tool::Etcdutl).is_ok() {
-        all.push(theirs(&lab, &etcd, keys).await?);
-        say(format!("etcdutl: {:.2} s", all.iter().map(|it| it.restore).sum::<f64>()));
-    }
+    let theirs = if with_peer { Some(theirs(&lab, &etcd, keys).await?) } else { None };
     let directory = lab.path().join("snapshots").display().to_string();
     let begun = Instant::now();
     let saved = ours(&lab, &["save", "--etcd", &etcd.url(), "--dir", &directory]).await?;
-    let save = begun.elapsed().as_secs_f64();
     let bytes = saved.get("bytes").and_then(Value::as_u64).unwrap_or(0);
     let name =
         saved.get("name").and_then(Value::as_str).context("failed to read the snapshot's name")?.to_owned();
+    let (saved_by_peer, restored_by_peer) = theirs.unzip();
+    let title = format!("save {keys} keys");
+    let mut rows = vec![row(title, 2.0, saved_by_peer, cell(begun, Some(bytes)))];
     let restore = ["restore", &name, "--dir", &directory, "--yes"];
     for (way, share) in
         [("in place, everything deleted", keys), ("in place, one key in a hundred changed", keys / 100)]
@@ -54,50 +48,53 @@ pub async fn restores(keys: usize, say: impl Fn(String)) -> anyhow::Result<Vec<R
         spoil(&mut client, keys, share).await?;
         let begun = Instant::now();
         let report = ours(&lab, &[&restore[..], &["--etcd", &etcd.url()]].concat()).await?;
-        let seconds = begun.elapsed().as_secs_f64();
+        let cell = cell(begun, None);
         ensure!(report.get("written").and_then(Value::as_u64) == Some(share as u64), "{report}");
         ensure!(count(&mut client).await? == keys, "{way}: keys are missing");
-        say(format!("{way}: {seconds:.2} s"));
-        all.push(Restored { way, save, restore: seconds, bytes });
+        say(format!("restore {way}: {}", cell.words));
+        rows.push(row(format!("restore {way}"), 3.0, None, cell));
     }
     let begun = Instant::now();
-    let other = Lab::new()?;
+    let other = server.lab()?;
     let empty = Etcd::start(&other).await?;
     ours(&lab, &[&restore[..], &["--into", &empty.url()]].concat()).await?;
-    let seconds = begun.elapsed().as_secs_f64();
+    let cell = cell(begun, None);
     let mut client = Client::connect([empty.url()], None).await?;
     ensure!(count(&mut client).await? == keys, "the new etcd lacks keys");
-    say(format!("into an etcd that is started for it: {seconds:.2} s"));
-    all.push(Restored { way: "into an etcd that is started for it", save, restore: seconds, bytes });
-    Ok(all)
+    say(format!("restore into an etcd that is started for it: {}", cell.words));
+    let title = "restore into an etcd that is started for it".to_owned();
+    rows.push(row(title, 3.0, restored_by_peer, cell));
+    Ok(rows)
 }
 
-/// The results as Markdown.
-pub fn restores_table(keys: usize, all: &[Restored]) -> String {
-    let mut text = format!("| {keys} keys of {VALUE} bytes | save | restore | file |\n|---|---|---|---|\n");
-    for it in all {
-        let megabytes = it.bytes as f64 / 1e6;
-        text += &format!("| {} | {:.2} s | {:.2} s | {megabytes:.1} MB |\n", it.way, it.save, it.restore);
-    }
-    text
+fn row(title: String, seconds: f64, peer: Option<Cell>, ours: Cell) -> Row {
+    Row { title, limits: vec![Limit::new(Quantity::Seconds, seconds)], peer, ours: vec![ours] }
 }
 
-async fn theirs(lab: &Lab, etcd: &Etcd, keys: usize) -> anyhow::Result<Restored> {
+/// From `begun` until now, with the size of the file where there is one.
+fn cell(begun: Instant, bytes: Option<u64>) -> Cell {
+    let seconds = begun.elapsed().as_secs_f64();
+    let size = bytes.map(|bytes| format!(", {:.1} MB", bytes as f64 / 1e6)).unwrap_or_default();
+    let figures = vec![Figure::new(Quantity::Seconds, seconds)];
+    Cell { value: seconds, words: format!("{seconds:.2} s{size}"), figures }
+}
+
+/// Theirs: save, and restore.
+async fn theirs(lab: &Lab, etcd: &Etcd, keys: usize) -> anyhow::Result<(Cell, Cell)> {
     let file = lab.path().join("theirs.db");
     let begun = Instant::now();
     let mut command = tokio::process::Command::new(lab.programs().path(Tool::Etcdctl)?);
     run(command.args(["--endpoints", &etcd.url(), "snapshot", "save"]).arg(&file)).await?;
-    let save = begun.elapsed().as_secs_f64();
-    let bytes = file.metadata()?.len();
+    let save = cell(begun, Some(file.metadata()?.len()));
     let begun = Instant::now();
     let mut restore = tokio::process::Command::new(lab.programs().path(Tool::Etcdutl)?);
     restore.args(["snapshot", "restore"]).arg(&file).arg("--data-dir").arg(lab.path().join("restored.data"));
     run(restore.args(["--name", "restored", "--initial-cluster", "restored=http://localhost:2380"])).await?;
     let restored = Etcd::start_named(lab, "restored").await?;
-    let restore = begun.elapsed().as_secs_f64();
+    let restore = cell(begun, None);
     let mut client = Client::connect([restored.url()], None).await?;
     ensure!(count(&mut client).await? == keys, "etcdutl: keys are missing");
-    Ok(Restored { way: "`etcdutl snapshot restore` and an etcd on it", save, restore, bytes })
+    Ok((save, restore))
 }
 
 /// A verb of ours, with its JSON.

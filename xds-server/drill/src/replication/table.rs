@@ -1,76 +1,163 @@
-//! The results as Markdown. Formats; measures nothing.
+//! The results as Markdown, and where they go in a page. Formats; measures nothing.
 
 use std::fmt::Write as _;
 
-use super::{Contender, Scenario};
+use anyhow::Context as _;
 
-/// One measurement.
+use super::targets::{Figure, Limit};
+
+/// Where the tables of a page begin and end.
+const MARKS: (&str, &str) =
+    ("<!-- figures: written by scripts/bench-replication -->", "<!-- end of figures -->");
+
+/// One measurement of one contender.
 #[derive(Debug, Clone)]
-pub struct Row {
-    /// What was measured.
-    pub scenario: Scenario,
-    /// Of whom.
-    pub contender: Contender,
-    /// Its one figure: seconds of a baseline or a backlog, milliseconds of a p99.
+pub struct Cell {
+    /// The figure that contenders are compared by: seconds, or milliseconds of a p99.
     pub value: f64,
     /// All of it, for people.
     pub words: String,
+    /// What targets are held against.
+    pub figures: Vec<Figure>,
 }
 
-// === impl Scenario ===
+/// One measurement of everybody.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// What was measured.
+    pub title: String,
+    /// What it has to be.
+    pub limits: Vec<Limit>,
+    /// What there was before us, on the first server.
+    pub peer: Option<Cell>,
+    /// Ours, one a server.
+    pub ours: Vec<Cell>,
+}
 
-impl Scenario {
-    /// For tables.
-    pub const fn title(self) -> &'static str {
-        match self {
-            Self::Baseline => "baseline",
-            Self::Steady500 => "500 writes a second",
-            Self::Steady2000 => "2,000 writes a second",
-            Self::Full => "64 clients at full speed",
-            Self::Backlog => "backlog",
-            Self::Far2000 => "2,000 writes a second, 80 ms round trip, next to the destination",
-            Self::FarBaseline => "baseline, 80 ms round trip, next to the source",
-        }
+/// A column of those there were before us where there is one, a column of ours for each server.
+pub fn table(peer: &str, versions: &[&str], judged: bool, rows: &[Row]) -> String {
+    let with_peer = rows.iter().any(|row| row.peer.is_some());
+    let mut heads = vec![String::new()];
+    if with_peer {
+        heads.push(format!("{peer}, etcd {}", versions.first().unwrap_or(&"")));
     }
-}
-
-/// One row a scenario, one column a contender.
-pub fn table(rows: &[Row]) -> String {
-    let mut text = String::from("| | etcdctl make-mirror | **Zonebreak** | ratio |\n|---|---|---|---|\n");
-    let mut scenarios: Vec<Scenario> = Vec::new();
+    heads.extend(versions.iter().map(|version| format!("**Zonebreak**, etcd {version}")));
+    if with_peer {
+        heads.push("ratio".to_owned());
+    }
+    if judged {
+        heads.extend(["target".to_owned(), "reached".to_owned()]);
+    }
+    let mut text = format!("| {} |\n|{}\n", heads.join(" | "), "---|".repeat(heads.len()));
     for row in rows {
-        if !scenarios.contains(&row.scenario) {
-            scenarios.push(row.scenario);
+        let words = |cell: Option<&Cell>| cell.map_or_else(|| "-".to_owned(), |cell| cell.words.clone());
+        let mut cells = vec![row.title.clone()];
+        if with_peer {
+            cells.push(words(row.peer.as_ref()));
         }
-    }
-    for scenario in scenarios {
-        let of = |contender| rows.iter().find(|row| row.scenario == scenario && row.contender == contender);
-        let (theirs, ours) = (of(Contender::MakeMirror), of(Contender::Zonebreak));
-        let words = |row: Option<&Row>| row.map_or_else(|| "-".to_owned(), |row| row.words.clone());
-        let ratio = match (theirs, ours) {
-            (Some(theirs), Some(ours)) if ours.value > 0.0 => format!("{:.1}", theirs.value / ours.value),
-            _ => "-".to_owned(),
-        };
+        cells.extend((0..versions.len()).map(|at| words(row.ours.get(at))));
+        if with_peer {
+            cells.push(row.ratio());
+        }
+        if judged {
+            let limits: Vec<String> = row.limits.iter().map(|limit| limit.words()).collect();
+            cells.extend([if limits.is_empty() { "-".to_owned() } else { limits.join(", ") }, row.verdict()]);
+        }
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "| {} | {} | {} | {ratio} |", scenario.title(), words(theirs), words(ours));
+        let _ = writeln!(text, "| {} |", cells.join(" | "));
     }
     text
+}
+
+/// The page with these tables in the place of those that it has.
+///
+/// # Errors
+/// When it has no place for them.
+pub fn put_into(page: &str, tables: &str) -> anyhow::Result<String> {
+    let (before, rest) =
+        page.split_once(MARKS.0).with_context(|| format!("failed to find {:?} in the page", MARKS.0))?;
+    let (_, after) =
+        rest.split_once(MARKS.1).with_context(|| format!("failed to find {:?} in the page", MARKS.1))?;
+    Ok(format!("{before}{}\n\n{}\n\n{}{after}", MARKS.0, tables.trim(), MARKS.1))
+}
+
+// === impl Row ===
+
+impl Row {
+    /// What a target was missed by, of which server's figures; `-` where there is no target.
+    fn verdict(&self) -> String {
+        if self.limits.is_empty() {
+            return "-".to_owned();
+        }
+        let of = |limit: &Limit| {
+            let missed = self.ours.iter().filter(|cell| !limit.is_met(&cell.figures));
+            let found = missed.filter_map(|cell| {
+                cell.figures
+                    .iter()
+                    .find(|figure| figure.quantity == limit.quantity)
+                    .map(|figure| figure.value)
+            });
+            let worst = found.fold(f64::NAN, f64::max);
+            let all = self.ours.iter().all(|cell| limit.is_met(&cell.figures));
+            (!all).then(|| match worst {
+                worst if worst.is_nan() => format!("**no**: {} not seen", limit.words()),
+                worst => format!("**no**: {}", limit.quantity.words(worst)),
+            })
+        };
+        let missed: Vec<String> = self.limits.iter().filter_map(of).collect();
+        if missed.is_empty() && !self.ours.is_empty() { "yes".to_owned() } else { missed.join(", ") }
+    }
+
+    fn ratio(&self) -> String {
+        match (&self.peer, self.ours.first()) {
+            (Some(peer), Some(ours)) if ours.value > 0.0 => format!("{:.1}", peer.value / ours.value),
+            _ => "-".to_owned(),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::replication::targets::Quantity;
+
+    fn cell(seconds: f64) -> Cell {
+        let figures = vec![Figure::new(Quantity::Seconds, seconds)];
+        Cell { value: seconds, words: format!("{seconds} s"), figures }
+    }
+
+    fn row(peer: Option<f64>, ours: &[f64]) -> Row {
+        Row {
+            title: "baseline".to_owned(),
+            limits: vec![Limit::new(Quantity::Seconds, 3.0)],
+            peer: peer.map(cell),
+            ours: ours.iter().copied().map(cell).collect(),
+        }
+    }
 
     #[test]
-    fn a_contender_that_could_not_take_part_leaves_a_dash() {
-        let row = |contender, value| Row {
-            scenario: Scenario::Baseline,
-            contender,
-            value,
-            words: format!("{value} s"),
-        };
-        let both = table(&[row(Contender::MakeMirror, 50.0), row(Contender::Zonebreak, 2.0)]);
-        assert!(both.ends_with("| baseline | 50 s | 2 s | 25.0 |\n"), "{both}");
-        assert!(table(&[row(Contender::Zonebreak, 2.0)]).ends_with("| baseline | - | 2 s | - |\n"));
+    fn a_row_names_ratio_target_and_by_what_it_was_missed() {
+        let text = table("mirror", &["3.5", "3.6"], true, &[row(Some(50.0), &[2.0, 2.5])]);
+        assert!(text.ends_with("| baseline | 50 s | 2 s | 2.5 s | 25.0 | 3 s | yes |\n"), "{text}");
+        let text = table("mirror", &["3.5", "3.6"], true, &[row(Some(50.0), &[2.0, 3.5])]);
+        assert!(text.ends_with("| 25.0 | 3 s | **no**: 3.50 s |\n"), "{text}");
+        let text = table("mirror", &["3.5"], false, &[row(Some(50.0), &[4.0])]);
+        assert!(text.ends_with("| baseline | 50 s | 4 s | 12.5 |\n"), "{text}");
+    }
+
+    #[test]
+    fn who_could_not_take_part_leaves_a_dash_or_no_column() {
+        let text = table("mirror", &["3.5"], true, &[row(None, &[2.0])]);
+        assert!(text.ends_with("| baseline | 2 s | 3 s | yes |\n"), "{text}");
+        let text = table("mirror", &["3.5", "3.6"], true, &[row(None, &[2.0]), row(Some(9.0), &[3.0, 1.0])]);
+        assert!(text.contains("| baseline | - | 2 s | - | - | 3 s | yes |\n"), "{text}");
+    }
+
+    #[test]
+    fn tables_take_the_place_of_older_ones_and_nothing_else_of_a_page() {
+        let page = format!("# Title\n\n{}\n\nold\n\n{}\n\nwords\n", MARKS.0, MARKS.1);
+        let text = put_into(&page, "new\n").unwrap();
+        assert_eq!(text, page.replace("old", "new"));
+        assert!(put_into("# Title\n", "new").unwrap_err().to_string().contains("figures"));
     }
 }
