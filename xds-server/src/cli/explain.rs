@@ -51,7 +51,7 @@ use crate::{
   zonebreak explain series.jsonl
   zonebreak explain series.jsonl --at +12.3s -o wide         every window of every zone, then
   zonebreak explain series.jsonl --policy new-policy.yaml    what if it had been that policy
-  kubectl logs deploy/order -c istio-proxy | zonebreak explain -
+  kubectl logs deploy/order -c envoy | zonebreak explain -
 
 Ends with 0 explained, 2 for a file that cannot be used, 3 for a log without any transition."
 )]
@@ -329,7 +329,7 @@ async fn record(args: &RecordArgs) -> Outcome {
     });
     let recorded = recorded.map_err(|error| match error {
         RecordError::Unreachable { .. } => Failure::new(Exit::Unreachable, error).hint(
-            "name Envoy's admin port with --envoy URL; in a pod of Istio: kubectl port-forward POD 15000",
+            "name Envoy's admin port with --envoy URL; in a pod: kubectl port-forward POD PORT",
         ),
         RecordError::NoFilter { .. } => Failure::new(Exit::CheckFailed, error),
         RecordError::Write(_) => Failure::new(Exit::Unexpected, error),
