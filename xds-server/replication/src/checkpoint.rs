@@ -77,7 +77,7 @@ pub enum Torn {
 }
 
 /// The ID of an etcd cluster, which a new or restored one does not share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ClusterId(pub u64);
 
