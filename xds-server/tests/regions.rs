@@ -62,15 +62,18 @@ impl Regions {
         Run { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
     }
 
-    /// Runs a section of the runbook, in which every command must do. What ends in `&` goes on; what ran before is stopped.
+    /// Runs a section of the runbook, in which every command must do. What ends in `&` goes on; what ran before the section is
+    /// stopped then.
     fn section(&mut self, heading: &str) -> String {
-        let (mut script, mut out) = (String::new(), String::new());
+        let (mut script, mut out, mut before) = (String::new(), String::new(), true);
         for line in commands(heading).lines() {
             match line.strip_suffix(" &") {
                 None => script += &format!("{line}\n"),
                 Some(forever) => {
                     out += &self.done(&std::mem::take(&mut script));
-                    self.stop();
+                    if std::mem::take(&mut before) {
+                        self.stop();
+                    }
                     let log = std::fs::File::options()
                         .create(true)
                         .append(true)
@@ -169,6 +172,61 @@ async fn the_runbook_does_what_it_says() {
     assert!(back.contains("region east") && back.contains("epoch 4"), "{back}");
     let demoted = regions.run("zonebreak replicate demote --config west-to-east.yaml");
     assert_eq!(demoted.code, 0, "{}", demoted.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_regions_write_as_the_page_says() {
+    let mut regions = Regions::start().await;
+    let mut clients = Vec::new();
+    for (etcd, value) in [(&regions.west, "west's"), (&regions.east, "east's")] {
+        let mut client = etcd_client::Client::connect([etcd.url()], None).await.unwrap();
+        client.put("/shared/limit", value, None).await.unwrap();
+        clients.push(client);
+    }
+    clients[0].put("/shared/only-west", "1", None).await.unwrap();
+    let values = async |clients: &mut [etcd_client::Client], key: &str| {
+        let mut values = Vec::new();
+        for client in clients {
+            let found = client.get(key, None).await.unwrap();
+            values.push(found.kvs().first().map(|kv| String::from_utf8_lossy(kv.value()).into_owned()));
+        }
+        values
+    };
+    regions.section("Set up both directions");
+    until("the conflict to be found in both regions", async || {
+        let listed =
+            |config: &str| regions.run(&format!("zonebreak replicate conflicts list --config {config}"));
+        [listed("shared-to-east.yaml"), listed("shared-to-west.yaml")].iter().all(|run| run.code == 3)
+    })
+    .await;
+    let watching = regions.run(&commands("Watch both directions"));
+    assert_eq!(watching.code, 3, "{}", watching.err);
+    assert!(watching.out.contains("equal, but for OPEN CONFLICTS (1:"), "{}", watching.out);
+    assert!(watching.out.contains("conflicts are decided by reject-and-alert"), "{}", watching.out);
+    assert_eq!(values(&mut clients, "/shared/only-west").await, [Some("1".to_owned()), Some("1".to_owned())]);
+
+    let decided = regions.section("Decide about a conflict");
+    let first = decided.lines().find(|line| line.contains("/shared/limit")).unwrap();
+    assert!(
+        first.contains("NOBODY") && first.contains("east: east's") && first.contains("west: west's"),
+        "{first}"
+    );
+    assert!(decided.contains("no conflicts") && decided.contains("\"decided_by\""), "{decided}");
+    assert!(decided.contains("conflicts that were over are deleted: 1"), "{decided}");
+    let west = Some("west's".to_owned());
+    assert_eq!(values(&mut clients, "/shared/limit").await, [west.clone(), west]);
+    assert_eq!(regions.section("Watch both directions").matches("verdict      equal\n").count(), 1);
+    let promoted = regions.run("zonebreak replicate promote --config shared-to-east.yaml");
+    assert_eq!(promoted.code, 5, "{}", promoted.err);
+    assert!(promoted.err.contains("both regions write it"), "{}", promoted.err);
+    let another =
+        regions.run("zonebreak replicate conflicts list --config shared-to-east.yaml --stream other");
+    assert_eq!(another.code, 2, "{}", another.err);
+    regions.stop();
+    let contrary = regions
+        .run("ZONEBREAK_REPLICATE__OVERLAP=lww-hlc zonebreak replicate run --config shared-to-east.yaml");
+    assert_eq!(contrary.code, 5, "{}", contrary.err);
+    assert!(contrary.err.contains("Set replicate.overlap to reject-and-alert here"), "{}", contrary.err);
 }
 
 /// The line of a health check.

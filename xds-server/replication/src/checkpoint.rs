@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{digest::Digest, revision::Revision};
+use crate::{digest::Digest, overlap::Policy, revision::Revision};
 
 /// The version of the format; another one is refused rather than guessed at.
 const FORMAT: u32 = 1;
@@ -46,6 +46,9 @@ pub struct Checkpoint {
     /// Set while the destination is between two revisions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub torn: Option<Torn>,
+    /// Set where both regions write the prefix: by what conflicts are decided. Digest and keys then say nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlap: Option<Policy>,
     /// CRC-32C of the whole with this field 0, so that a damaged value is told from a strange one.
     pub crc32: u32,
 }
@@ -77,7 +80,7 @@ pub enum Torn {
 }
 
 /// The ID of an etcd cluster, which a new or restored one does not share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ClusterId(pub u64);
 
@@ -125,6 +128,7 @@ impl Checkpoint {
             digest: Digest::default(),
             keys: 0,
             torn: None,
+            overlap: None,
             crc32: 0,
         }
     }

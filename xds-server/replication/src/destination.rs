@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnOpResponse};
+use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
 use tokio::sync::Mutex;
 
 use crate::{
@@ -103,19 +103,30 @@ impl Destination {
     }
 
     async fn transact(&self, fence: i64, changes: &[Change], checkpoint: Option<TxnOp>) -> Answer {
+        let operations = changes.iter().map(operation).chain(checkpoint).collect();
+        self.fenced(fence, operations, || largest(changes)).await.0
+    }
+
+    /// Carries out any operations if the fence holds; what etcd said beside, when it did. `blame` names the largest of them.
+    pub(crate) async fn fenced(
+        &self,
+        fence: i64,
+        operations: Vec<TxnOp>,
+        blame: impl FnOnce() -> String,
+    ) -> (Answer, Option<TxnResponse>) {
         let member = match self.member().await {
             Ok(member) => member,
-            Err(error) => return Answer::Failed(error),
+            Err(error) => return (Answer::Failed(error), None),
         };
         let key = self.checkpoint_key.as_str();
-        let operations: Vec<TxnOp> = changes.iter().map(operation).chain(checkpoint).collect();
         let transaction = Txn::new()
             .when([Compare::mod_revision(key, CompareOp::Equal, fence)])
             .and_then(operations)
             .or_else([TxnOp::get(key, None)]);
-        match self.cluster.ask(member.kv().txn(transaction)).await {
+        let answer = match self.cluster.ask(member.kv().txn(transaction)).await {
             Ok(answer) if answer.succeeded() => {
-                Answer::Committed(answer.header().map_or(0, etcd_client::ResponseHeader::revision))
+                let at = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+                return (Answer::Committed(at), Some(answer));
             }
             Ok(answer) => {
                 let found = answer.op_responses().into_iter().find_map(|response| match response {
@@ -131,10 +142,11 @@ impl Destination {
                 Answer::Unknown(error)
             }
             Err(EtcdError::TooLarge { side, .. }) => {
-                Answer::Failed(EtcdError::TooLarge { side, what: largest(changes) })
+                Answer::Failed(EtcdError::TooLarge { side, what: blame() })
             }
             Err(error) => Answer::Failed(error),
-        }
+        };
+        (answer, None)
     }
 }
 

@@ -4,6 +4,7 @@ use crate::{
     checkpoint::{CheckpointError, ClusterId},
     client::EtcdError,
     options::OptionsError,
+    overlap::OverlapError,
     pipeline::Halt,
     region::RegionError,
     revision::Revision,
@@ -69,12 +70,21 @@ pub enum ReplicationError {
     /// Another region.
     #[error(transparent)]
     Region(Box<RegionError>),
+    /// Two regions that both write.
+    #[error(transparent)]
+    Overlap(Box<OverlapError>),
     /// Two processes with one identity.
     #[error(
         "go on: another process writes to this destination with a copy of this spool. Stop one of the two, and give it a spool \
          of its own if it is to stand by"
     )]
     Twin,
+}
+
+impl From<OverlapError> for ReplicationError {
+    fn from(error: OverlapError) -> Self {
+        Self::Overlap(Box::new(error))
+    }
 }
 
 // === impl ReplicationError ===

@@ -37,6 +37,7 @@ mod listing;
 mod metrics;
 pub mod observer;
 mod options;
+pub mod overlap;
 pub mod pipeline;
 mod queue;
 pub mod region;

@@ -29,6 +29,12 @@ pub struct Metrics {
     pub digests: IntCounter,
     /// Checksums or digests that were not what they should be.
     pub mismatches: IntCounter,
+    /// Keys that two regions wrote without knowing of each other, by policy.
+    pub conflicts: IntCounterVec,
+    /// Those of them that nobody has decided about.
+    pub open_conflicts: IntGauge,
+    /// Times from clocks that are too far ahead to be followed.
+    pub clamped: IntCounter,
     /// The source's revision that the destination holds.
     pub revision: IntGauge,
     /// Revisions of the source with something in them that the destination has not.
@@ -134,6 +140,13 @@ impl Metrics {
                 "mismatches_total",
                 "CRC32s or digests that were wrong, and revisions that were missing though nothing waited.",
             )?,
+            conflicts: counters(
+                "conflicts_total",
+                "Keys that two regions wrote without knowing of each other, by policy.",
+                "policy",
+            )?,
+            open_conflicts: gauge("open_conflicts", "Conflicts that nobody has decided about.")?,
+            clamped: counter("clamped_clocks_total", "Times from clocks too far ahead to be followed.")?,
             revision: gauge("source_revision", "The source's revision that the destination holds.")?,
             offset: gauge(
                 "sync_version_offset",

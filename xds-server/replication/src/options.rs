@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use crate::{batch::Limits, region::Region, rules::Rules};
+use crate::{batch::Limits, overlap::Overlap, region::Region, revision::Revision, rules::Rules};
 
 /// What the replicators' own keys start with, at either side.
 pub const RESERVED: &str = "/zonebreak/v1/replication/";
@@ -73,6 +73,8 @@ pub struct ReplicationOptions {
     pub backlog: u64,
     /// Strangers' writes.
     pub strangers: StrangerPolicy,
+    /// Set where both regions write the prefix; without it the destination only follows.
+    pub overlap: Option<Overlap>,
     /// Whether a destination that holds other keys under the prefix, or the checkpoint of another source, may be overwritten.
     pub overwrite: bool,
 }
@@ -169,6 +171,7 @@ impl ReplicationOptions {
             scrub: Duration::from_secs(3600),
             backlog: 20_000,
             strangers: StrangerPolicy::default(),
+            overlap: None,
             overwrite: false,
         }
     }
@@ -206,6 +209,19 @@ impl ReplicationOptions {
                 "the spool needs at least {} MiB of disk",
                 crate::spool::MIN_BYTES >> 20
             ));
+        }
+        if let Some(overlap) = &self.overlap {
+            overlap.validate()?;
+            if !self.rules.deletes() || self.rules.is_too_old(Revision(0)) {
+                return setting(
+                    "two regions that both write (replicate.overlap) tell each other everything: leave replicate.deletes and \
+                     replicate.from_revision as they are by default"
+                        .to_owned(),
+                );
+            }
+            if self.limits.operations < 8 {
+                return setting("with replicate.overlap a transaction has at least 8 operations".to_owned());
+            }
         }
         if self.heartbeat < Duration::from_millis(100) {
             return setting("a heartbeat more often than every 100 ms is only load".to_owned());

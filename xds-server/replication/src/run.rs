@@ -33,6 +33,7 @@ use crate::{
     listing::Listing,
     metrics::Metrics,
     options::{ReplicationOptions, prefixes},
+    overlap::Policy,
     pipeline::Halt,
     revision::Revision,
     session::{End, Source},
@@ -57,15 +58,15 @@ pub(crate) struct Context {
 }
 
 /// A replicator.
-struct Replicator {
-    context: Context,
-    spool: Option<Spool>,
+pub(crate) struct Replicator {
+    pub context: Context,
+    pub spool: Option<Spool>,
     /// Why both sides must be compared at the source's latest revision.
     compare: Option<&'static str>,
     /// What the last stream knew of both sides, where that tells which keys must be.
     known: Option<Known>,
     /// Whether the operator allowed to overwrite; used up by the first start that got that far.
-    overwrite: bool,
+    pub overwrite: bool,
     /// The other holder's last sign of life.
     other: Option<(i64, Instant)>,
     /// Why it starts next.
@@ -181,6 +182,9 @@ impl Replicator {
     /// From a start to the next reason to start again.
     async fn once(&mut self, cancel: &CancellationToken) -> Result<End, ReplicationError> {
         let context = self.context.clone();
+        if let Some(overlap) = context.options.overlap {
+            return Box::pin(self.share(overlap, cancel)).await;
+        }
         // Boxed, like the other long ones here: nested in each other they would need more stack than a worker has.
         let begun = match cancel.run_until_cancelled(Box::pin(self.begin())).await {
             Some(begun) => begun?,
@@ -270,7 +274,7 @@ impl Replicator {
         Ok(Some((Source { cluster, known: Revision(0), away: true }, aligned, spool)))
     }
 
-    async fn open_spool(&mut self, cluster: ClusterId) -> Result<(), ReplicationError> {
+    pub(crate) async fn open_spool(&mut self, cluster: ClusterId) -> Result<(), ReplicationError> {
         if self.spool.is_some() {
             return Ok(());
         }
@@ -377,7 +381,7 @@ impl Replicator {
     }
 
     /// Whether the holder that wrote `fence` last may still live.
-    fn is_alive(&mut self, fence: i64) -> bool {
+    pub(crate) fn is_alive(&mut self, fence: i64) -> bool {
         match self.other {
             Some((known, since)) if known == fence => {
                 since.elapsed() < self.context.options.heartbeat * MISSED
@@ -404,7 +408,7 @@ impl Replicator {
     }
 
     /// Reads a checkpoint and checks that it is one to go on from.
-    fn accept(
+    pub(crate) fn accept(
         &self,
         bytes: &[u8],
         source: ClusterId,
@@ -420,6 +424,15 @@ impl Replicator {
         if known.destination_cluster != member.cluster {
             let (found, wanted) = (known.destination_cluster, member.cluster);
             return Err(ReplicationError::mismatch("destination cluster", found, wanted));
+        }
+        let wanted = self.context.options.overlap.map(|overlap| overlap.policy);
+        if known.overlap.is_some() != wanted.is_some() {
+            let show = |policy: Option<Policy>| match policy {
+                Some(_) => "two regions that both write (replicate.overlap)".to_owned(),
+                None => "one region that writes and one that follows".to_owned(),
+            };
+            let (found, wanted) = (show(known.overlap), show(wanted));
+            return Err(ReplicationError::Mismatch { what: "a link between", found, wanted });
         }
         let wanted = prefixes(&self.context.options.rules);
         if known.prefixes != wanted {

@@ -294,14 +294,14 @@ impl From<WatchEnd> for End {
 }
 
 /// The server's version, or nothing where it will not say.
-async fn version(member: &crate::client::Member) -> String {
+pub(crate) async fn version(member: &crate::client::Member) -> String {
     let mut client = member.client.clone();
     let asked = tokio::time::timeout(Duration::from_secs(3), client.status()).await;
     asked.ok().and_then(Result::ok).map(|status| status.version().to_owned()).unwrap_or_default()
 }
 
 /// etcd issue 15220: before 3.4.25 and 3.5.8 a watch's progress may be ahead of its events.
-fn is_progress_trusted(version: &str) -> bool {
+pub(crate) fn is_progress_trusted(version: &str) -> bool {
     let mut parts = version.split(['.', '-', '+']).map(|part| part.parse::<u32>().unwrap_or(0));
     let mut next = || parts.next().unwrap_or(0);
     match (next(), next(), next()) {

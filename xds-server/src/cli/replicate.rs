@@ -1,6 +1,7 @@
 //! `zonebreak replicate`: runs a replicator, and shows and proves what it did. Flags become the last layer of the
 //! configuration; the work is in `zonebreak-replication`.
 
+mod conflicts;
 mod health;
 mod leader;
 mod promote;
@@ -12,7 +13,8 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use zonebreak_replication::{
-    EtcdError, ReplicationError, pipeline::Halt, region::RegionError, spool::SpoolError,
+    EtcdError, ReplicationError, overlap::OverlapError, pipeline::Halt, region::RegionError,
+    spool::SpoolError,
 };
 
 use crate::{
@@ -67,6 +69,12 @@ pub enum ReplicateCommand {
   zonebreak replicate leader-guard --etcd http://10.1.0.1:2379 --place m1=west --place m2=west --place m3=east --allow west --once
   zonebreak replicate leader-guard --etcd http://10.1.0.1:2379 --place http://10.1.0.1:2380=west --allow west")]
     LeaderGuard(leader::LeaderArgs),
+    /// Shows keys that two regions wrote without knowing of each other, and decides about those that nobody won.
+    ///
+    /// For a prefix that both regions write (`replicate.overlap`). They are written down at the destination by the replicator that
+    /// found them, with both values. Those that are open keep their own value in each region until somebody decides, here or there.
+    #[command(subcommand)]
+    Conflicts(conflicts::ConflictsCommand),
     /// Compares both etcds key by key, at the one revision at which they must be equal.
     ///
     /// Reads the destination and the source as of the revision that the destination's checkpoint names, while both go on. Exit code
@@ -108,6 +116,7 @@ pub async fn run(command: ReplicateCommand) -> Outcome {
         ReplicateCommand::Status(args) => status::run(args).await,
         ReplicateCommand::Promote(args) => promote::promote(args).await,
         ReplicateCommand::Demote(args) => promote::demote(args).await,
+        ReplicateCommand::Conflicts(command) => conflicts::run(command).await,
         ReplicateCommand::LeaderGuard(args) => leader::run(args).await,
         ReplicateCommand::Verify(args) => verify::run(args).await,
     }
@@ -136,6 +145,7 @@ impl StreamArgs {
 fn failure(error: ReplicationError) -> Failure {
     let exit = match &error {
         ReplicationError::Region(error) => region_exit(error),
+        ReplicationError::Overlap(error) => overlap_exit(error),
         ReplicationError::Options(_) | ReplicationError::Etcd(EtcdError::Denied { .. }) => Exit::Usage,
         ReplicationError::Etcd(EtcdError::Unreachable { .. }) => Exit::Unreachable,
         ReplicationError::Etcd(_) => Exit::Unexpected,
@@ -154,6 +164,18 @@ fn failure(error: ReplicationError) -> Failure {
         | ReplicationError::Strange(_) => Exit::Refused,
     };
     Failure::new(exit, format_args!("failed to {error}"))
+}
+
+fn overlap_exit(error: &OverlapError) -> Exit {
+    match error {
+        OverlapError::Unreadable { .. } => Exit::CheckFailed,
+        OverlapError::NotShared { .. } => Exit::Usage,
+        OverlapError::Undecidable { .. } => Exit::Conflict,
+        OverlapError::Contradicts { .. }
+        | OverlapError::Owned { .. }
+        | OverlapError::Taken { .. }
+        | OverlapError::Shared { .. } => Exit::Refused,
+    }
 }
 
 fn region_exit(error: &RegionError) -> Exit {

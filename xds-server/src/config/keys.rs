@@ -367,6 +367,18 @@ pub const KEYS: &[Key] = &[
         set: |c, text| put(&mut c.replicate.strangers, text),
     },
     Key {
+        path: "replicate.overlap",
+        doc: "set where both regions write the prefix: lww-hlc, source-wins, dest-wins or reject-and-alert decides conflicts",
+        reload: Restart,
+        set: |c, text| put_some(&mut c.replicate.overlap, text),
+    },
+    Key {
+        path: "replicate.overlap_remember",
+        doc: "how long deletes are remembered then: longer than the regions will ever be cut off from each other",
+        reload: Restart,
+        set: |c, text| put(&mut c.replicate.overlap_remember, text),
+    },
+    Key {
         path: "replicate.max_operations",
         doc: "operations in a transaction beside the checkpoint; one less than the destination's --max-txn-ops",
         reload: Restart,

@@ -6,8 +6,12 @@ use std::{fs, path::PathBuf, str::FromStr, time::Duration};
 use serde::{Deserialize, Serialize};
 use zonebreak_core::units::Millis;
 use zonebreak_replication::{
-    ClusterOptions, OptionsError, RESERVED, ReplicationOptions, StrangerPolicy, TlsOptions, batch::Limits,
-    region::Region, revision::Revision, rules::Rules,
+    ClusterOptions, OptionsError, RESERVED, ReplicationOptions, StrangerPolicy, TlsOptions,
+    batch::Limits,
+    overlap::{Overlap, Policy},
+    region::Region,
+    revision::Revision,
+    rules::Rules,
 };
 
 use super::error::ConfigError;
@@ -78,6 +82,10 @@ pub struct ReplicateConfig {
     pub leases: LeaseChoice,
     /// What to do about strangers' writes.
     pub strangers: StrangerChoice,
+    /// Set where both regions write the prefix: by what conflicts are decided.
+    pub overlap: Option<Policy>,
+    /// How long such a prefix remembers deletes.
+    pub overlap_remember: Millis,
     /// Operations in a transaction.
     pub max_operations: usize,
 }
@@ -166,6 +174,8 @@ impl Default for ReplicateConfig {
             backlog: 20_000,
             leases: LeaseChoice::default(),
             strangers: StrangerChoice::default(),
+            overlap: None,
+            overlap_remember: Millis(7 * 86_400_000),
             max_operations: 127,
         }
     }
@@ -253,6 +263,9 @@ impl ReplicateConfig {
                 StrangerChoice::Repair => StrangerPolicy::Repair,
                 StrangerChoice::Report => StrangerPolicy::Report,
             },
+            overlap: self
+                .overlap
+                .map(|policy| Overlap { policy, remember: Duration::from_millis(self.overlap_remember.0) }),
             ..ReplicationOptions::new(&self.stream, &self.prefix, source, destination, spool)
         };
         options.validate().map_err(value)?;

@@ -59,6 +59,17 @@ pub async fn converge(options: ReplicationOptions) -> Result<Converged, Replicat
 
 async fn look(context: &Context) -> Result<Converged, ReplicationError> {
     let no = |why: String| Ok(Converged::No { why });
+    if context.options.overlap.is_some() {
+        match records::decode(context.destination.read().await?.0)? {
+            Some((checkpoint, _)) if checkpoint.is_whole() => {}
+            _ => return no("the two regions have not met yet".to_owned()),
+        }
+        let proof = verify::compare(context, 1).await?;
+        return match proof.examples.first() {
+            None => Ok(Converged::Yes { head: proof.source_revision }),
+            Some(first) => no(format!("{} keys differ, {} among them", proof.differences, first.key)),
+        };
+    }
     // The source first: what the destination has then is at least as new.
     let source = context.source.connect().await?;
     let Some((checkpoint, _)) = records::decode(context.destination.read().await?.0)? else {

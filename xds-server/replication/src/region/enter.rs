@@ -9,7 +9,12 @@ use super::{
     standing::{self, Standing, View},
 };
 use crate::{
-    checkpoint::Checkpoint, client::Member, error::ReplicationError, options::prefixes, pipeline::Found,
+    checkpoint::Checkpoint,
+    client::Member,
+    error::ReplicationError,
+    options::prefixes,
+    overlap::{links, record::Link},
+    pipeline::Found,
     run::Context,
 };
 
@@ -30,6 +35,8 @@ impl Context {
         let cluster = &self.destination.cluster;
         let at_source = records::read_all(&self.source, source).await?;
         let at_destination = records::read_all(cluster, destination).await?;
+        // No stream is excepted: one that was a link of two writers has a record to be deleted first.
+        Link::is_alone("", &prefixes(&self.options.rules).1, &links(cluster, destination).await?)?;
         let reverse = records::checkpoint(&self.source, source, &self.options.checkpoint_key()).await?;
         let checkpoint = match found {
             None => None,

@@ -20,6 +20,7 @@ use crate::{
     client::{EtcdError, Member},
     error::ReplicationError,
     options::{ReplicationOptions, prefixes},
+    overlap::OverlapError,
     pipeline::Halt,
     revision::Revision,
     run::Context,
@@ -121,6 +122,7 @@ pub async fn assess(options: ReplicationOptions) -> Result<Assessment, Replicati
     let Some((checkpoint, _)) = records::decode(found?.0)? else {
         return Err(RegionError::NeverReplicated { stream: context.options.stream.clone() }.into());
     };
+    has_one_owner(&context, &checkpoint)?;
     let here = context.destination.member().await?;
     let age_ms = now_ms().saturating_sub(checkpoint.source_ms);
     let known = super::forward::survey(&context.options, &checkpoint).unwrap_or_default();
@@ -183,6 +185,12 @@ pub async fn demote(options: ReplicationOptions, actor: &str) -> Result<Promoted
             promote(options, actor, false, false).await
         }
     }
+}
+
+/// Where both regions write there is no owner to be changed.
+fn has_one_owner(context: &Context, checkpoint: &Checkpoint) -> Result<(), OverlapError> {
+    let prefix = || prefixes(&context.options.rules).1;
+    checkpoint.overlap.map_or(Ok(()), |policy| Err(OverlapError::Shared { prefix: prefix(), policy }))
 }
 
 // === impl Context ===
@@ -272,6 +280,7 @@ impl Promotion {
         let Some((checkpoint, _)) = records::decode(found?.0)? else {
             return Err(RegionError::NeverReplicated { stream: context.options.stream.clone() }.into());
         };
+        has_one_owner(context, &checkpoint)?;
         let here = context.destination.member().await?;
         let (from, to) = self.prefixes();
         let own_here = records::read_all(&context.destination.cluster, &here).await?;

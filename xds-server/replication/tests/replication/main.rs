@@ -7,6 +7,7 @@ mod failures;
 mod guards;
 mod leader;
 mod links;
+mod overlap;
 mod region;
 mod resync;
 mod secure;

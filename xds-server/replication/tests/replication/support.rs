@@ -131,7 +131,7 @@ impl Pair {
     pub async fn prove(&self, options: ReplicationOptions) -> Proof {
         let proof = verify::verify(options, 10).await.unwrap();
         assert_eq!(proof.differences, 0, "{proof:#?}");
-        assert_eq!(proof.source_digest, proof.checkpoint_digest);
+        assert_eq!(Some(proof.source_digest), proof.checkpoint_digest);
         assert_eq!(proof.source_digest, proof.destination_digest);
         proof
     }
@@ -158,6 +158,13 @@ impl Running {
     pub async fn stop(self) {
         self.cancel.cancel();
         self.task.await.unwrap().unwrap();
+    }
+
+    /// Ends it where it is, as a kill does.
+    pub async fn kill(self) {
+        self.task.abort();
+        let _killed = self.task.await;
+        self.cancel.cancel();
     }
 
     /// Waits for it to give up, and why.

@@ -101,9 +101,13 @@ fn table(status: &Status) -> String {
             "behind       at most {behind} revisions; known to be the source's {seconds:.1} s ago\n"
         );
     }
-    out += &format!("keys         {}, digest {}\n", checkpoint.keys, checkpoint.digest);
-    out +=
-        &format!("version      {} revisions taken in, epoch {}\n", checkpoint.sync_version, checkpoint.epoch);
+    out += &match checkpoint.overlap {
+        Some(policy) => format!("writers      both regions; conflicts are decided by {policy}\n"),
+        None => format!(
+            "keys         {}, digest {}\nversion      {} revisions taken in, epoch {}\n",
+            checkpoint.keys, checkpoint.digest, checkpoint.sync_version, checkpoint.epoch
+        ),
+    };
     out += &format!("holder       {}\n", checkpoint.holder);
     out
 }

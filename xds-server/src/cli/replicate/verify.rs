@@ -26,7 +26,7 @@ pub async fn run(args: VerifyArgs) -> Outcome {
     let options = config.replicate.options().map_err(Failure::usage)?;
     let proof = verify::verify(options, args.keys).await.map_err(failure)?;
     args.output.print(&proof, |_| table(&proof))?;
-    Ok(if proof.differences == 0 { Exit::Ok } else { Exit::CheckFailed })
+    Ok(if proof.differences == 0 && proof.conflicts == 0 { Exit::Ok } else { Exit::CheckFailed })
 }
 
 fn table(proof: &Proof) -> String {
@@ -35,14 +35,21 @@ fn table(proof: &Proof) -> String {
     } else {
         format!("{} KEYS DIFFER, in {} of 256 buckets", proof.differences, proof.buckets.len())
     };
+    let verdict = match proof.conflicts {
+        0 => verdict,
+        open => format!("{verdict}, but for OPEN CONFLICTS ({open}: `zonebreak replicate conflicts list`)"),
+    };
+    let checkpoint = proof.checkpoint_digest.map_or_else(
+        || "none: both regions write, and what was on its way was waited for".to_owned(),
+        |digest| format!("digest {digest}"),
+    );
     let mut out = format!(
         "verdict      {verdict}\nsource       revision {}, digest {}\ndestination  revision {}, digest {}\n\
-         checkpoint   digest {}\nkeys         {}, compared in {:.2} s\n",
+         checkpoint   {checkpoint}\nkeys         {}, compared in {:.2} s\n",
         proof.source_revision,
         proof.source_digest,
         proof.destination_revision,
         proof.destination_digest,
-        proof.checkpoint_digest,
         proof.keys,
         proof.elapsed_ms as f64 / 1000.0,
     );
