@@ -12,6 +12,7 @@
 //! | [`mod@format`] | one file: header, sorted entries, leases, digest, SHA-256 |
 //! | [`catalog`] | the directory: whole files only, and which ones may go |
 //! | [`moment`] | which snapshot and which piece of the log make a moment, or why none do |
+//! | [`overlay`] | what the log changed since a snapshot: keys in memory, values where they lie |
 //! | [`diff`] | two sorted states, and the steps from one to the other |
 //! | [`save`], [`restore`] | reading an etcd into a file, and a moment into an etcd |
 //! | [`keeper`] | snapshots from time to time, beside a replicator |
@@ -24,6 +25,7 @@ mod error;
 pub mod format;
 pub mod keeper;
 pub mod moment;
+pub mod overlay;
 pub mod restore;
 pub mod save;
 

@@ -5,13 +5,7 @@
 //! made; from a snapshot outside only its own. What is not known is refused, never guessed: a moment after the end of the log
 //! may have had changes that nobody wrote down.
 
-use std::{
-    collections::{BTreeMap, btree_map},
-    fmt,
-    iter::Peekable,
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
 use jiff::Timestamp;
 
@@ -20,10 +14,11 @@ use super::{
     catalog::Listed,
     format::{self, Header},
     is_state,
+    overlay::Overlay,
 };
 use crate::{
     checkpoint::ClusterId,
-    revision::{Op, Revision},
+    revision::Revision,
     spool::{Entry, History},
 };
 
@@ -83,7 +78,7 @@ pub struct Moment {
     /// Keys of the snapshot.
     pub base_keys: u64,
     /// Keys that changed since the snapshot.
-    pub changed: Arc<BTreeMap<Vec<u8>, Option<Item>>>,
+    pub changed: Arc<Overlay>,
     /// Times to live of leases, as far as they are known.
     pub leases: Arc<BTreeMap<i64, i64>>,
 }
@@ -92,7 +87,9 @@ pub struct Moment {
 pub struct State {
     base: Option<format::Reader>,
     next: Option<Item>,
-    changed: Peekable<btree_map::IntoIter<Vec<u8>, Option<Item>>>,
+    changed: Arc<Overlay>,
+    /// The last of the changed keys that was handed out or passed over.
+    passed: Option<Vec<u8>>,
 }
 
 // === impl Target ===
@@ -285,14 +282,14 @@ impl Moment {
             at_ms: 0,
             replayed: 0,
             base_keys: 0,
-            changed: Arc::new(items.into_iter().map(|item| (item.key.clone(), Some(item))).collect()),
+            changed: Arc::new(Overlay::of_items(items)),
             leases: Arc::new(leases),
         }
     }
 
     /// Goes on by the log, up to `target`, its end, or a gap: then it says `false`.
     pub(crate) fn replay(&mut self, history: &History, target: Target) -> Result<bool, SnapshotError> {
-        let mut changed = std::mem::take(Arc::make_mut(&mut self.changed));
+        let (prefix, changed) = (self.prefix.as_str(), Arc::make_mut(&mut self.changed));
         let mut reader = history.reader(self.revision);
         let mut whole = true;
         while let Some(entry) = reader.read()? {
@@ -309,17 +306,10 @@ impl Moment {
             }
             (self.revision, self.at_ms) = (source.revision, self.at_ms.max(source.seen_ms));
             self.replayed += 1;
-            for change in source.changes.into_iter().filter(|change| is_state(&self.prefix, &change.key)) {
-                let item = match change.op {
-                    Op::Put { value, lease } => {
-                        Some(Item { key: change.key.clone(), value, modified: source.revision, lease })
-                    }
-                    Op::Delete => None,
-                };
-                changed.insert(change.key, item);
+            if let Some(place) = reader.place() {
+                changed.apply(source, &place, |key| is_state(prefix, key));
             }
         }
-        self.changed = Arc::new(changed);
         Ok(whole)
     }
 
@@ -335,7 +325,7 @@ impl Moment {
     pub fn state(&self) -> Result<State, SnapshotError> {
         let mut base = self.base.as_deref().map(format::Reader::open).transpose()?;
         let next = base.as_mut().map_or(Ok(None), format::Reader::read)?;
-        Ok(State { base, next, changed: BTreeMap::clone(&self.changed).into_iter().peekable() })
+        Ok(State { base, next, changed: Arc::clone(&self.changed), passed: None })
     }
 }
 
@@ -348,12 +338,14 @@ impl State {
     /// When the snapshot is damaged or the disk fails.
     pub fn read(&mut self) -> Result<Option<Item>, SnapshotError> {
         loop {
-            let overlaid = match (&self.next, self.changed.peek()) {
+            let changed = self.changed.after(self.passed.as_deref());
+            let overlaid = match (&self.next, changed) {
                 (None, None) => return Ok(None),
                 (Some(_), None) => None,
                 (None, Some(_)) => Some(false),
-                (Some(base), Some((key, _))) => (key <= &base.key).then_some(key == &base.key),
+                (Some(base), Some(key)) => (key <= base.key.as_slice()).then_some(key == base.key),
             };
+            let changed = changed.filter(|_| overlaid.is_some()).map(<[u8]>::to_vec);
             let base = match overlaid {
                 None | Some(true) => {
                     let following = self.base.as_mut().map_or(Ok(None), format::Reader::read)?;
@@ -361,12 +353,12 @@ impl State {
                 }
                 Some(false) => None,
             };
-            if overlaid.is_none() {
-                return Ok(base);
-            }
             // What changed since the snapshot stands for what was in it; a deleted key is passed over.
-            if let Some((_, Some(item))) = self.changed.next() {
-                return Ok(Some(item));
+            let Some(key) = changed else { return Ok(base) };
+            let item = self.changed.item(&key)?;
+            self.passed = Some(key);
+            if item.is_some() {
+                return Ok(item);
             }
         }
     }

@@ -15,6 +15,9 @@ pub(super) const TIMED: usize = HEADER + 1 + 8 + 8;
 /// Frames begin at multiples of this, so that a search for them is cheap.
 pub(super) const ALIGN: usize = 8;
 
+/// Bytes of a change before its key: the kind, the lease, both lengths.
+const CHANGE: usize = 1 + 8 + 4 + 4;
+
 /// An entry of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry {
@@ -69,6 +72,16 @@ impl Entry {
             Self::Revision(source) => source.seen_ms,
             Self::Gap { seen_ms, .. } => *seen_ms,
         }
+    }
+
+    /// Where the value of each change begins, counted from the beginning of the frame.
+    pub(crate) fn value_offsets(source: &SourceRevision) -> impl Iterator<Item = u64> {
+        let mut at = TIMED + 4;
+        source.changes.iter().map(move |change| {
+            let value = at + CHANGE + change.key.len();
+            at = value + change.op.size();
+            value as u64
+        })
     }
 
     /// Appends the frame to `out` and hands out the chain of digests after it.

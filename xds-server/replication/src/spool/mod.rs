@@ -32,6 +32,7 @@ pub use history::History;
 pub use open::Recovery;
 pub(crate) use open::note_prefix;
 pub use reader::Reader;
+pub(crate) use reader::{FramePlace, LogFile};
 pub use segment::{MIN_BYTES, SEGMENT_BYTES};
 pub use writer::Spool;
 

@@ -1,7 +1,7 @@
 //! The reading end of a spool: entries in order, up to what is safe on disk. Blocks on the disk only; waiting for more is the
 //! caller's.
 
-use std::{fs::File, os::unix::fs::FileExt as _, path::PathBuf};
+use std::{fs::File, os::unix::fs::FileExt as _, path::PathBuf, sync::Arc};
 
 use tokio::sync::watch;
 
@@ -24,11 +24,26 @@ pub struct Reader {
     at: Option<Place>,
 }
 
+/// A segment that is read. It stays readable when the writer drops it.
 #[derive(Debug)]
-struct Place {
+pub(crate) struct LogFile {
     file: File,
     path: PathBuf,
+}
+
+/// Where the values of one revision lie.
+#[derive(Debug)]
+pub(crate) struct FramePlace {
+    pub log: Arc<LogFile>,
+    pub offset: u64,
+}
+
+#[derive(Debug)]
+struct Place {
+    log: Arc<LogFile>,
     number: u64,
+    /// Where the frame that was read last begins.
+    began: u64,
     /// Where the next frame begins.
     offset: u64,
     /// Bytes of the file from `offset` on.
@@ -96,6 +111,11 @@ impl Reader {
         }
     }
 
+    /// Where the entry that was read last lies.
+    pub(crate) fn place(&self) -> Option<FramePlace> {
+        self.at.as_ref().map(|place| FramePlace { log: Arc::clone(&place.log), offset: place.began })
+    }
+
     /// The segment in which the entry after `after` is, or the first there is.
     fn seek(&self) -> Result<Place, SpoolError> {
         let numbers = segment::list(&self.directory)?;
@@ -126,9 +146,9 @@ impl Place {
             why: why.to_owned(),
         })?;
         let place = Self {
-            file,
-            path,
+            log: Arc::new(LogFile { file, path }),
             number,
+            began: HEADER_BYTES,
             offset: HEADER_BYTES,
             ahead: Vec::new(),
             used: 0,
@@ -148,6 +168,7 @@ impl Place {
                 match frame::decode(ahead, self.chain) {
                     Ok(frame) => {
                         self.used += frame.size;
+                        self.began = self.offset;
                         self.offset += frame.size as u64;
                         self.chain = frame.chain;
                         self.revision = frame.entry.revision();
@@ -174,11 +195,11 @@ impl Place {
         self.ahead.resize(want.max(CHUNK).min(most), 0);
         let mut filled = 0;
         while let Some(room) = self.ahead.get_mut(filled..).filter(|room| !room.is_empty()) {
-            match self.file.read_at(room, self.offset + filled as u64) {
+            match self.log.file.read_at(room, self.offset + filled as u64) {
                 Ok(0) => break,
                 Ok(read) => filled += read,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(SpoolError::io("read", &self.path)(error)),
+                Err(error) => return Err(SpoolError::io("read", &self.log.path)(error)),
             }
         }
         self.ahead.truncate(filled);
@@ -188,10 +209,25 @@ impl Place {
     /// It is not the one that was written after the segment before it.
     fn foreign(&self) -> SpoolError {
         let why = "the segment before it is not the one it was written after".to_owned();
-        SpoolError::Damaged { path: self.path.clone(), offset: 0, why }
+        SpoolError::Damaged { path: self.log.path.clone(), offset: 0, why }
     }
 
     fn damaged(&self, why: &str) -> SpoolError {
-        SpoolError::Damaged { path: self.path.clone(), offset: self.offset, why: why.to_owned() }
+        SpoolError::Damaged { path: self.log.path.clone(), offset: self.offset, why: why.to_owned() }
+    }
+}
+
+// === impl LogFile ===
+
+impl LogFile {
+    /// The bytes at `offset`, which were read once before and had this CRC-32C then.
+    pub(crate) fn read(&self, offset: u64, length: usize, crc: u32) -> Result<Vec<u8>, SpoolError> {
+        let mut bytes = vec![0; length];
+        self.file.read_exact_at(&mut bytes, offset).map_err(SpoolError::io("read", &self.path))?;
+        if crc32c::crc32c(&bytes) != crc {
+            let why = "a value is not what it was a moment ago".to_owned();
+            return Err(SpoolError::Damaged { path: self.path.clone(), offset, why });
+        }
+        Ok(bytes)
     }
 }

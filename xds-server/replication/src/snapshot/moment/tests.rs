@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    revision::{Change, SourceRevision},
+    revision::{Change, Op, SourceRevision},
     snapshot::catalog::Catalog,
     spool::{Spool, SpoolOptions},
 };
@@ -197,4 +197,49 @@ fn a_log_is_read_while_it_is_written_and_when_it_is_torn() {
     fs::write(last.unwrap(), torn).unwrap();
     assert_eq!(History::open(&spool).unwrap().unwrap().through(), Revision(3));
     assert!(History::open(directory.path().join("none")).unwrap().is_none());
+}
+
+/// However long the log is, its values stay in it until they are asked for, and are what they were: also when the writer has
+/// dropped the segment meanwhile, and never when the disk has changed them.
+#[test]
+fn values_stay_in_the_log_until_they_are_asked_for_and_are_what_they_were() {
+    use std::os::unix::fs::FileExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    let catalog = Catalog::new(directory.path().join("snapshots"));
+    save(&catalog, &Model::from([(key(0), (b"base".to_vec(), 1))]), 1, 1_000);
+    let log = directory.path().join("spool");
+    let options = SpoolOptions { directory: log.clone(), max_bytes: 1 << 24, segment_bytes: 1 << 20 };
+    let (mut spool, _) = Spool::open(options, CLUSTER).unwrap();
+    spool.append(&[Entry::Gap { through: Revision(1), seen_ms: 1 }]).unwrap();
+    let value = |at: u8| vec![at; 200_000];
+    for at in 1..=9 {
+        let put = |at, value| Change { key: key(at), op: Op::Put { value, lease: 0 } };
+        let changes = vec![put(at, value(at)), put(10 + at, Vec::new())];
+        let source = SourceRevision { revision: Revision(1 + i64::from(at)), seen_ms: 2_000, changes };
+        spool.append(&[Entry::Revision(source)]).unwrap();
+    }
+    let history = History::open(&log).unwrap().unwrap();
+    let find = || {
+        super::find(Target::Revision(history.through()), &catalog.list().unwrap(), Some(&history)).unwrap()
+    };
+    let (moment, damaged) = (find(), find());
+    let first = log.join("0000000001.seg");
+    // Its bytes are another's now, with the frame's own checksum never looked at again.
+    let file = fs::File::options().write(true).read(true).open(&first).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 100_000).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], 100_000).unwrap();
+    let mut state = damaged.state().unwrap();
+    let error = loop {
+        match state.read() {
+            Ok(item) => assert!(item.is_some(), "damage was handed out"),
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!(error.contains("0000000001.seg") && error.contains("not what it was"), "{error}");
+    file.write_all_at(&byte, 100_000).unwrap();
+    fs::remove_dir_all(&log).unwrap();
+    let all = read(&moment);
+    assert_eq!(all.len(), 19);
+    assert!((1..=9).all(|at| all[&key(at)] == (value(at), 1 + i64::from(at))));
 }
