@@ -41,6 +41,10 @@ pub(crate) use mend::{Known, Mended};
 /// Transactions on their way at once: enough to fill a link of 80 ms.
 const AT_ONCE: usize = 8;
 
+/// Keys in each of them, where the destination allows as many: that few round trips copy a whole etcd, and that others' requests
+/// there do not wait long behind one.
+const CHUNK: usize = 512;
+
 /// Until a write of unknown fate is repeated.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -173,12 +177,13 @@ impl Context {
     ) -> Result<u64, ReplicationError> {
         let (mut wrote, mut chunk, mut bytes) = (0, Vec::new(), 0);
         let limits = self.options.limits;
+        let most = limits.grouped().min(CHUNK);
         loop {
             let finding = self.holding(hold, comparison.next()).await??;
             let done = finding.is_none();
             if let Some(finding) = finding {
                 let size = finding.size();
-                let fits = chunk.len() < limits.operations && bytes + size <= limits.bytes;
+                let fits = chunk.len() < most && bytes + size <= limits.bytes;
                 let ready = if fits || chunk.is_empty() { Vec::new() } else { std::mem::take(&mut chunk) };
                 bytes = if ready.is_empty() { bytes + size } else { size };
                 chunk.push(finding.change);

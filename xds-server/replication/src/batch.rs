@@ -1,6 +1,10 @@
 //! Makes transactions out of revisions: as many whole ones as fit, the last value of each key. A transaction that ends at a
 //! revision leaves the destination exactly as the source was at that revision, whatever was skipped on the way. A revision that
 //! is too large for one transaction comes in parts, and says so. Pure.
+//!
+//! Several revisions that are small enough each may be more together than etcd allows in one list: they go in groups, each a
+//! transaction inside the one that is carried out, and are one revision of the destination all the same. Only one transaction is on
+//! its way at a time, so what fits into one is what a round trip to a destination far away brings.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -50,6 +54,18 @@ impl Limits {
     fn allows(&self, operations: usize, bytes: usize) -> bool {
         operations <= self.operations && bytes <= self.bytes
     }
+
+    /// Operations of a group: etcd counts what is inside a transaction together with the list that it is in, and not with its
+    /// neighbours there (`checkTxnRequest` in etcd's `api/v3rpc/key.go`). So half of its limit is for a group.
+    pub fn group(&self) -> usize {
+        self.operations.div_ceil(2)
+    }
+
+    /// Operations of whole revisions that fit into one transaction in groups, the checkpoint beside them not counted.
+    pub fn grouped(&self) -> usize {
+        let groups = self.operations.saturating_sub(self.group());
+        groups.saturating_mul(self.group()).max(self.operations)
+    }
 }
 
 // === impl Batch ===
@@ -69,9 +85,15 @@ impl Batch {
         };
         let mut merged = Merged::default();
         merged.add(first.changes);
+        if !limits.allows(merged.changes.len(), merged.bytes) {
+            batch.parts = merged.split(limits);
+            return Some(batch);
+        }
         while let Some(next) = pending.front() {
             let (operations, bytes) = merged.with(&next.changes);
-            if !limits.allows(operations, bytes) {
+            // What is too large for a list comes alone.
+            if next.changes.len() > limits.operations || operations > limits.grouped() || bytes > limits.bytes
+            {
                 break;
             }
             if let Some(next) = pending.pop_front() {
@@ -82,7 +104,7 @@ impl Batch {
                 merged.add(next.changes);
             }
         }
-        batch.parts = merged.split(limits);
+        batch.parts.push(merged.changes);
         Some(batch)
     }
 
@@ -205,6 +227,23 @@ mod tests {
     }
 
     #[test]
+    fn half_of_what_etcd_allows_is_for_groups_and_half_for_what_is_in_them() {
+        let of = |operations| {
+            let limits = Limits { operations, bytes: 1 };
+            (limits.group(), limits.grouped())
+        };
+        assert_eq!((of(127), of(9), of(2), of(1)), ((64, 4032), (5, 20), (1, 2), (1, 1)));
+        for operations in 1..2_000 {
+            let limits = Limits { operations, bytes: 1 };
+            if limits.grouped() > operations {
+                // The checkpoint is in the list beside the groups.
+                let list = limits.grouped().div_ceil(limits.group()) + 1;
+                assert!(list + limits.group() <= operations + 1, "{operations}");
+            }
+        }
+    }
+
+    #[test]
     fn a_value_of_the_largest_size_goes_alone() {
         let put = |revision, size| Mapped {
             revision: Revision(revision),
@@ -244,7 +283,8 @@ mod tests {
                     keys.sort();
                     keys.dedup();
                     prop_assert_eq!(keys.len(), part.len(), "etcd refuses a key twice in one transaction");
-                    prop_assert!(part.len() <= operations);
+                    prop_assert!(part.len() <= limits.grouped());
+                    prop_assert!(part.len() <= operations || !batch.is_staged());
                     let size: usize = part.iter().map(|c| cost(&c.key, &c.op)).sum();
                     prop_assert!(size <= bytes || part.len() == 1);
                     apply(&mut destination, part);

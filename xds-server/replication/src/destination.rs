@@ -7,6 +7,7 @@ use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnOpResponse, Txn
 use tokio::sync::Mutex;
 
 use crate::{
+    batch::Limits,
     client::{Cluster, EtcdError, Member},
     pipeline::{Attempt, Event, Found},
     revision::{Change, Op},
@@ -19,6 +20,7 @@ const BLOCKED_MS: u64 = 5_000;
 pub(crate) struct Destination {
     pub cluster: Arc<Cluster>,
     checkpoint_key: String,
+    limits: Limits,
     member: Mutex<Option<Member>>,
 }
 
@@ -51,8 +53,8 @@ impl From<&Answer> for Event {
 // === impl Destination ===
 
 impl Destination {
-    pub(crate) fn new(cluster: Arc<Cluster>, checkpoint_key: String) -> Self {
-        Self { cluster, checkpoint_key, member: Mutex::new(None) }
+    pub(crate) fn new(cluster: Arc<Cluster>, checkpoint_key: String, limits: Limits) -> Self {
+        Self { cluster, checkpoint_key, limits, member: Mutex::new(None) }
     }
 
     /// A member that answered when it was last used.
@@ -102,8 +104,16 @@ impl Destination {
         self.transact(fence, changes, None).await
     }
 
+    /// More than etcd allows in one list goes in groups, as [`Limits::group`] says; all of it or nothing, as one revision.
     async fn transact(&self, fence: i64, changes: &[Change], checkpoint: Option<TxnOp>) -> Answer {
-        let operations = changes.iter().map(operation).chain(checkpoint).collect();
+        let operations: Vec<TxnOp> = if changes.len() > self.limits.operations {
+            let group = |changes: &[Change]| {
+                TxnOp::txn(Txn::new().and_then(changes.iter().map(operation).collect::<Vec<_>>()))
+            };
+            changes.chunks(self.limits.group()).map(group).chain(checkpoint).collect()
+        } else {
+            changes.iter().map(operation).chain(checkpoint).collect()
+        };
         self.fenced(fence, operations, || largest(changes)).await.0
     }
 
@@ -166,5 +176,44 @@ fn operation(change: &Change) -> TxnOp {
             TxnOp::put(change.key.as_slice(), value.as_slice(), Some(options))
         }
         Op::Delete => TxnOp::delete(change.key.as_slice(), None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use etcd_client::GetOptions;
+    use zonebreak_drill::lab::{Etcd, Lab};
+
+    use super::*;
+    use crate::options::ClusterOptions;
+
+    fn puts(keys: usize) -> Arc<[Change]> {
+        let put = |at| Change {
+            key: format!("/app/{at:05}").into_bytes(),
+            op: Op::Put { value: b"v".to_vec(), lease: 0 },
+        };
+        (0..keys).map(put).collect()
+    }
+
+    #[tokio::test]
+    async fn as_many_operations_as_fit_in_groups_are_one_revision_of_an_etcd_with_its_usual_limit() {
+        let lab = Lab::new().unwrap();
+        let etcd = Etcd::start(&lab).await.unwrap();
+        let cluster = Arc::new(Cluster::new("destination", ClusterOptions::plain([etcd.url()])));
+        let (limits, key) = (Limits::default(), "/zonebreak/v1/replication/test");
+        let destination = Destination::new(cluster, key.to_owned(), limits);
+        let attempt = |fence, changes| Attempt { fence, checkpoint: b"c".as_slice().into(), changes };
+        let Answer::Committed(at) = destination.commit(&attempt(0, puts(limits.grouped()))).await else {
+            panic!("it was not carried out")
+        };
+        let mut client = etcd_client::Client::connect([etcd.url()], None).await.unwrap();
+        let all = client.get("/app/", Some(GetOptions::new().with_prefix())).await.unwrap();
+        assert_eq!(all.count(), i64::try_from(limits.grouped()).unwrap());
+        assert!(all.kvs().iter().all(|kv| kv.mod_revision() == at));
+        // With a fence that does not hold none of the groups is carried out, and what stands there is told.
+        let refused = destination.commit(&attempt(0, puts(limits.operations + 1))).await;
+        assert!(matches!(&refused, Answer::Refused(Some((bytes, found))) if bytes == b"c" && *found == at));
+        let again = client.get("/app/00000", None).await.unwrap();
+        assert_eq!(again.kvs().first().map(etcd_client::KeyValue::mod_revision), Some(at));
     }
 }

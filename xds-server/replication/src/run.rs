@@ -121,7 +121,7 @@ impl Context {
         let prefix = options.rules.source_prefix();
         let source = Arc::new(Cluster::reading("source", options.source.clone(), prefix));
         let cluster = Arc::new(Cluster::new("destination", options.destination.clone()));
-        let destination = Arc::new(Destination::new(cluster, options.checkpoint_key()));
+        let destination = Arc::new(Destination::new(cluster, options.checkpoint_key(), options.limits));
         let leases = Leases::new(Arc::clone(&source), Arc::clone(&destination));
         Self { options: Arc::new(options), source, destination, leases, metrics }
     }

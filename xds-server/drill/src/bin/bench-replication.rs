@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use clap::{Parser, ValueEnum as _};
-use zonebreak_drill::replication::{Effort, Section, Server, put_into};
+use zonebreak_drill::replication::{Effort, Section, Server, cores, free, put_into};
 
 /// How fast and how faithfully a replicator follows: `etcdctl make-mirror` and `zonebreak replicate run`, each between two etcds
 /// of its own, in the same run; on the pinned etcd, and on 3.6 where `scripts/etcd 3.6` has built it.
@@ -67,12 +67,15 @@ async fn main() -> anyhow::Result<()> {
     }
     let wanted = |section: &Section| args.only.is_empty() || args.only.contains(section);
     let sections = Section::value_variants().iter().copied().filter(wanted);
-    let (mut page, mut failed) = (machine(), Vec::new());
-    print!("{page}");
+    let (mut page, mut failed) = (String::new(), Vec::new());
     for section in sections {
+        let before = free()? * 100.0;
         match section.run(&servers, &effort, &say).await {
             Ok((table, exact)) => {
-                let text = format!("\n### {}\n\n{table}", section.title());
+                let (title, cores, after) = (section.title(), cores(), free()? * 100.0);
+                let text = format!(
+                    "\n### {title}\n\n{table}\nOf {cores} cores {before:.0} % were free before these measurements and {after:.0} % after.\n"
+                );
                 print!("{text}");
                 page += &text;
                 failed.extend((!exact).then(|| format!("{section:?}: replication is not exact")));
@@ -92,12 +95,4 @@ async fn main() -> anyhow::Result<()> {
         fs::write(path, put_into(&old, &page)?).with_context(|| format!("failed to write {name}"))?;
     }
     Ok(())
-}
-
-/// What this runs on, and how much else runs on it: a crowded machine makes slow figures.
-fn machine() -> String {
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let load = load.split_whitespace().next().unwrap_or("unknown").to_owned();
-    format!("{cores} cores; load average {load} before the first measurement.\n")
 }

@@ -4,6 +4,7 @@
 mod contender;
 mod kills;
 mod load;
+mod machine;
 mod reads;
 mod restore;
 mod scenario;
@@ -14,6 +15,7 @@ mod targets;
 
 pub use kills::{Kills, kill_loop};
 pub use load::{Lag, percentile};
+pub use machine::{cores, free};
 pub use scenario::Effort;
 pub use section::Section;
 pub use server::Server;

@@ -119,21 +119,22 @@ pub(super) async fn carry_out(
     let limits = Limits { operations: config.replicate.max_operations, ..Limits::default() };
     let etcd = etcd(config)?;
     let job = Job { etcd, moment, place, deletes, limits, progress: Arc::clone(&progress) };
-    let bar = Bar::new("comparing", &progress);
-    let preview = restore::preview(&job, consent.keys).await;
-    drop(bar);
-    let preview = preview.map_err(failure)?;
-    let plan = Plan {
-        revision: job.moment.revision.0,
-        time: time(job.moment.at_ms),
-        replayed: job.moment.replayed,
-        preview: &preview,
-    };
-    if consent.dry_run {
-        output.print(&plan, |_| plan.table(&job.moment))?;
-        return Ok(Exit::Ok);
-    }
-    if !consent.yes {
+    // Whoever neither looks nor is asked need not wait for a look.
+    if consent.dry_run || !consent.yes {
+        let bar = Bar::new("comparing", &progress);
+        let preview = restore::preview(&job, consent.keys).await;
+        drop(bar);
+        let preview = preview.map_err(failure)?;
+        let plan = Plan {
+            revision: job.moment.revision.0,
+            time: time(job.moment.at_ms),
+            replayed: job.moment.replayed,
+            preview: &preview,
+        };
+        if consent.dry_run {
+            output.print(&plan, |_| plan.table(&job.moment))?;
+            return Ok(Exit::Ok);
+        }
         eprint!("{}", plan.table(&job.moment));
         ask()?;
     }

@@ -71,7 +71,7 @@ impl Target {
     pub(super) async fn connect(job: &Job) -> Result<Self, SnapshotError> {
         job.etcd.validate("destination")?;
         let cluster = Arc::new(Cluster::new("destination", job.etcd.clone()));
-        let etcd = Destination::new(cluster, MARK.to_owned());
+        let etcd = Destination::new(cluster, MARK.to_owned(), job.limits);
         let (leases, granted) = (Arc::clone(&job.moment.leases), Mutex::default());
         let mut target = Self { etcd, fence: 0, owned_at: 0, leases, granted };
         let member = target.etcd.member().await?;
