@@ -3,12 +3,15 @@
 //!
 //! ```text
 //! bench_server SERVICES
+//! bench_server bare
 //! ```
 //!
 //! It says `listening ADDRESS`, and answers `change N` with `changed N` and `settle` with `settled`. It ends with its input.
 //!
-//! What it holds, and what a change is, is in `services`.
+//! What it holds, and what a change is, is in `services`. The second is the same without the engine, for what HTTP/2 costs alone.
 
+#[path = "services/bare.rs"]
+mod bare;
 mod services;
 
 use std::net::SocketAddr;
@@ -17,11 +20,17 @@ use std::sync::Arc;
 use services::{ZONES, assignment, view, zone_name};
 use zonebreak_xds::{ChangeId, Hub, Server, ServerOptions, TransportOptions, ViewKey};
 
+/// As the `zonebreak` program has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 type Failure = Box<dyn std::error::Error>;
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
-    let services = std::env::args().nth(1).and_then(|services| services.parse().ok());
+    let services = std::env::args().nth(1);
+    let bare = services.as_deref() == Some("bare");
+    let services = if bare { Some(1) } else { services.and_then(|services| services.parse().ok()) };
     let services: usize = services.filter(|services| *services > 0).ok_or("usage: bench_server SERVICES")?;
     let hub = Hub::new();
     for zone in 0..ZONES {
@@ -36,7 +45,8 @@ async fn main() -> Result<(), Failure> {
     println!("listening {}", listener.local_addr()?);
     let transport = TransportOptions::default();
     let incoming = transport.incoming(listener);
-    let serving = transport.server().add_routes(server.routes()).serve_with_incoming(incoming);
+    let routes = if bare { bare::routes() } else { server.routes() };
+    let serving = transport.server().add_routes(routes).serve_with_incoming(incoming);
     // On a thread of its own, as a publisher is.
     let obeying =
         tokio::task::spawn_blocking(move || obey(&hub, services).map_err(|error| error.to_string()));

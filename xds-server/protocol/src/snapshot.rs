@@ -115,12 +115,15 @@ impl Snapshot {
         covers(self, other) && covers(other, self)
     }
 
+    /// The present content of a type and those remembered, newest first.
+    pub(crate) fn contents(&self, type_url: &TypeUrl) -> impl Iterator<Item = &Arc<TypeSet>> {
+        std::iter::once(self.set(type_url)).chain(self.past.get(type_url).into_iter().flatten())
+    }
+
     /// The present or a remembered content of a type that had this version; none where a version chosen by the
     /// publisher has stood for different contents.
     pub(crate) fn by_version(&self, type_url: &TypeUrl, version: &str) -> Option<&Arc<TypeSet>> {
-        let past = self.past.get(type_url).into_iter().flatten();
-        let mut found =
-            std::iter::once(self.set(type_url)).chain(past).filter(|set| set.version().as_str() == version);
+        let mut found = self.contents(type_url).filter(|set| set.version().as_str() == version);
         let first = found.next()?;
         found.all(|other| other.same_content(first)).then_some(first)
     }

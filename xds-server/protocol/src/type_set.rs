@@ -10,8 +10,9 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+use crate::name;
 use crate::resource::{Fingerprint, Resource, ResourceError};
 use crate::types::{Protocol, Version};
 use crate::wire;
@@ -38,6 +39,9 @@ pub struct TypeSet {
     /// The lengths of all entries and of all `Any`s, as fields of a response.
     entries_len: usize,
     anys_len: usize,
+    /// Over all names, and over all names with their versions.
+    names_sum: Sum,
+    versions_sum: Sum,
     /// All resources as somebody is being sent them, for each protocol.
     written: [Mutex<Weak<Vec<Bytes>>>; 2],
     /// What this set replaced, and the names in which the two differ.
@@ -50,6 +54,11 @@ pub(crate) type Places = HashMap<Arc<str>, usize, BuildHasherDefault<NameHasher>
 /// The hash of a name. Only a publisher's names are ever put into [`Places`], so no client can have them collide.
 #[derive(Debug, Default)]
 pub(crate) struct NameHasher(u64);
+
+/// A hash over texts in any order: the sum of a hash for each. So a thousand names that a client says are compared with the
+/// thousand of a set at once, and none of them is looked up. Who crafts names that collide fools nobody but himself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sum(u64);
 
 /// Names in error.
 pub(crate) type Errors = BTreeMap<Arc<str>, Arc<ResourceError>>;
@@ -76,6 +85,8 @@ impl TypeSet {
                 ttl: None,
                 entries_len: 0,
                 anys_len: 0,
+                names_sum: Sum::default(),
+                versions_sum: Sum::default(),
                 written: Default::default(),
                 lineage: None,
             })
@@ -120,6 +131,10 @@ impl TypeSet {
             ttl: resources.iter().filter_map(|resource| resource.ttl()).min(),
             entries_len: resources.iter().map(|resource| wire::bytes_len(resource.entry().len())).sum(),
             anys_len: resources.iter().map(|resource| wire::bytes_len(resource.any().len())).sum(),
+            names_sum: Sum::of_names(resources.iter().map(|resource| &**resource.name())),
+            versions_sum: Sum::of_versions(
+                resources.iter().map(|resource| (&**resource.name(), resource.version().as_str())),
+            ),
             written: Default::default(),
             resources,
             lineage: Some((previous.id, changed)),
@@ -174,6 +189,15 @@ impl TypeSet {
             return self.places.clone();
         }
         Arc::new(next.iter().enumerate().map(|(at, resource)| (resource.name().clone(), at)).collect())
+    }
+
+    /// Whether these are just its names, each once.
+    pub(crate) fn is_named<'a>(&self, count: usize, names: impl Iterator<Item = &'a str>) -> bool {
+        self.len() == count && self.names_sum == Sum::of_names(names)
+    }
+
+    pub(crate) fn versions_sum(&self) -> Sum {
+        self.versions_sum
     }
 
     /// Whether both have resources of the same names. May say no of sets that were built apart.
@@ -271,6 +295,22 @@ impl TypeSet {
                 Changed::Owned(changed)
             }
         }
+    }
+}
+
+// === impl Sum ===
+
+impl Sum {
+    fn of_names<'a>(names: impl Iterator<Item = &'a str>) -> Self {
+        Self(names.fold(0, |sum, said| sum.wrapping_add(xxh3_64(name::normal(said).as_bytes()))))
+    }
+
+    /// Over names, each with a version.
+    pub(crate) fn of_versions<'a>(versions: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
+        let one = |(said, version): (&str, &str)| {
+            xxh3_64_with_seed(version.as_bytes(), xxh3_64(name::normal(said).as_bytes()))
+        };
+        Self(versions.fold(0, |sum, said| sum.wrapping_add(one(said))))
     }
 }
 

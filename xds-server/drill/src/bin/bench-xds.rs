@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
-use zonebreak_drill::fanout::{Cache, Figures, Plan, Servers, Speaks, measure, table, targets};
+use zonebreak_drill::fanout::{Cache, Figures, Plan, Servers, Speaks, floor, measure, table, targets};
 
 /// How fast one change reaches a thousand proxies, and what they cost the server: our engine, and go-control-plane with its
 /// linear and its snapshot caches in the same run.
@@ -105,6 +105,14 @@ async fn main() -> anyhow::Result<()> {
             }
         }
         println!("{}\n{failed}", table(&plan, &figures));
+        if !args.quick && plan.speaks == Speaks::Delta && plan.services == 1 {
+            let local = tokio::task::LocalSet::new();
+            let kib =
+                local.run_until(floor(&servers, &plan)).await.context("failed to measure HTTP/2 alone")?;
+            println!(
+                "Of the KiB a stream, HTTP/2 and tonic take {kib:.1}, which is what they do with no engine between them.\n"
+            );
+        }
         if args.quick {
             check(&figures)?;
         }

@@ -1,7 +1,7 @@
 //! The servers that are compared, each a child process that is told what to do by lines on its standard input.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::Context;
@@ -57,15 +57,23 @@ impl Cache {
 
 impl Contender {
     pub(super) async fn start(servers: &Servers, cache: Cache, services: usize) -> anyhow::Result<Self> {
-        let (program, arguments) = match (cache, &servers.peer) {
-            (Cache::Ours, _) => (&servers.ours, vec![]),
-            (Cache::Linear, Some(peer)) => (peer, vec!["linear"]),
-            (Cache::Snapshot, Some(peer)) => (peer, vec!["snapshot"]),
+        let services = services.to_string();
+        match (cache, &servers.peer) {
+            (Cache::Ours, _) => Self::run(&servers.ours, &[&services]).await,
+            (Cache::Linear, Some(peer)) => Self::run(peer, &["linear", &services]).await,
+            (Cache::Snapshot, Some(peer)) => Self::run(peer, &["snapshot", &services]).await,
             (_, None) => anyhow::bail!("go-control-plane was not built"),
-        };
+        }
+    }
+
+    /// Our server without its engine: HTTP/2 that answers with nothing.
+    pub(super) async fn bare(servers: &Servers) -> anyhow::Result<Self> {
+        Self::run(&servers.ours, &["bare"]).await
+    }
+
+    async fn run(program: &Path, arguments: &[&str]) -> anyhow::Result<Self> {
         let mut child = Command::new(program)
             .args(arguments)
-            .arg(services.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)

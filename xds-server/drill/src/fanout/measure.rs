@@ -69,6 +69,10 @@ pub struct Storm {
     pub resources: f64,
     /// Bytes of responses, a stream.
     pub bytes: f64,
+    /// CPU of the server until then, in seconds.
+    pub cpu_s: f64,
+    /// The swarm's.
+    pub swarm_cpu_s: f64,
 }
 
 /// Measures one server. Must run on a single-threaded runtime inside a local set, as the swarm does.
@@ -77,19 +81,7 @@ pub struct Storm {
 /// When the server cannot be started, ends, ends a stream, or does not answer within a minute and a half.
 pub async fn measure(servers: &Servers, cache: Cache, plan: &Plan) -> anyhow::Result<Figures> {
     let mut server = Contender::start(servers, cache, plan.services).await?;
-    server.settle().await?;
-    tokio::time::sleep(REST).await;
-    let empty = memory(server.pid)?.anonymous;
-
-    let started = Instant::now();
-    let swarm = Swarm::connect(server.address, plan, None);
-    swarm.settled(plan.streams, TOO_LONG).await.context("failed to connect all streams")?;
-    let connect_s = started.elapsed().as_secs_f64();
-    tokio::time::sleep(REST).await;
-    server.settle().await?;
-    tokio::time::sleep(REST).await;
-    let idle = memory(server.pid)?.anonymous.saturating_sub(empty);
-
+    let Connected { swarm, connect_s, idle_kib } = connect(&mut server, plan).await?;
     let mut next = 1;
     let single = singles(&mut server, &swarm, plan, &mut next).await?;
     let sustained = match plan.sustain {
@@ -103,7 +95,7 @@ pub async fn measure(servers: &Servers, cache: Cache, plan: &Plan) -> anyhow::Re
     Ok(Figures {
         cache,
         connect_s,
-        idle_kib: idle as f64 / 1024.0 / streams,
+        idle_kib,
         triggers: single.times.len(),
         p50_ms: median(single.times.iter().map(|of| of[0])),
         p99_ms: median(single.times.iter().map(|of| of[1])),
@@ -113,6 +105,37 @@ pub async fn measure(servers: &Servers, cache: Cache, plan: &Plan) -> anyhow::Re
         sustained,
         storm: Some(storm),
     })
+}
+
+/// What HTTP/2 alone takes of a stream, in KiB: the same server and swarm without an engine between them, incremental.
+///
+/// # Errors
+/// As [`measure`].
+pub async fn floor(servers: &Servers, plan: &Plan) -> anyhow::Result<f64> {
+    let mut server = Contender::bare(servers).await?;
+    connect(&mut server, plan).await.map(|connected| connected.idle_kib)
+}
+
+struct Connected {
+    swarm: Swarm,
+    connect_s: f64,
+    idle_kib: f64,
+}
+
+async fn connect(server: &mut Contender, plan: &Plan) -> anyhow::Result<Connected> {
+    server.settle().await?;
+    tokio::time::sleep(REST).await;
+    let empty = memory(server.pid)?.anonymous;
+
+    let started = Instant::now();
+    let swarm = Swarm::connect(server.address, plan, None);
+    swarm.settled(plan.streams, TOO_LONG).await.context("failed to connect all streams")?;
+    let connect_s = started.elapsed().as_secs_f64();
+    tokio::time::sleep(REST).await;
+    server.settle().await?;
+    tokio::time::sleep(REST).await;
+    let idle = memory(server.pid)?.anonymous.saturating_sub(empty);
+    Ok(Connected { swarm, connect_s, idle_kib: idle as f64 / 1024.0 / plan.streams as f64 })
 }
 
 struct Singles {
@@ -221,15 +244,24 @@ async fn storm(server: &mut Contender, swarm: Swarm, plan: &Plan, change: u64) -
     tokio::time::sleep(REST).await;
     server.change(change).await?;
     server.changed(change).await?;
+    let (cpu, own) = (cpu_time(server.pid)?, cpu_time(std::process::id())?);
     let started = Instant::now();
     let swarm = Swarm::connect(server.address, plan, Some((has, change)));
     swarm.reached(TOO_LONG).await.context("failed to bring everybody back")?;
     let seconds = started.elapsed().as_secs_f64();
+    let spent = |before: Duration, after: Duration| after.saturating_sub(before).as_secs_f64();
+    let (cpu_s, swarm_cpu_s) = (spent(cpu, cpu_time(server.pid)?), spent(own, cpu_time(std::process::id())?));
     // What comes too late to matter still counts as sent again.
     tokio::time::sleep(REST).await;
     let received = swarm.received();
     let each = |value: usize| value as f64 / plan.streams as f64;
-    Ok(Storm { seconds, resources: each(received.resources), bytes: each(received.bytes) })
+    Ok(Storm {
+        seconds,
+        resources: each(received.resources),
+        bytes: each(received.bytes),
+        cpu_s,
+        swarm_cpu_s,
+    })
 }
 
 fn millis(from: Instant, to: Instant) -> f64 {

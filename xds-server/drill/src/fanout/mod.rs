@@ -16,7 +16,7 @@ mod table;
 mod targets;
 
 pub use contender::{Cache, Servers};
-pub use measure::{Figures, Storm, Sustained, measure};
+pub use measure::{Figures, Storm, Sustained, floor, measure};
 pub use plan::{Plan, Speaks};
 pub use table::table;
 pub use targets::targets;

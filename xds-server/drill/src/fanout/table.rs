@@ -12,8 +12,8 @@ pub fn table(plan: &Plan, figures: &[Figures]) -> String {
         "{} services, {} streams on {} connections, {}\n\n\
          | | one change, ms: p50 | p99 | last | p99 ratio | changes | bytes a stream | server us a stream | \
          KiB a stream | connect s | asked {}/s: held | p99 ms | cores | responses | swarm cores | \
-         all back s | resources each |\n\
-         |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
+         all back s | server CPU s | swarm CPU s | resources each |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
         plan.services,
         plan.streams,
         plan.connections,
@@ -32,8 +32,10 @@ pub fn table(plan: &Plan, figures: &[Figures]) -> String {
                 )
             },
         );
-        let storm =
-            f.storm.map_or_else(|| "- | -".to_owned(), |s| format!("{:.2} | {:.2}", s.seconds, s.resources));
+        let storm = f.storm.map_or_else(
+            || "- | - | - | -".to_owned(),
+            |s| format!("{:.2} | {:.2} | {:.2} | {:.2}", s.seconds, s.cpu_s, s.swarm_cpu_s, s.resources),
+        );
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,

@@ -77,10 +77,11 @@ func serve(store store, services int) error {
 	if err != nil {
 		return err
 	}
-	// As its own examples set it.
+	// As its own examples set it, but for the 5 s that they wait for the answer to a ping: where a change takes longer than that to
+	// be read, they would end the connection in the middle of it.
 	grpcServer := grpc.NewServer(
 		grpc.MaxConcurrentStreams(1_000_000),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 5 * time.Second}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: time.Minute}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 30 * time.Second, PermitWithoutStream: true}),
 	)
 	xds := server.NewServer(context.Background(), store.cache(), server.CallbackFuncs{})

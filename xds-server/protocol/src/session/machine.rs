@@ -234,8 +234,9 @@ impl Session {
             }
         }
         let known = self.order.newest().map(|point| &point.snapshot).or(self.known.as_ref());
+        let contents = known.into_iter().flat_map(|snapshot| snapshot.contents(&type_url));
         let known = known.map_or(TypeSet::empty(), |snapshot| snapshot.set(&type_url));
-        watch.subscribe(request, first, known);
+        watch.subscribe(request, first, known, contents);
         if first {
             // What the client says it has is not enough for a cluster it was sent before it said so.
             if let Some(all) = self.order.expected_all(&type_url) {

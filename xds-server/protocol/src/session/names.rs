@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::heard::Texts;
-use crate::name;
 use crate::type_set::{Places, TypeSet};
 
 /// Names that a client asked for.
@@ -23,17 +22,8 @@ pub(crate) struct Names {
 impl Names {
     /// All names of `known`, if these are just that, each said once.
     pub(crate) fn all_of(known: &TypeSet, said: &impl Texts) -> Option<Self> {
-        if said.count() == 0 || said.count() != known.len() {
-            return None;
-        }
-        let mut seen = vec![false; known.len()];
-        for said in said.texts() {
-            let seen = seen.get_mut(known.place(&name::normal(said))?)?;
-            if std::mem::replace(seen, true) {
-                return None;
-            }
-        }
-        Some(Self { all: Some(known.places().clone()), own: BTreeSet::new() })
+        let all = said.count() > 0 && known.is_named(said.count(), said.texts());
+        all.then(|| Self { all: Some(known.places().clone()), own: BTreeSet::new() })
     }
 
     pub(crate) fn contains(&self, name: &str) -> bool {
@@ -113,6 +103,14 @@ impl Names {
                 self.own.extend(all.keys().filter(|name| keep(name)).cloned());
             }
         }
+    }
+
+    /// Takes out all names of `set`.
+    pub(crate) fn remove_all_of(&mut self, set: &TypeSet) {
+        if self.have_all_of(set) {
+            self.all = None;
+        }
+        self.retain(|name| set.place(name).is_none());
     }
 
     /// Shares the names with `known` if they are all of its own.

@@ -130,6 +130,31 @@ fn r23_initial_versions_are_honoured() {
 }
 
 #[test]
+fn r23_who_has_all_of_an_earlier_content_is_told_what_changed_since() {
+    let before = [(EDS, "same", "1"), (EDS, "changed", "1"), (EDS, "gone", "1")];
+    for names_too in [false, true] {
+        for mut client in both(Protocol::Delta, &EDS) {
+            client.publish(&before);
+            client.publish(&[(EDS, "same", "1"), (EDS, "changed", "2"), (EDS, "gone", "1")]);
+            if names_too {
+                client.publish(&[(EDS, "same", "1"), (EDS, "changed", "2"), (EDS, "new", "1")]);
+            }
+            let mut request = delta(&EDS, &["same", "changed", "gone"], &[], "");
+            for item in &before {
+                request.initial_resource_versions.insert(item.1.to_owned(), version(item).to_string());
+            }
+            let mut responses = client.raw(Request::Delta(Box::new(request)));
+            responses.extend(client.wait(GRACE));
+            let seen = client.ack_all(responses);
+            let sent: Vec<_> = seen.iter().flat_map(names).collect();
+            let gone: Vec<_> = seen.iter().flat_map(removed).collect();
+            assert_eq!((sent, gone), (vec!["changed"], if names_too { vec!["gone"] } else { Vec::new() }));
+            assert!(client.converged());
+        }
+    }
+}
+
+#[test]
 fn r23_initial_versions_count_on_the_first_request_only() {
     for mut client in both(Protocol::Delta, &EDS) {
         client.publish(&[(EDS, "a", "1"), (EDS, "b", "1")]);

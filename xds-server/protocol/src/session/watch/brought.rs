@@ -5,8 +5,9 @@
 use std::sync::Arc;
 
 use crate::name;
+use crate::session::heard::Heard;
 use crate::session::subscription::{Change, Subscription};
-use crate::type_set::TypeSet;
+use crate::type_set::{Sum, TypeSet};
 use crate::types::Version;
 
 /// What of `initial_resource_versions` is subscribed to.
@@ -20,6 +21,21 @@ pub(super) struct Brought {
     pub(super) others: Vec<(Arc<str>, Version)>,
     /// What it has and does not ask for by its own name.
     pub(super) strays: Vec<Arc<str>>,
+}
+
+/// The content of the type, of now or of before, that the client has all of in just those versions: what nearly every client has that
+/// was not away for long. Then nothing of it is looked at by itself.
+pub(super) fn whole<'a>(
+    request: &Heard,
+    subscription: &Subscription,
+    contents: impl Iterator<Item = &'a Arc<TypeSet>>,
+) -> Option<&'a Arc<TypeSet>> {
+    let mut alike = contents
+        .filter(|set| set.len() == request.versions_count() && set.is_plain() && subscription.covers_all(set))
+        .peekable();
+    alike.peek()?;
+    let said = Sum::of_versions(request.versions());
+    alike.find(|set| set.versions_sum() == said)
 }
 
 // === impl Brought ===

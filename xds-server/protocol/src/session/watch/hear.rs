@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::beat::Beat;
-use super::brought::Brought;
+use super::brought::{Brought, whole};
 use super::content::{Chosen, Content};
 use super::send::same;
 use super::state::{InFlight, Rejected, Watch};
@@ -138,8 +138,15 @@ impl Watch {
         Answer::Nack { nack, serial: in_flight.serial, content: brought }
     }
 
-    /// Takes the part of a request that says what is wanted. `known` is the newest content of the type.
-    pub(crate) fn subscribe(&mut self, request: &Heard, first: bool, known: &Arc<TypeSet>) {
+    /// Takes the part of a request that says what is wanted. `known` is the newest content of the type, which is the first of
+    /// `contents`: the others came before it.
+    pub(crate) fn subscribe<'a>(
+        &mut self,
+        request: &Heard,
+        first: bool,
+        known: &Arc<TypeSet>,
+        contents: impl Iterator<Item = &'a Arc<TypeSet>>,
+    ) {
         let mut change = match request.protocol() {
             Protocol::Sotw => {
                 if first && !request.version().is_empty() {
@@ -161,6 +168,14 @@ impl Watch {
         // discovery.proto, initial_resource_versions: "should only be populated in the first message in a stream" of the type; what
         // the client has in that version need not be sent again.
         let brings = first && request.versions_count() > 0;
+        if brings && let Some(whole) = whole(request, &self.subscription, contents) {
+            change.asked.remove_all_of(whole);
+            change.new.remove_all_of(whole);
+            self.follow(change, false);
+            self.held = Held::all_of(whole);
+            self.resumed = true;
+            return;
+        }
         let brought = brings.then(|| Brought::new(request.versions(), &self.subscription, known));
         if let Some(brought) = &brought {
             brought.answers(&mut change, known);
