@@ -6,6 +6,7 @@
 //! Locks are taken in the order journal, rows, and, once no row is held any more, how far a stream has come, its session: a
 //! session's lock may be waited for while its stream is stepped, and nobody else is to wait for that.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -16,7 +17,9 @@ use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
 
 use crate::hub::Hub;
 use crate::journal::{Journal, Reached, Refusal};
+use crate::resource::Resource;
 use crate::session::{Nack, ResourceStatus, Session, TypeStatus};
+use crate::snapshot::NamesByType;
 use crate::types::{ChangeId, Protocol, Scope, StreamId, TypeUrl, ViewKey};
 
 /// One client's stream.
@@ -72,6 +75,19 @@ pub struct Convergence {
     pub refusing: usize,
 }
 
+/// A stream that a change concerns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Follower {
+    /// The stream.
+    pub stream: StreamId,
+    /// The view it follows.
+    pub view: ViewKey,
+    /// The types of which it watches something that the change makes another.
+    pub types: BTreeSet<TypeUrl>,
+    /// How many resources that are.
+    pub resources: usize,
+}
+
 /// What one stream made of what it was given on trial.
 #[derive(Clone, Debug)]
 pub struct Trial {
@@ -90,7 +106,7 @@ pub struct Trial {
 pub enum TrialAnswer {
     /// Not all that it has to say.
     Waiting,
-    /// It has acknowledged all of it.
+    /// It has acknowledged all of it that it watches: see [`crate::Server::holds`].
     Took,
     /// It refused something: one refusal for each type.
     Refused(Vec<Refusal>),
@@ -158,12 +174,23 @@ impl Ledger {
         self.streams().remove(&id);
     }
 
-    /// The streams that follow one of these views, the oldest first.
-    pub(crate) fn followers(&self, views: &BTreeSet<ViewKey>) -> Vec<(StreamId, ViewKey)> {
-        let streams = self.streams();
-        let of =
-            |entry: &Arc<Entry>| Some((entry.id, entry.view().filter(|view| views.contains(*view))?.clone()));
-        streams.values().filter_map(of).collect()
+    /// The streams that watch something that is another in their view, those first that watch most of it, and of those the
+    /// oldest.
+    pub(crate) fn followers(&self, changed: &BTreeMap<ViewKey, NamesByType>) -> Vec<Follower> {
+        let of = |entry: Arc<Entry>| {
+            let view = entry.view()?;
+            let (types, resources) = entry.session().watches_of(changed.get(view)?);
+            (resources > 0).then(|| Follower { stream: entry.id, view: view.clone(), types, resources })
+        };
+        let mut followers: Vec<Follower> = self.entries().into_iter().filter_map(of).collect();
+        followers.sort_by_key(|follower| Reverse(follower.resources));
+        followers
+    }
+
+    /// Whether the stream has acknowledged this resource in this content.
+    pub(crate) fn holds(&self, stream: StreamId, type_url: &TypeUrl, resource: &Arc<Resource>) -> bool {
+        let entry = self.streams().get(&stream).cloned();
+        entry.is_some_and(|entry| entry.session().holds(type_url, resource))
     }
 
     /// How these streams stand with what they were given on trial since `since`. Streams that went away are left out.
@@ -291,7 +318,7 @@ impl Entry {
             }
             Progress::Answered(_) => {}
             Progress::Refused(type_url, nack) => {
-                journal.refused(view, reached, change, || Refusal::of(self.node_id(), type_url, nack));
+                journal.refused(view, reached, nack.change, || Refusal::of(self.node_id(), type_url, nack));
             }
         }
     }
@@ -388,10 +415,11 @@ mod tests {
     use std::time::Duration;
 
     use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
+    use envoy_types::pb::google::rpc::Status;
 
     use super::*;
     use crate::resource::Resource;
-    use crate::session::{Event, Request, SessionOptions};
+    use crate::session::{Effect, Event, Request, SessionOptions};
     use crate::snapshot::Snapshot;
 
     #[test]
@@ -465,5 +493,77 @@ mod tests {
         publish(4, b"4");
         assert_eq!(acked(), [0, 1, 1, 0], "now it does");
         assert_eq!(journal.changes()[1].last, Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_refusal_is_of_the_change_that_brought_what_is_refused_whatever_came_meanwhile() {
+        let (ledger, journal, view) = (Ledger::default(), Journal::default(), ViewKey::new("a"));
+        let options = Arc::new(SessionOptions::default());
+        let entry = ledger.open(
+            StreamId(1),
+            None,
+            Session::new(options, StreamId(1), Protocol::Delta, Scope::Aggregated),
+        );
+        entry.identify(&Node::default(), view.clone(), &journal);
+        let given = |change: u64, cluster: &'static str, endpoints: &'static str| {
+            journal.announce(ChangeId(change), [view.clone()].into(), || 1);
+            let mut builder = Snapshot::builder(ChangeId(change));
+            builder.put(Resource::from_value("c", TypeUrl::CLUSTER, cluster)).unwrap();
+            builder.put(Resource::from_value("c", TypeUrl::ENDPOINT, endpoints)).unwrap();
+            entry.session().step(Instant::now(), Event::Snapshot(Arc::new(builder.build())))
+        };
+        let says = |nonce: &str, error: Option<&str>| {
+            let request = DeltaDiscoveryRequest {
+                node: Some(Node::default()),
+                type_url: TypeUrl::CLUSTER.to_string(),
+                response_nonce: nonce.to_owned(),
+                error_detail: error.map(|text| Status { message: text.to_owned(), ..Status::default() }),
+                ..DeltaDiscoveryRequest::default()
+            };
+            entry.session().step(Instant::now(), Event::Request(Request::Delta(Box::new(request))))
+        };
+        says("", None);
+        let sent = given(20, "bad", "1");
+        let [Effect::Send(response)] = &sent[..] else { panic!("{sent:?}") };
+        given(21, "bad", "2");
+        let heard = says(&response.nonce, Some("no"));
+        let Some(Effect::Nacked { type_url, nack }) =
+            heard.iter().find(|effect| matches!(effect, Effect::Nacked { .. }))
+        else {
+            panic!("{heard:?}")
+        };
+        entry.report(&journal, Progress::Refused(type_url, nack));
+        let refused: Vec<_> = journal.changes().iter().map(|row| (row.change.0, row.refused)).collect();
+        assert_eq!(refused, [(21, 0), (20, 1)]);
+    }
+
+    #[test]
+    fn a_change_concerns_who_watches_something_of_it_and_those_first_who_watch_most() {
+        let (ledger, journal, view) = (Ledger::default(), Journal::default(), ViewKey::new("a"));
+        let watching = |id: u64, type_url: &TypeUrl, names: &[&str]| {
+            let options = Arc::new(SessionOptions::default());
+            let session = Session::new(options, StreamId(id), Protocol::Delta, Scope::Aggregated);
+            let entry = ledger.open(StreamId(id), None, session);
+            entry.identify(&Node::default(), view.clone(), &journal);
+            let request = DeltaDiscoveryRequest {
+                node: Some(Node::default()),
+                type_url: type_url.to_string(),
+                resource_names_subscribe: names.iter().map(ToString::to_string).collect(),
+                ..DeltaDiscoveryRequest::default()
+            };
+            entry.session().step(Instant::now(), Event::Request(Request::Delta(Box::new(request))));
+        };
+        watching(1, &TypeUrl::ENDPOINT, &["x", "y"]);
+        watching(2, &TypeUrl::CLUSTER, &["x"]);
+        watching(3, &TypeUrl::CLUSTER, &[]);
+        watching(4, &TypeUrl::CLUSTER, &["other"]);
+        let names = BTreeSet::from([Arc::from("x"), Arc::from("y")]);
+        let changed = BTreeMap::from([(view.clone(), BTreeMap::from([(TypeUrl::CLUSTER, names)]))]);
+        let found: Vec<_> =
+            ledger.followers(&changed).into_iter().map(|it| (it.stream.0, it.resources)).collect();
+        assert_eq!(found, [(3, 2), (2, 1)]);
+        let resource = Arc::new(Resource::from_value("x", TypeUrl::CLUSTER, "1"));
+        assert!(!ledger.holds(StreamId(1), &TypeUrl::CLUSTER, &resource), "it does not watch it");
+        assert!(!ledger.holds(StreamId(3), &TypeUrl::CLUSTER, &resource), "it was not given it");
     }
 }

@@ -66,7 +66,7 @@ pub use envoy_types::pb::envoy::config::core::v3::Node;
 pub use error::{ProtocolError, SnapshotError};
 pub use hub::Hub;
 pub use journal::{ChangeStatus, Refusal};
-pub use ledger::{Convergence, Locality, ProxyStatus, Trial, TrialAnswer};
+pub use ledger::{Convergence, Follower, Locality, ProxyStatus, Trial, TrialAnswer};
 pub use lrs::{LoadMetrics, LoadReport, LoadReporting, LocalityLoad};
 pub use metrics::{AckLatency, Metrics, StreamCount, TypeMetrics};
 pub use resource::{Resource, ResourceError};
@@ -76,7 +76,7 @@ pub use session::{
     Effect, Event, Heard, HeardError, Nack, NackStatus, Request, Resources, Response, Session,
     SessionOptions, TypeStatus,
 };
-pub use snapshot::{Snapshot, SnapshotBuilder};
+pub use snapshot::{NamesByType, Snapshot, SnapshotBuilder};
 pub use transport::{Punctual, TransportOptions, listen};
 pub use type_set::TypeSet;
 pub use types::{ChangeId, Protocol, Scope, StreamId, TypeUrl, Version, ViewKey};

@@ -19,12 +19,14 @@ use crate::admission::Admission;
 use crate::hub::Hub;
 use crate::inbound::Inbound;
 use crate::journal::{ChangeStatus, Journal};
-use crate::ledger::{Convergence, Entry, Ledger, ProxyStatus, Trial};
+use crate::ledger::{Convergence, Entry, Follower, Ledger, ProxyStatus, Trial};
 use crate::metrics::Metrics;
+use crate::resource::Resource;
 use crate::service;
 use crate::session::{ResourceStatus, Response, Session, SessionOptions};
+use crate::snapshot::NamesByType;
 use crate::stream;
-use crate::types::{ChangeId, Protocol, Scope, StreamId, ViewKey};
+use crate::types::{ChangeId, Protocol, Scope, StreamId, TypeUrl, ViewKey};
 
 /// The server's settings.
 #[derive(Clone, Debug)]
@@ -121,9 +123,15 @@ impl Server {
         journal.announce(change, views.clone(), || ledger.following(&views));
     }
 
-    /// The streams that follow one of these views, and which, the oldest first: from whom to choose for [`Hub::try_out`].
-    pub fn followers(&self, views: impl IntoIterator<Item = ViewKey>) -> Vec<(StreamId, ViewKey)> {
-        self.shared.ledger.followers(&views.into_iter().collect())
+    /// The streams that watch some of these names in their view, from whom to choose for [`Hub::try_out`]: those first that
+    /// watch most of them, and of those the oldest.
+    pub fn followers(&self, changed: &BTreeMap<ViewKey, NamesByType>) -> Vec<Follower> {
+        self.shared.ledger.followers(changed)
+    }
+
+    /// Whether the stream watches this resource and has acknowledged it in this content.
+    pub fn holds(&self, stream: StreamId, type_url: &TypeUrl, resource: &Arc<Resource>) -> bool {
+        self.shared.ledger.holds(stream, type_url, resource)
     }
 
     /// How the streams of a trial stand with what they were given since `since`; those that went away are left out.

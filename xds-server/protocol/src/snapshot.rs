@@ -17,6 +17,9 @@ use crate::types::{ChangeId, TypeUrl, Version};
 /// costs one list of pointers.
 const PAST: usize = 16;
 
+/// Names of resources, by their type.
+pub type NamesByType = BTreeMap<TypeUrl, BTreeSet<Arc<str>>>;
+
 /// One view's content: for each type, its resources.
 #[derive(Debug, Default)]
 pub struct Snapshot {
@@ -106,6 +109,17 @@ impl Snapshot {
             }
             endpoints.is_plain() && !endpoints.is_empty() && led_to.into_iter().all(|led_to| led_to)
         })
+    }
+
+    /// The names under which this and `old` do not hold the same.
+    pub fn changed_since(&self, old: &Self) -> NamesByType {
+        let types: BTreeSet<&TypeUrl> =
+            self.types().chain(old.types()).map(|(type_url, _)| type_url).collect();
+        let of = |type_url: &TypeUrl| {
+            self.set(type_url).changed_since(old.set(type_url)).iter().cloned().collect()
+        };
+        let changed = types.into_iter().map(|type_url| (type_url.clone(), of(type_url)));
+        changed.filter(|(_, names): &(_, BTreeSet<_>)| !names.is_empty()).collect()
     }
 
     /// Whether a client in sync with one is in sync with the other.

@@ -6,11 +6,14 @@ use zonebreak_core::units::Percent;
 use super::output::columns;
 use crate::model::{
     ChangeRow, Fleet, HeldRow, LoadRow, ProblemRow, Proxy, QuarantineRow, ServiceRow, ShiftRow, Standing,
-    Status, TypeState, Why, WhyEndpoint, WhyZone, ZoneRow, ZoneState,
+    Status, TrialRow, TypeState, Why, WhyEndpoint, WhyZone, ZoneRow, ZoneState,
 };
 
 /// Changes on a screen without much room.
 const LAST_CHANGES: usize = 5;
+
+/// Proxies that are named before the rest is counted.
+const WAITED_FOR: usize = 3;
 
 /// Types in the order of the columns: as Envoy needs them.
 const TYPES: [&str; 5] = ["CDS", "EDS", "LDS", "RDS", "ECDS"];
@@ -172,6 +175,9 @@ pub fn status(status: &Status, now: Timestamp, wide: bool) -> String {
         None => out += "filter    none\n",
     }
     out += &format!("proxies   {}\n", fleet(&status.proxies));
+    if let Some(trial) = &status.trial {
+        out += &on_trial(trial, now);
+    }
     out += &format!("\n{}", zones(&status.zones, &status.shifts, now, wide));
     out += &format!("\n{}", services(&status.services, &status.zones));
     if wide && !status.load.is_empty() {
@@ -188,6 +194,23 @@ pub fn status(status: &Status, now: Timestamp, wide: bool) -> String {
         out += &format!("\n{}", problems(&status.problems));
     }
     out
+}
+
+/// A change that a few try before all others, in one line.
+fn on_trial(trial: &TrialRow, now: Timestamp) -> String {
+    let waiting = match trial.waiting_for.split_at_checked(WAITED_FOR) {
+        _ if trial.waiting_for.is_empty() => String::new(),
+        Some((some, more)) if !more.is_empty() => {
+            format!(", waiting for {} and {} more", some.join(", "), more.len())
+        }
+        _ => format!(", waiting for {}", trial.waiting_for.join(", ")),
+    };
+    let (have, age) = (trial.streams, age(now.duration_since(trial.since)));
+    let has = if have == 1 { "1 proxy has it".to_owned() } else { format!("{have} proxies have it") };
+    format!(
+        "on trial  change {} ({}): wave {}, {has} for {age}{waiting}\n",
+        trial.change, trial.cause, trial.wave
+    )
 }
 
 /// Endpoints by zone.

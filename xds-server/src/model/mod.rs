@@ -49,6 +49,9 @@ pub struct Status {
     /// Resources that a proxy refused and nobody gets until they change.
     #[serde(default)]
     pub quarantine: Vec<QuarantineRow>,
+    /// The change that only a few proxies have so far.
+    #[serde(default)]
+    pub trial: Option<TrialRow>,
     /// How requests fare from zone to zone: the surest failures; `/load` has all.
     #[serde(default)]
     pub load: Vec<LoadRow>,
@@ -97,6 +100,23 @@ pub struct QuarantineRow {
     pub node: String,
     /// What that proxy said.
     pub message: String,
+}
+
+/// A change that a few proxies try before all others get it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrialRow {
+    /// Its number.
+    pub change: u64,
+    /// What changed, by key.
+    pub cause: String,
+    /// Since when it is on trial.
+    pub since: Timestamp,
+    /// Which wave it is in, from 1.
+    pub wave: usize,
+    /// Streams that were given it.
+    pub streams: usize,
+    /// Proxies of those that have not answered, by `node.id`.
+    pub waiting_for: Vec<String>,
 }
 
 /// The last good state on the server's disk.

@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
+use zonebreak_core::names::Zone;
 use zonebreak_topology::{
     Shift, ShiftTarget, Topology,
     gate::{Held, Release},
@@ -37,23 +38,69 @@ pub fn keys(old: &Topology, new: &Topology) -> Vec<String> {
 
 /// How urgent the change from one to the other is: endpoints that come and go can wait for each other, all else cannot.
 pub fn lane(old: &Topology, new: &Topology) -> Lane {
-    let same = Arc::ptr_eq(&old.zones, &new.zones)
-        && Arc::ptr_eq(&old.shifts, &new.shifts)
+    if careful(old, new) || !says_the_same(old, new) { Lane::Urgent } else { Lane::Bulk }
+}
+
+/// Whether policies or zones are others, which makes what a proxy can refuse and for which nobody is in a hurry.
+pub fn careful(old: &Topology, new: &Topology) -> bool {
+    !Arc::ptr_eq(&old.zones, &new.zones) || !same(&old.services, &new.services)
+}
+
+/// What of a change of both kinds need not wait until somebody has tried the rest: the endpoints, drains, health and operators'
+/// words of `new`, under the policies and zones of `old`. `None` when there is nothing to try, or nothing besides.
+///
+/// What is nothing without its policy or its zone waits with them: the endpoints of a service that comes with a policy, those
+/// that lie in a zone which `old` does not know and `new` declares, and the last endpoints of a service that goes.
+pub fn at_once(old: &Topology, new: &Topology) -> Option<Arc<Topology>> {
+    if !careful(old, new) {
+        return None;
+    }
+    let mut part = new.under(old);
+    let zones = old.known_zones();
+    let is_new = |zone: &Zone| {
+        let zone = new.canonical(zone);
+        !zones.contains(old.canonical(zone)) && new.zones.contains_key(zone)
+    };
+    part.endpoints.retain(|service, _| {
+        let comes = !old.services.contains_key(service) && !old.endpoints.contains_key(service);
+        !(comes && new.services.contains_key(service))
+    });
+    for (service, endpoints) in &mut part.endpoints {
+        if !endpoints.values().any(|endpoint| is_new(&endpoint.zone)) {
+            continue;
+        }
+        let before = old.endpoints.get(service);
+        let there = endpoints.iter().filter_map(|(id, endpoint)| {
+            let stays = if is_new(&endpoint.zone) { before?.get(id)? } else { endpoint };
+            Some((id.clone(), stays.clone()))
+        });
+        let there: BTreeMap<_, _> = there.collect();
+        // The very same map where it holds the same, so that nothing downstream takes it for a change.
+        let same = before.filter(|before| ***before == there).cloned();
+        *endpoints = same.unwrap_or_else(|| Arc::new(there));
+    }
+    part.endpoints.retain(|_, endpoints| !endpoints.is_empty());
+    for (service, endpoints) in &old.endpoints {
+        let goes = old.services.contains_key(service) && !new.services.contains_key(service);
+        if goes && !new.endpoints.contains_key(service) {
+            part.endpoints.insert(service.clone(), endpoints.clone());
+        }
+    }
+    let moved = !same(&old.endpoints, &part.endpoints) || !says_the_same(old, &part);
+    moved.then(|| Arc::new(part))
+}
+
+/// Whether all that is said of zones and instances for a while is the same.
+fn says_the_same(old: &Topology, new: &Topology) -> bool {
+    Arc::ptr_eq(&old.shifts, &new.shifts)
         && Arc::ptr_eq(&old.health, &new.health)
         && Arc::ptr_eq(&old.forced, &new.forced)
         && Arc::ptr_eq(&old.confirmed, &new.confirmed)
-        && old.services.len() == new.services.len()
-        && old.services.iter().zip(&new.services).all(|((a, old), (b, new))| a == b && Arc::ptr_eq(old, new));
-    if same { Lane::Bulk } else { Lane::Urgent }
 }
 
-/// Whether the change is one of policies or zones alone, which makes what a proxy can refuse and for which nobody is in a hurry.
-pub fn careful(old: &Topology, new: &Topology) -> bool {
-    let moved = !Arc::ptr_eq(&old.shifts, &new.shifts)
-        || !Arc::ptr_eq(&old.health, &new.health)
-        || !Arc::ptr_eq(&old.forced, &new.forced)
-        || !Arc::ptr_eq(&old.confirmed, &new.confirmed);
-    !moved && lane(old, new) == Lane::Urgent
+/// Whether the maps are of the very same values.
+fn same<K: Ord, V>(old: &BTreeMap<K, Arc<V>>, new: &BTreeMap<K, Arc<V>>) -> bool {
+    old.len() == new.len() && old.iter().zip(new).all(|((a, old), (b, new))| a == b && Arc::ptr_eq(old, new))
 }
 
 /// The keys in one line, at most a few by name.

@@ -13,7 +13,6 @@ use zonebreak_core::names::Zone;
 use zonebreak_topology::{
     SourceStatus, Topology,
     gate::{self, Admitted, Gate, Limits},
-    saved::Saved,
 };
 use zonebreak_xds::Hub;
 
@@ -22,17 +21,22 @@ use super::{
     lanes::{Lane, Lanes},
     nodes::Nodes,
     publisher::{Event, Publication, Publisher},
+    quarantine::Quarantine,
     rollout::{Change, Rollout, named},
-    saved,
+    saved::{self, Kept},
     state::{Applied, State, Word},
 };
 use crate::{
-    resources::Options,
+    resources::{Clash, Options},
     telemetry::audit::{self, Action, Severity},
 };
 
 /// The longest sleep towards a drain's end: a wall clock may be set while we sleep.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+
+/// How often what is kept on disk is said to be true still, as long as it is: that is how a server which starts again knows that
+/// a topology which did not change for days was in force a moment ago. A small part of [`gate::FRESH`].
+pub const STILL_TRUE: Duration = Duration::from_secs(60);
 
 /// Everything that the feed listens to.
 #[derive(Debug)]
@@ -52,7 +56,11 @@ pub struct Inputs {
     /// What operators confirm to this server alone.
     pub words: mpsc::UnboundedReceiver<Word>,
     /// What is to be kept on disk, where anything is; under which prefix.
-    pub keep: Option<(watch::Sender<Option<Saved>>, String)>,
+    pub keep: Option<(watch::Sender<Option<Kept>>, String)>,
+    /// How often what is kept is said to be true still: [`STILL_TRUE`].
+    pub still_true: Duration,
+    /// What an earlier run had in quarantine.
+    pub withheld: Quarantine,
 }
 
 /// A topology that is served.
@@ -101,15 +109,20 @@ pub async fn run(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut publisher = Publisher::new(inputs.options.borrow_and_update().clone());
-    let mut feed = Feed::new(state, hub, gate);
+    let mut feed = Feed::new(state, hub, gate, Rollout::new(std::mem::take(&mut inputs.withheld)));
+    let mut still_true = tokio::time::interval(inputs.still_true);
     let mut due: Option<Timestamp> = None;
     let (mut status_runs, mut options_run, mut limits_run) = (true, true, true);
     loop {
         let (event, cause) = tokio::select! {
             biased;
-            () = stop.cancelled() => return Ok(()),
+            () = stop.cancelled() => {
+                feed.keep(&inputs, true);
+                return Ok(());
+            }
             () = at(feed.rollout.due()) => {
                 feed.look();
+                feed.keep(&inputs, false);
                 continue;
             }
             // Before whatever could make it wait longer.
@@ -147,6 +160,10 @@ pub async fn run(
                 feed.source(&inputs.status.borrow_and_update());
                 continue;
             }
+            _ = still_true.tick() => {
+                feed.keep(&inputs, true);
+                continue;
+            }
             () = sleep_until(due) => {
                 if due.is_some_and(|due| Timestamp::now() < due) {
                     continue;
@@ -162,7 +179,7 @@ pub async fn run(
         if let Some(publication) = publisher.step(Timestamp::now(), event) {
             due = publication.next_due;
             feed.roll_out(publication, cause, started);
-            feed.keep(&inputs);
+            feed.keep(&inputs, false);
         }
         for taken in feed.told.drain(..) {
             // Who does not wait for it any more has gone away.
@@ -204,8 +221,12 @@ struct Feed {
     /// What is about to be served.
     waiting: Option<Waiting>,
     rollout: Rollout,
-    /// What is served.
+    /// What is served, be it to a few only.
     served: Option<Served>,
+    /// What everybody has of it.
+    everywhere: Option<Served>,
+    /// Host names in it that two services claim.
+    clashes: Vec<Clash>,
     /// Operators who wait for their word to be in force.
     told: Vec<oneshot::Sender<()>>,
     /// When drains were last held against the clock.
@@ -217,7 +238,7 @@ struct Feed {
 // === impl Feed ===
 
 impl Feed {
-    fn new(state: Arc<State>, hub: Arc<Hub>, gate: Gate) -> Self {
+    fn new(state: Arc<State>, hub: Arc<Hub>, gate: Gate, rollout: Rollout) -> Self {
         Self {
             state,
             hub,
@@ -226,8 +247,10 @@ impl Feed {
             said: None,
             topology: None,
             waiting: None,
-            rollout: Rollout::default(),
+            rollout,
             served: None,
+            everywhere: None,
+            clashes: Vec::new(),
             told: Vec::new(),
             looked_at: Timestamp::now(),
             lost: false,
@@ -244,35 +267,51 @@ impl Feed {
         let (cause, told) = (cause.to_string(), !matches!(cause, Cause::Asked(_)));
         let change = Change { publication, cause, seen_at, told, careful };
         let published = self.rollout.begin(&self.state, &self.hub, change);
-        if let Some(change) = published {
-            self.published(change, started);
+        self.state.tries(self.rollout.trying());
+        match published {
+            Some(change) => self.published(change, started),
+            None => self.tell(),
         }
     }
 
     /// Looks after a change that is on its way through the waves.
     fn look(&mut self) {
         let started = Instant::now();
-        if let Some(change) = self.rollout.look(&self.state, &self.hub) {
+        let published = self.rollout.look(&self.state, &self.hub);
+        self.state.tries(self.rollout.trying());
+        if let Some(change) = published {
             self.published(change, started);
         }
     }
 
     /// When to serve what waits: at its time, but endpoints not into the middle of a change on its way, unless that takes long.
     fn flush_due(&self) -> Option<std::time::Instant> {
-        let due = self.lanes.due()?;
-        let urgent = self.waiting.is_some_and(|waiting| waiting.urgent);
-        Some(if urgent { due } else { self.rollout.room(due) })
+        let (waiting, due) = (self.waiting?, self.lanes.due()?);
+        Some(if waiting.urgent { due } else { self.rollout.room(due) })
     }
 
-    /// Notes that a change is with the hub.
+    /// Tells operators what everybody has, and what nobody has because it is held.
+    fn tell(&self) {
+        let Some(Served { topology, said, .. }) = self.everywhere.clone() else { return };
+        let (held, clashes) = (self.gate.held(), self.clashes.clone());
+        self.state.published(Applied { topology, said, held, clashes });
+    }
+
+    /// Notes that a change is with the hub: all that is served, or what went past a change on trial.
     fn published(&mut self, change: Change, started: Instant) {
         let Change { publication, cause, .. } = change;
         let Publication { change, revision, views, changed, clashes, failed, .. } = publication;
         let took = started.elapsed();
-        if let Some(Served { topology, said, .. }) = self.served.clone() {
-            let (held, clashes) = (self.gate.held(), clashes.into_iter().collect());
-            self.state.published(Applied { topology, said, held, clashes });
-        }
+        self.everywhere = self.served.clone().map(|served| match &self.everywhere {
+            // Nobody is to be told that a proxy has what only a few try.
+            Some(had) if self.rollout.is_trying() && changes::careful(&had.topology, &served.topology) => {
+                let part = changes::at_once(&had.topology, &served.topology);
+                Served { topology: part.unwrap_or(had.topology.clone()), said: had.said.clone(), ..served }
+            }
+            _ => served,
+        });
+        self.clashes = clashes.into_iter().collect();
+        self.tell();
         let streams = self.state.xds.metrics().streams().iter().map(|count| count.open).sum::<u64>();
         self.lanes.published(std::time::Instant::now(), took, usize::try_from(streams).unwrap_or(usize::MAX));
         self.state.metrics.window.set(self.lanes.window().as_secs_f64());
@@ -314,32 +353,51 @@ impl Feed {
         self.lanes.arrived(std::time::Instant::now(), if urgent { Lane::Urgent } else { Lane::Bulk });
     }
 
-    /// What waited is served now: what it is, and what made it another.
+    /// What waited is served now: what it is, and what made it another. When a part of it need not wait until the rest has been
+    /// tried, it is that part, and the rest is due next.
     fn flush(&mut self) -> Option<(Event, Cause)> {
-        let (seen_at, topology) = (self.waiting.take()?.since, self.topology.clone()?);
+        self.lanes.taken();
+        let (waiting, topology) = (self.waiting.take()?, self.topology.clone()?);
         let said = self.said.clone().unwrap_or_else(|| topology.clone());
-        let old = self.served.replace(Served { topology: topology.clone(), said, seen_at });
-        let cause = old.map_or(Cause::First, |old| Cause::Keys {
-            keys: changes::keys(&old.topology, &topology),
-            careful: changes::careful(&old.topology, &topology),
-        });
-        Some((Event::Topology(topology), cause))
+        let Some(old) = self.served.clone() else {
+            self.served = Some(Served { topology: topology.clone(), said, seen_at: waiting.since });
+            return Some((Event::Topology(topology), Cause::First));
+        };
+        let (now, said, careful) = match changes::at_once(&old.topology, &topology) {
+            Some(part) => {
+                self.waiting = Some(waiting);
+                self.lanes.arrived(std::time::Instant::now(), Lane::Urgent);
+                (part, old.said.clone(), false)
+            }
+            None => {
+                let careful = changes::careful(&old.topology, &topology);
+                (topology, said, careful)
+            }
+        };
+        let keys = changes::keys(&old.topology, &now);
+        self.served = Some(Served { topology: now.clone(), said, seen_at: waiting.since });
+        Some((Event::Topology(now), Cause::Keys { keys, careful }))
     }
 
-    /// Hands what is served to whoever keeps it on disk, unless it is from there.
-    fn keep(&self, inputs: &Inputs) {
+    /// Hands what everybody has, and what is withheld from all, to whoever keeps it on disk, unless it is from there: what is
+    /// another, or also what is the same and `still` true.
+    fn keep(&self, inputs: &Inputs, still: bool) {
         let Some((news, prefix)) = &inputs.keep else { return };
-        let (cluster, from_disk) = {
+        let (cluster, from_disk, connected) = {
             let status = inputs.status.borrow();
-            (status.cluster, status.saved_at.is_some())
+            (status.cluster, status.saved_at.is_some(), status.connected)
         };
-        let served = self.served.as_ref().map(|served| &served.topology);
-        let Some(topology) = served.filter(|topology| !from_disk && !topology.is_empty()) else {
+        let everywhere = self.everywhere.as_ref().map(|served| &served.topology);
+        let Some(topology) = everywhere.filter(|topology| !from_disk && !topology.is_empty()) else {
             return;
         };
-        let kept = news.borrow().as_ref().is_some_and(|kept| Arc::ptr_eq(&kept.topology, topology));
-        if !kept {
-            news.send_replace(Some(saved::worth_keeping(topology, prefix, cluster, Timestamp::now())));
+        let withheld = self.rollout.withheld();
+        let same = |kept: &Kept| {
+            Arc::ptr_eq(&kept.saved.topology, topology) && Arc::ptr_eq(&kept.withheld, withheld)
+        };
+        if !news.borrow().as_ref().is_some_and(same) || still && connected {
+            let saved = saved::worth_keeping(topology, prefix, cluster, Timestamp::now());
+            news.send_replace(Some(Kept { saved, withheld: withheld.clone() }));
         }
     }
 
@@ -388,60 +446,4 @@ impl std::fmt::Display for Cause {
 }
 
 #[cfg(test)]
-mod tests {
-    use zonebreak_topology::Source;
-    use zonebreak_xds::{Server, ServerOptions, ViewKey};
-
-    use super::*;
-    use crate::{
-        config::{Layers, Requirement},
-        serve::{apply, state::Running},
-        telemetry::metrics::Metrics,
-    };
-
-    #[tokio::test]
-    async fn a_source_that_ends_ends_the_server_and_one_that_is_told_to_does_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("zonebreak.yaml");
-        std::fs::write(&file, "topology: {file: t.yaml}\n").unwrap();
-        let layers = Layers { file: Some(file), ..Layers::default() };
-        for told in [false, true] {
-            let effective = layers.load(Requirement::Source).unwrap();
-            let (topology, topologies) = watch::channel(Some(Arc::new(Topology::default())));
-            let status =
-                SourceStatus { connected: true, revision: 1, ..SourceStatus::unconnected(Timestamp::now()) };
-            let (status, statuses) = watch::channel(status);
-            let (_options, options) = watch::channel(Arc::new(apply::options(&effective.config, None)));
-            let (news, asked) = mpsc::unbounded_channel();
-            let (said, words) = mpsc::unbounded_channel();
-            let inputs = Inputs {
-                topology: topologies.clone(),
-                status: statuses.clone(),
-                options,
-                nodes: Arc::new(Nodes::new(news)),
-                asked,
-                limits: watch::channel(Limits::default()).1,
-                words,
-                keep: None,
-            };
-            let hub = Hub::new();
-            let xds = Server::new(hub.clone(), |_: &_| ViewKey::new(""), ServerOptions::default());
-            let metrics = Metrics::new(&xds, false).unwrap();
-            let running = Running { effective, module: None, read_at: Timestamp::now() };
-            let source = Source { topology: topologies, status: statuses };
-            let (state, stop) =
-                (State::new(source, xds, metrics, running, None, said), CancellationToken::new());
-            if told {
-                stop.cancel();
-            }
-            drop((topology, status));
-            let ended = tokio::time::timeout(
-                LONGEST_SLEEP,
-                run(state, hub, inputs, Gate::new(Limits::default()), stop),
-            )
-            .await
-            .unwrap();
-            assert_eq!(ended.is_ok(), told, "{ended:?}");
-        }
-    }
-}
+mod tests;

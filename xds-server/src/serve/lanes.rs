@@ -65,13 +65,18 @@ impl Lanes {
         self.due
     }
 
-    /// Everything that waited was published at `now`, which took so long and goes to so many streams.
+    /// What waited is on its way out: nothing is due until something else arrives.
+    pub fn taken(&mut self) {
+        self.due = None;
+    }
+
+    /// Something was published at `now`, which took so long and goes to so many streams. What waits is due as before.
     pub fn published(&mut self, now: Instant, took: Duration, streams: usize) {
         let messages = PER_STREAM.saturating_mul(u32::try_from(streams).unwrap_or(u32::MAX));
         let cost = took.saturating_add(messages);
         // The mean with the old one: one slow moment does not count for long, and one quick one does not hide the load.
         self.window = (self.window / 2).saturating_add(cost / 2).clamp(MIN, MAX);
-        (self.published, self.due) = (Some(now), None);
+        self.published = Some(now);
     }
 
     /// The pause between two publications of bulk.
@@ -120,6 +125,7 @@ mod tests {
     enum Step {
         Arrive(bool),
         Wait(u64),
+        Take,
         Publish { micros: u64, streams: usize },
     }
 
@@ -127,6 +133,7 @@ mod tests {
         prop_oneof![
             any::<bool>().prop_map(Step::Arrive),
             (0..200_u64).prop_map(Step::Wait),
+            Just(Step::Take),
             (0..50_000_u64, 0..20_000_usize).prop_map(|(micros, streams)| Step::Publish { micros, streams }),
         ]
     }
@@ -149,9 +156,14 @@ mod tests {
                         prop_assert!(!urgent || due <= now);
                         prop_assert!(before.is_none_or(|before| due <= before.max(now)));
                     }
-                    Step::Publish { micros, streams } => {
-                        lanes.published(now, Duration::from_micros(micros), streams);
+                    Step::Take => {
+                        lanes.taken();
                         oldest = None;
+                    }
+                    Step::Publish { micros, streams } => {
+                        let due = lanes.due();
+                        lanes.published(now, Duration::from_micros(micros), streams);
+                        prop_assert_eq!(lanes.due(), due, "what waits for its turn still does");
                     }
                 }
                 prop_assert_eq!(lanes.due().is_some(), oldest.is_some());

@@ -2,7 +2,9 @@
 //!
 //! Withheld is *content*, under a type and a name. A publication that still holds it gets the good version in its place, or
 //! nothing where there never was one. One that holds something else under that name, or nothing, releases it: the operator has
-//! changed what was wrong.
+//! changed what was wrong. It can be written down ([`text`]), so that a restart is no release.
+
+mod text;
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -16,6 +18,8 @@ use zonebreak_xds::{Refusal, Resource, Snapshot, SnapshotError, TypeUrl, ViewKey
 #[derive(Debug, Default)]
 pub struct Quarantine {
     withheld: BTreeMap<(TypeUrl, Arc<str>), Withheld>,
+    /// Whether it is another since [`Quarantine::take_news`].
+    news: bool,
 }
 
 /// One resource, in as many contents as it has in the views.
@@ -74,6 +78,7 @@ impl Quarantine {
             }
             new.push(key.clone());
         }
+        self.news |= !new.is_empty();
         new
     }
 
@@ -94,7 +99,9 @@ impl Quarantine {
                 };
                 views.iter().any(|(_, view)| holds(view))
             };
+            let before = withheld.contents.len();
             withheld.contents.retain(still);
+            self.news |= withheld.contents.len() != before;
             if withheld.contents.is_empty() {
                 released.push((type_url.clone(), name.clone()));
             }
@@ -102,6 +109,11 @@ impl Quarantine {
         });
         let views = views.into_iter().map(|(key, view)| Ok((key, self.replaced(view)?)));
         Ok((views.collect::<Result<_, SnapshotError>>()?, released))
+    }
+
+    /// Whether it is another than when this was last asked.
+    pub fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.news)
     }
 
     /// What is withheld, by type and name.

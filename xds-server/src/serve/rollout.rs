@@ -12,13 +12,13 @@ use std::{
 };
 
 use jiff::Timestamp;
-use zonebreak_xds::{ChangeId, Hub, Refusal, Snapshot, TrialAnswer, ViewKey};
+use zonebreak_xds::{ChangeId, Follower, Hub, Refusal, Snapshot, StreamId, Trial, TrialAnswer, ViewKey};
 
 use super::{
     history::Caused,
     publisher::Publication,
     quarantine::{Named, Quarantine, Views},
-    state::State,
+    state::{State, Trying},
     untried,
     verdict::{self, Answer, Testimony},
     waves::{Next, Waves},
@@ -50,16 +50,21 @@ pub struct Change {
 }
 
 /// The change on its way, if any, and what is held back.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Rollout {
     quarantine: Quarantine,
+    /// The same as text.
+    withheld: Arc<str>,
     on_its_way: Option<OnItsWay>,
+    /// Streams that did not answer in their time, and have not since.
+    silent: BTreeSet<StreamId>,
 }
 
 #[derive(Debug)]
 struct OnItsWay {
     change: Change,
     waves: Waves,
+    since: Timestamp,
     looked: Instant,
     /// The views that are on trial.
     views: BTreeSet<ViewKey>,
@@ -73,6 +78,17 @@ pub fn named(view: &ViewKey) -> &str {
 // === impl Rollout ===
 
 impl Rollout {
+    /// Nothing on its way; held back is what an earlier run had in quarantine.
+    pub fn new(quarantine: Quarantine) -> Self {
+        let withheld = Arc::from(text_of(&quarantine));
+        Self { quarantine, withheld, on_its_way: None, silent: BTreeSet::new() }
+    }
+
+    /// What is held back, to be kept on disk; the same pointer as long as it is the same.
+    pub fn withheld(&self) -> &Arc<str> {
+        &self.withheld
+    }
+
     /// Takes a change. Gives it back once what of it may go to everybody has; nothing while all of it is on its way.
     pub fn begin(&mut self, state: &State, hub: &Hub, mut change: Change) -> Option<Change> {
         let overtaken = self.on_its_way.take();
@@ -102,7 +118,7 @@ impl Rollout {
             note_overtaken(state, &older.change, &change);
         }
         // Whoever tries the older one out is to hear of this one as well.
-        let also = overtaken.into_iter().flat_map(|older| older.views);
+        let also = overtaken.iter().flat_map(|older| older.views.iter().cloned());
         let views: BTreeSet<ViewKey> = publication.changed.iter().cloned().chain(also).collect();
         let (sizes, now) = (state.running().effective.config.waves.sizes(), Instant::now());
         let refusing = state.xds.refusing();
@@ -110,11 +126,15 @@ impl Rollout {
         let mut passed_over = BTreeMap::clone(&state.passed_over());
         passed_over.retain(|node, _| nodes.contains(node));
         state.pass_over(passed_over);
-        let followers = state.xds.followers(views.iter().cloned());
-        match Waves::begin(now, sizes, &followers, refusing.into_keys().collect()) {
+        let older = overtaken.as_ref();
+        let followers = followers(state, hub, publication, older.map(|older| &older.change.publication));
+        self.silent = still_silent(state, &self.silent);
+        let suspects = refusing.into_keys().chain(self.silent.iter().copied()).collect();
+        match Waves::begin(now, sizes, &followers, suspects, older.map(|older| &older.waves)) {
             None => Some(publish(hub, change)),
             Some(waves) => {
-                self.try_out(hub, OnItsWay { change, waves, looked: now, views });
+                let since = Timestamp::now();
+                self.try_out(hub, OnItsWay { change, waves, since, looked: now, views });
                 None
             }
         }
@@ -144,11 +164,11 @@ impl Rollout {
             past = older.change.publication.change,
             "went past"
         );
-        let OnItsWay { change: trial, waves, looked, mut views } = older;
+        let OnItsWay { change: trial, waves, since, looked, mut views } = older;
         views.extend(rest);
         let trial = Change { publication: change.publication, ..trial };
         hub.remove(&partial.publication.removed);
-        self.try_out(hub, OnItsWay { change: trial, waves, looked, views });
+        self.try_out(hub, OnItsWay { change: trial, waves, since, looked, views });
         partial
     }
 
@@ -158,6 +178,24 @@ impl Rollout {
         let of_trial = change.publication.views.iter().filter(|(view, _)| views.contains(view));
         hub.try_out(of_trial.cloned(), waves.streams().iter().copied());
         self.on_its_way = Some(on_its_way);
+    }
+
+    /// Whether a change is on its way that not everybody has.
+    pub fn is_trying(&self) -> bool {
+        self.on_its_way.is_some()
+    }
+
+    /// The change on its way, for operators.
+    pub fn trying(&self) -> Option<Trying> {
+        let OnItsWay { change, waves, since, .. } = self.on_its_way.as_ref()?;
+        Some(Trying {
+            change: change.publication.change,
+            cause: change.cause.clone(),
+            since: *since,
+            began: waves.began(),
+            wave: waves.wave(),
+            streams: waves.streams().clone(),
+        })
     }
 
     /// When to look after the change on its way.
@@ -173,17 +211,18 @@ impl Rollout {
     /// Looks after the change on its way. Gives it back once it is with everybody.
     pub fn look(&mut self, state: &State, hub: &Hub) -> Option<Change> {
         let mut on_its_way = self.on_its_way.take()?;
-        let OnItsWay { change, waves, looked, views } = &mut on_its_way;
+        let OnItsWay { change, waves, looked, .. } = &mut on_its_way;
         let (now, number) = (Instant::now(), change.publication.change);
         *looked = now;
         let (said, charges) = heard(state, hub, waves, &change.publication);
-        let followers = state.xds.followers(views.iter().cloned());
-        let same = |(type_url, name): &Named, one: &ViewKey, two: &ViewKey| {
-            let of = |key| view_of(&change.publication, key).and_then(|view| view.get(type_url, name));
-            one == two || matches!((of(one), of(two)), (Some(one), Some(two)) if one.same_content(two))
+        let publication = &change.publication;
+        let holds = |stream: StreamId, (type_url, name): &Named, view: &ViewKey| {
+            let brought = view_of(publication, view).and_then(|view| view.get(type_url, name));
+            brought.is_some_and(|brought| state.xds.holds(stream, type_url, brought))
         };
         let before = waves.passed_over().clone();
-        let next = waves.look(now, &said, &followers, same);
+        let next = waves.look(now, &said, || followers(state, hub, publication, None), holds);
+        self.silent.extend(waves.silent());
         for node in waves.passed_over().difference(&before) {
             pass_over(state, node, &charges);
         }
@@ -274,7 +313,17 @@ impl Rollout {
             }
         };
         state.quarantined(self.quarantine.all().map(row).collect());
+        if self.quarantine.take_news() {
+            self.withheld = Arc::from(text_of(&self.quarantine));
+        }
     }
+}
+
+fn text_of(quarantine: &Quarantine) -> String {
+    quarantine.to_text().unwrap_or_else(|error| {
+        tracing::error!(%error, "failed to write down what is in quarantine; a restart forgets it");
+        String::new()
+    })
 }
 
 fn words((type_url, name): &Named) -> (String, &str) {
@@ -306,6 +355,28 @@ fn counterpart(
     of(key).or_else(alike)
 }
 
+/// The streams that a change concerns: those that watch something which it makes another than everybody has it, or than
+/// those have it who try out one that it overtakes.
+fn followers(
+    state: &State,
+    hub: &Hub,
+    publication: &Publication,
+    older: Option<&Publication>,
+) -> Vec<Follower> {
+    let changed = publication.views.iter().map(|(key, view)| {
+        let everywhere = hub.snapshot(key).unwrap_or_default();
+        let mut names = view.changed_since(&everywhere);
+        if let Some(tried) = older.and_then(|older| view_of(older, key)) {
+            for (type_url, more) in view.changed_since(tried) {
+                names.entry(type_url).or_default().extend(more);
+            }
+        }
+        (key.clone(), names)
+    });
+    let changed = changed.filter(|(_, names)| !names.is_empty()).collect();
+    state.xds.followers(&changed)
+}
+
 /// What those say who try a change out, and the first refusal of each resource.
 fn heard(
     state: &State,
@@ -332,9 +403,21 @@ fn heard(
                 Answer::Refuses(refused)
             }
         };
-        said.push(Testimony { node: trial.node, view: trial.view, answer });
+        said.push(Testimony { stream: trial.stream, node: trial.node, view: trial.view, answer });
     }
     (said, charges)
+}
+
+/// Those of the streams that have not said anything since.
+fn still_silent(state: &State, streams: &BTreeSet<StreamId>) -> BTreeSet<StreamId> {
+    let silent = |trial: &Trial| matches!(trial.answer, TrialAnswer::Waiting);
+    state
+        .xds
+        .trial(streams, Instant::now())
+        .iter()
+        .filter(|trial| silent(trial))
+        .map(|it| it.stream)
+        .collect()
 }
 
 /// Notes that a proxy refuses what others take.

@@ -81,6 +81,8 @@ pub async fn run(layers: Layers) -> Outcome {
         limits: limits_seen,
         words,
         keep: disk.is_some().then_some((keep, prefix)),
+        still_true: feed::STILL_TRUE,
+        withheld: disk.as_ref().map(|disk| disk.read_quarantine()).unwrap_or_default(),
     };
     let registry = metrics.registry().clone();
     let state = State::new(source, xds, metrics, running, disk.clone(), said);

@@ -2,7 +2,7 @@
 //! everybody; never waits for a lock.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::sync::{Notify, mpsc, oneshot};
 use zonebreak_topology::{Confirmation, HeldId, Source, Topology, gate::Held};
-use zonebreak_xds::{LoadReport, Node, Server};
+use zonebreak_xds::{LoadReport, Node, Server, StreamId, TrialAnswer};
 
 use super::{
     checks::{Check, Condition, Verdict},
@@ -30,7 +30,7 @@ use crate::{
     config::{Config, Effective},
     model::{
         self, ChangeRow, Convergence, DiskRow, FilterRow, Fleet, HeldRow, LoadRow, ProblemRow, Proxy,
-        QuarantineRow, SourceRow, Standing, Status,
+        QuarantineRow, SourceRow, Standing, Status, TrialRow,
     },
     resources::{self, Clash},
     telemetry::metrics::Metrics,
@@ -55,6 +55,7 @@ pub struct State {
     pub history: History,
     matrix: Mutex<Matrix>,
     quarantine: ArcSwap<Vec<QuarantineRow>>,
+    trial: ArcSwapOption<Trying>,
     /// Why each of these proxies is passed over in waves, by `node.id`.
     passed_over: ArcSwap<BTreeMap<String, String>>,
     running: ArcSwap<Running>,
@@ -75,6 +76,23 @@ pub struct Word {
     pub confirmation: Confirmation,
     /// Told once it is in force.
     pub taken: oneshot::Sender<()>,
+}
+
+/// A change that only a few have, and who those are.
+#[derive(Debug)]
+pub struct Trying {
+    /// Its number.
+    pub change: u64,
+    /// Why it was made, in words.
+    pub cause: String,
+    /// When its waves began.
+    pub since: Timestamp,
+    /// Likewise, by the clock that streams are timed with.
+    pub began: Instant,
+    /// Which wave it is in, from 1.
+    pub wave: usize,
+    /// Those who have it.
+    pub streams: BTreeSet<StreamId>,
 }
 
 /// The configuration in force.
@@ -148,6 +166,7 @@ impl State {
             history: History::default(),
             matrix: Mutex::default(),
             quarantine: ArcSwap::default(),
+            trial: ArcSwapOption::empty(),
             passed_over: ArcSwap::default(),
             running: ArcSwap::from_pointee(running),
             applied: ArcSwapOption::empty(),
@@ -273,6 +292,7 @@ impl State {
             problems: self.problems(),
             held: self.held(),
             quarantine: self.quarantine().to_vec(),
+            trial: self.trial(),
             load: self.load(WORST),
             changes: self.changes(SHOWN),
             disk: self.disk.as_ref().map(|disk| disk.row()),
@@ -288,6 +308,27 @@ impl State {
     pub fn quarantined(&self, rows: Vec<QuarantineRow>) {
         self.metrics.quarantined.set(i64::try_from(rows.len()).unwrap_or(i64::MAX));
         self.quarantine.store(Arc::new(rows));
+    }
+
+    /// Notes which change is on trial, if any is.
+    pub fn tries(&self, trying: Option<Trying>) {
+        self.trial.store(trying.map(Arc::new));
+    }
+
+    /// The change on trial, and who has not said anything of it.
+    pub fn trial(&self) -> Option<TrialRow> {
+        let trying = self.trial.load_full()?;
+        let heard = self.xds.trial(&trying.streams, trying.began);
+        let waiting = heard.iter().filter(|trial| matches!(trial.answer, TrialAnswer::Waiting));
+        let waiting_for: BTreeSet<String> = waiting.map(|trial| trial.node.clone()).collect();
+        Some(TrialRow {
+            change: trying.change,
+            cause: trying.cause.clone(),
+            since: trying.since,
+            wave: trying.wave,
+            streams: trying.streams.len(),
+            waiting_for: waiting_for.into_iter().collect(),
+        })
     }
 
     /// Takes what a proxy reports of its requests.

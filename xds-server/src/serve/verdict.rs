@@ -3,7 +3,8 @@
 //! One proxy alone decides nothing: it may refuse whatever it gets, because of its version or a fault of its own. So
 //!
 //! - two different proxies that refuse the same resource make it *guilty*;
-//! - a proxy that refuses alone what another one took, in the same content, is *contradicted*;
+//! - a proxy that refuses alone what another one took, in the same content, is *contradicted*; who does not subscribe to it
+//!   cannot say;
 //! - what one refuses and nobody else has said anything about is *open*, and somebody else is to be asked.
 //!
 //! A proxy refuses a response, and its message may name what it means. When it names nothing that the change changed, all that
@@ -11,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use zonebreak_xds::{Refusal, Snapshot, ViewKey};
+use zonebreak_xds::{Refusal, Snapshot, StreamId, ViewKey};
 
 use super::quarantine::Named;
 
@@ -21,6 +22,8 @@ const CUT: usize = 100;
 /// One proxy's word on the change it was given.
 #[derive(Debug, Clone)]
 pub struct Testimony {
+    /// Who says it.
+    pub stream: StreamId,
     /// `node.id`: the streams of one proxy have one voice.
     pub node: String,
     /// The view it follows.
@@ -34,7 +37,7 @@ pub struct Testimony {
 pub enum Answer {
     /// Nothing yet.
     Silent,
-    /// It has all of it.
+    /// It has all of it that it subscribes to.
     Took,
     /// It refuses these; none of them when what it refuses is not of this change.
     Refuses(BTreeSet<Named>),
@@ -67,8 +70,8 @@ pub fn meant(refusal: &Refusal, view: &Snapshot, good: Option<&Snapshot>) -> BTr
     of_type.iter().map(|it| it.name()).filter(|name| is_new(name)).map(key).collect()
 }
 
-/// Judges. `same` says whether two views bring the same content under a name.
-pub fn judge(all: &[Testimony], same: impl Fn(&Named, &ViewKey, &ViewKey) -> bool) -> Verdict {
+/// Judges. `holds` says whether a stream has acknowledged what this view brings under a name.
+pub fn judge(all: &[Testimony], holds: impl Fn(StreamId, &Named, &ViewKey) -> bool) -> Verdict {
     let mut charges: BTreeMap<&Named, Vec<&Testimony>> = BTreeMap::new();
     for testimony in all {
         if let Answer::Refuses(named) = &testimony.answer {
@@ -85,7 +88,9 @@ pub fn judge(all: &[Testimony], same: impl Fn(&Named, &ViewKey, &ViewKey) -> boo
             continue;
         }
         let takes = |other: &Testimony| {
-            other.answer == Answer::Took && other.node != first.node && same(named, &other.view, &first.view)
+            other.answer == Answer::Took
+                && other.node != first.node
+                && holds(other.stream, named, &first.view)
         };
         if all.iter().any(takes) {
             contradicted.insert(&first.node);
@@ -111,14 +116,15 @@ mod tests {
     }
 
     fn says(node: &str, view: &str, answer: Answer) -> Testimony {
-        Testimony { node: node.to_owned(), view: ViewKey::new(view), answer }
+        let stream = StreamId(u64::from(node.as_bytes()[0]));
+        Testimony { stream, node: node.to_owned(), view: ViewKey::new(view), answer }
     }
 
     fn refuses(names: &[&str]) -> Answer {
         Answer::Refuses(names.iter().map(|name| named(name)).collect())
     }
 
-    fn everywhere(_: &Named, _: &ViewKey, _: &ViewKey) -> bool {
+    fn everywhere(_: StreamId, _: &Named, _: &ViewKey) -> bool {
         true
     }
 
@@ -148,8 +154,12 @@ mod tests {
         let verdict = judge(&said, everywhere);
         assert!(verdict.guilty.is_empty() && verdict.open.is_empty());
         assert_eq!(verdict.contradicted, BTreeSet::from(["a".to_owned()]));
-        let other = judge(&said, |_, one, two| one == two);
-        assert_eq!((other.open.len(), other.contradicted.len()), (1, 0), "it took something else");
+        let other = judge(&said, |_, _, _| false);
+        assert_eq!(
+            (other.open.len(), other.contradicted.len()),
+            (1, 0),
+            "it took something else, or was not given it"
+        );
         // Two are not outvoted, however many took it: both may be of the version that cannot.
         let many = [said[0].clone(), said[1].clone(), says("c", "z", refuses(&["x"]))];
         assert_eq!(names(&judge(&many, everywhere).guilty), ["x"]);

@@ -24,8 +24,13 @@
 //!
 //! After a halt the rest of the change begins its waves anew, among those who have most of it already.
 //!
-//! A proxy that does not answer does not hold up the fleet: after the timeout the next wave goes. And where there is but one
-//! proxy, it is all.
+//! Asked are only those who subscribe to something that the change makes another, and first those who do to most of it: who is
+//! given nothing has nothing to say. Whatever type the change concerns, somebody in each wave takes it.
+//!
+//! A proxy that does not answer does not hold up the fleet: after the timeout the next wave goes without it, and until it has
+//! answered it is no judge either. A change that overtakes another one in its first wave takes over how long that has waited, so
+//! that changes which come faster than a silent proxy's time runs out do not put each other off for ever. And where there is
+//! but one proxy, it is all.
 
 use std::{
     collections::BTreeSet,
@@ -33,7 +38,7 @@ use std::{
 };
 
 use zonebreak_core::units::Percent;
-use zonebreak_xds::{StreamId, ViewKey};
+use zonebreak_xds::{Follower, StreamId, ViewKey};
 
 use super::{
     quarantine::Named,
@@ -78,8 +83,10 @@ pub struct Waves {
     began: Instant,
     /// Whether a wave was given up waiting for.
     late: bool,
-    /// Who refused something before it began.
+    /// Who refused something before it began, or did not answer.
     suspects: BTreeSet<StreamId>,
+    /// Who had its time and did not answer.
+    silent: BTreeSet<StreamId>,
     /// Proxies that refuse what others take.
     passed_over: BTreeSet<String>,
     /// How many were asked about what one refuses.
@@ -89,13 +96,14 @@ pub struct Waves {
 // === impl Waves ===
 
 impl Waves {
-    /// The first wave among those who follow the changed views, `suspects` left out unless there are no others; `None` when it
-    /// may as well go to all.
+    /// The first wave among those whom the change concerns, `suspects` left out unless there are no others; `None` when it may
+    /// as well go to all. It overtakes `older`.
     pub fn begin(
         now: Instant,
         sizes: Sizes,
-        followers: &[(StreamId, ViewKey)],
+        followers: &[Follower],
         suspects: BTreeSet<StreamId>,
+        older: Option<&Self>,
     ) -> Option<Self> {
         if sizes.first == 0 || followers.len() <= sizes.first {
             return None;
@@ -108,12 +116,14 @@ impl Waves {
             began: now,
             late: false,
             suspects,
+            silent: BTreeSet::new(),
             passed_over: BTreeSet::new(),
             witnesses: 0,
         };
-        let first: Vec<StreamId> =
-            waves.judges(followers).take(sizes.first).map(|(stream, _)| *stream).collect();
-        waves.streams.extend(first);
+        waves.streams = waves.choose(followers, sizes.first, |follower| follower.types.iter().collect());
+        if let Some(older) = older.filter(|older| older.wave == 1 && older.streams == waves.streams) {
+            waves.since = older.since;
+        }
         Some(waves)
     }
 
@@ -122,40 +132,44 @@ impl Waves {
         (self.wave, self.since, self.began, self.witnesses) = (1, now, now, 0);
     }
 
-    /// What to do at `now`, when those who were given it say this and these follow the views. `same` says whether two views
-    /// bring the same under a name.
+    /// What to do at `now`, when those who were given it say this and it concerns these. `holds` says whether a stream has
+    /// acknowledged what a view brings under a name.
     pub fn look(
         &mut self,
         now: Instant,
         said: &[Testimony],
-        followers: &[(StreamId, ViewKey)],
-        same: impl Fn(&Named, &ViewKey, &ViewKey) -> bool,
+        followers: impl FnOnce() -> Vec<Follower>,
+        holds: impl Fn(StreamId, &Named, &ViewKey) -> bool,
     ) -> Next {
         let said: Vec<Testimony> =
             said.iter().filter(|testimony| !self.passed_over.contains(&testimony.node)).cloned().collect();
-        let verdict = verdict::judge(&said, same);
+        let verdict = verdict::judge(&said, holds);
         if !verdict.guilty.is_empty() {
             return Next::Halt(verdict.guilty);
         }
         self.passed_over.extend(verdict.contradicted);
         let late = now.saturating_duration_since(self.since) >= self.sizes.timeout;
-        let waiting = said.iter().any(|testimony| testimony.answer == Answer::Silent);
-        if waiting && !late {
+        let silent = said.iter().filter(|testimony| testimony.answer == Answer::Silent);
+        let waited_for: Vec<StreamId> =
+            silent.map(|testimony| testimony.stream).filter(|stream| !self.silent.contains(stream)).collect();
+        if !waited_for.is_empty() && !late {
             return Next::Wait;
         }
-        if let Some(view) = verdict.open.values().next() {
-            let Some(witness) = self.witness(view, followers) else {
+        self.late |= !waited_for.is_empty();
+        self.silent.extend(waited_for);
+        let followers = followers();
+        if let Some((named, view)) = verdict.open.iter().next() {
+            let Some(witness) = self.witness(named, view, &followers) else {
                 return Next::Halt(verdict.open.into_keys().collect());
             };
             (self.since, self.witnesses) = (now, self.witnesses + 1);
             self.streams.insert(witness);
             return Next::Try(self.streams.clone());
         }
-        self.late |= waiting;
         if self.wave > 1 {
             return Next::All;
         }
-        let more = self.second(followers);
+        let more = self.second(&followers);
         if more.len() <= self.streams.len() || more.len() >= followers.len() {
             return Next::All;
         }
@@ -183,43 +197,68 @@ impl Waves {
         self.late
     }
 
+    /// Who those are.
+    pub fn silent(&self) -> &BTreeSet<StreamId> {
+        &self.silent
+    }
+
     /// Proxies that refuse what others take.
     pub fn passed_over(&self) -> &BTreeSet<String> {
         &self.passed_over
     }
 
     /// Those whose word is worth something; all of them where nobody's is.
-    fn judges<'a>(
-        &self,
-        followers: &'a [(StreamId, ViewKey)],
-    ) -> impl Iterator<Item = &'a (StreamId, ViewKey)> + use<'a, '_> {
-        let all_suspect = followers.iter().all(|(stream, _)| self.suspects.contains(stream));
-        followers.iter().filter(move |(stream, _)| all_suspect || !self.suspects.contains(stream))
+    fn judges<'a>(&self, followers: &'a [Follower]) -> Vec<&'a Follower> {
+        let suspect = |follower: &&Follower| {
+            self.suspects.contains(&follower.stream) || self.silent.contains(&follower.stream)
+        };
+        let judges: Vec<&Follower> = followers.iter().filter(|follower| !suspect(follower)).collect();
+        if judges.is_empty() { followers.iter().collect() } else { judges }
     }
 
     /// One more to ask about what was refused in this view: of the same view if there is one.
-    fn witness(&self, view: &ViewKey, followers: &[(StreamId, ViewKey)]) -> Option<StreamId> {
+    fn witness(&self, named: &Named, view: &ViewKey, followers: &[Follower]) -> Option<StreamId> {
         if self.witnesses >= WITNESSES {
             return None;
         }
-        let others = || self.judges(followers).filter(|(stream, _)| !self.streams.contains(stream));
-        others().find(|(_, of)| of == view).or_else(|| others().next()).map(|(stream, _)| *stream)
+        let mut others = self.judges(followers);
+        others.retain(|other| other.types.contains(&named.0) && !self.streams.contains(&other.stream));
+        let same_view = others.iter().find(|other| other.view == *view);
+        same_view.or(others.first()).map(|other| other.stream)
     }
 
-    /// The first wave, one of each view, and as many more as it takes.
-    fn second(&self, followers: &[(StreamId, ViewKey)]) -> BTreeSet<StreamId> {
+    /// The first wave, one of each view and type, and as many more as it takes.
+    fn second(&self, followers: &[Follower]) -> BTreeSet<StreamId> {
         let wanted = (followers.len() as f64 * self.sizes.second.fraction()).ceil() as usize;
-        let mut streams = self.streams.clone();
-        let mut views = BTreeSet::new();
-        streams
-            .extend(self.judges(followers).filter(|(_, view)| views.insert(view)).map(|(stream, _)| *stream));
-        let more = wanted.saturating_sub(streams.len());
-        let others: Vec<StreamId> = self
-            .judges(followers)
-            .map(|(stream, _)| *stream)
-            .filter(|stream| !streams.contains(stream))
-            .collect();
-        streams.extend(others.into_iter().take(more));
+        self.choose(followers, wanted, |follower| {
+            follower.types.iter().map(|of| (&follower.view, of)).collect()
+        })
+    }
+
+    /// Those who have it, so many in all, and more where nobody among them takes some part of the change.
+    fn choose<'a, P: Ord>(
+        &self,
+        followers: &'a [Follower],
+        wanted: usize,
+        parts: impl Fn(&'a Follower) -> Vec<P>,
+    ) -> BTreeSet<StreamId> {
+        let (mut streams, mut taken) = (self.streams.clone(), BTreeSet::new());
+        let have = followers.iter().filter(|follower| streams.contains(&follower.stream));
+        taken.extend(have.flat_map(&parts));
+        let judges = self.judges(followers);
+        for judge in &judges {
+            let before = taken.len();
+            taken.extend(parts(judge));
+            if taken.len() > before {
+                streams.insert(judge.stream);
+            }
+        }
+        for judge in judges {
+            if streams.len() >= wanted {
+                break;
+            }
+            streams.insert(judge.stream);
+        }
         streams
     }
 }
@@ -237,12 +276,17 @@ mod tests {
         Sizes { first, second: Percent::new(5.0).unwrap(), timeout: Duration::from_secs(1) }
     }
 
-    fn followers(number: u64, views: u64) -> Vec<(StreamId, ViewKey)> {
-        (0..number).map(|n| (StreamId(n), ViewKey::new(&format!("az-{}", n % views)))).collect()
+    fn follower(stream: u64, view: &str, types: &[TypeUrl]) -> Follower {
+        let types: BTreeSet<TypeUrl> = types.iter().cloned().collect();
+        Follower { stream: StreamId(stream), view: ViewKey::new(view), resources: types.len(), types }
     }
 
-    fn begin(now: Instant, first: usize, followers: &[(StreamId, ViewKey)]) -> Option<Waves> {
-        Waves::begin(now, sizes(first), followers, BTreeSet::new())
+    fn followers(number: u64, views: u64) -> Vec<Follower> {
+        (0..number).map(|n| follower(n, &format!("az-{}", n % views), &[TypeUrl::CLUSTER])).collect()
+    }
+
+    fn begin(now: Instant, first: usize, followers: &[Follower]) -> Option<Waves> {
+        Waves::begin(now, sizes(first), followers, BTreeSet::new(), None)
     }
 
     fn named(name: &str) -> Named {
@@ -250,9 +294,9 @@ mod tests {
     }
 
     /// What those who were given it say: these streams refuse, of which each is a proxy of its own, and so many are silent.
-    fn said(waves: &Waves, all: &[(StreamId, ViewKey)], refusing: &[u64], silent: usize) -> Vec<Testimony> {
+    fn said(waves: &Waves, all: &[Follower], refusing: &[u64], silent: usize) -> Vec<Testimony> {
         let mut silent = silent;
-        let of = |(stream, view): &(StreamId, ViewKey)| {
+        let of = |Follower { stream, view, .. }: &Follower| {
             let answer = if refusing.contains(&stream.0) {
                 Answer::Refuses([named("c")].into())
             } else if silent > 0 {
@@ -261,20 +305,14 @@ mod tests {
             } else {
                 Answer::Took
             };
-            Testimony { node: format!("n{}", stream.0), view: view.clone(), answer }
+            Testimony { stream: *stream, node: format!("n{}", stream.0), view: view.clone(), answer }
         };
-        all.iter().filter(|(stream, _)| waves.streams().contains(stream)).map(of).collect()
+        all.iter().filter(|it| waves.streams().contains(&it.stream)).map(of).collect()
     }
 
-    fn look(
-        waves: &mut Waves,
-        now: Instant,
-        all: &[(StreamId, ViewKey)],
-        refusing: &[u64],
-        silent: usize,
-    ) -> Next {
+    fn look(waves: &mut Waves, now: Instant, all: &[Follower], refusing: &[u64], silent: usize) -> Next {
         let said = said(waves, all, refusing, silent);
-        waves.look(now, &said, all, |_, _, _| true)
+        waves.look(now, &said, || all.to_vec(), |_, _, _| true)
     }
 
     #[test]
@@ -286,7 +324,7 @@ mod tests {
         let Next::Try(some) = look(&mut waves, now, &all, &[], 0) else { panic!() };
         assert_eq!(some.len(), 5);
         let views: BTreeSet<&ViewKey> =
-            all.iter().filter(|(stream, _)| some.contains(stream)).map(|(_, view)| view).collect();
+            all.iter().filter(|it| some.contains(&it.stream)).map(|it| &it.view).collect();
         assert_eq!(views.len(), 3, "a view that nobody tried is not tried");
         assert_eq!(look(&mut waves, now, &all, &[], 2), Next::Wait);
         assert_eq!(look(&mut waves, now, &all, &[], 0), Next::All);
@@ -361,10 +399,10 @@ mod tests {
     #[test]
     fn who_refuses_already_is_asked_last() {
         let (all, now) = (followers(3, 1), Instant::now());
-        let waves = Waves::begin(now, sizes(1), &all, [StreamId(0)].into()).unwrap();
+        let waves = Waves::begin(now, sizes(1), &all, [StreamId(0)].into(), None).unwrap();
         assert_eq!(waves.streams(), &[StreamId(1)].into());
         let everyone = (0..3).map(StreamId).collect();
-        let waves = Waves::begin(now, sizes(1), &all, everyone).unwrap();
+        let waves = Waves::begin(now, sizes(1), &all, everyone, None).unwrap();
         assert_eq!(waves.streams(), &[StreamId(0)].into(), "where there is no other");
     }
 
@@ -375,6 +413,60 @@ mod tests {
         let late = start + Duration::from_secs(1);
         assert!(matches!(look(&mut waves, late, &all, &[], 1), Next::Try(_)));
         assert!(waves.late());
+    }
+
+    #[test]
+    fn only_who_takes_a_part_of_the_change_has_a_word_and_every_part_has_somebody() {
+        let (now, cluster, listener) = (Instant::now(), TypeUrl::CLUSTER, TypeUrl::LISTENER);
+        // One stream a type, as the services for a single type have it.
+        let mut all: Vec<Follower> = (0..100)
+            .map(|n| follower(n, "az-a", &[if n % 2 == 0 { cluster.clone() } else { listener.clone() }]))
+            .collect();
+        let mut waves = begin(now, 1, &all).unwrap();
+        assert_eq!(waves.streams(), &[StreamId(0), StreamId(1)].into(), "one of each type");
+        let takes_clusters = |stream: StreamId, _: &Named, _: &ViewKey| stream.0.is_multiple_of(2);
+        let heard = said(&waves, &all, &[0], 0);
+        let next = waves.look(now, &heard, || all.clone(), takes_clusters);
+        assert_eq!(
+            next,
+            Next::Try([StreamId(0), StreamId(1), StreamId(2)].into()),
+            "one more that takes them"
+        );
+        // In the second wave there is one for each type in each view.
+        all.extend([follower(100, "az-b", &[cluster]), follower(101, "az-b", &[listener])]);
+        let mut waves = begin(now, 1, &all).unwrap();
+        let Next::Try(some) = look(&mut waves, now, &all, &[], 0) else { panic!() };
+        assert!(some.is_superset(&[StreamId(100), StreamId(101)].into()), "{some:?}");
+        // Who took all that it was given does not contradict one that was given more.
+        let mut waves = begin(now, 1, &all).unwrap();
+        for _ in 0..WITNESSES {
+            let heard = said(&waves, &all, &[0], 0);
+            let next = waves.look(now, &heard, || all.clone(), |_, _, _| false);
+            assert!(matches!(next, Next::Try(_)), "{next:?}");
+        }
+        let heard = said(&waves, &all, &[0], 0);
+        let next = waves.look(now, &heard, || all.clone(), |_, _, _| false);
+        assert_eq!(next, Next::Halt([named("c")].into()));
+    }
+
+    #[test]
+    fn changes_that_come_faster_than_a_silent_proxys_time_runs_out_do_not_put_each_other_off() {
+        let (all, start) = (followers(100, 1), Instant::now());
+        let mut waves = begin(start, 1, &all).unwrap();
+        assert_eq!(look(&mut waves, start, &all, &[], 1), Next::Wait);
+        let half = start + Duration::from_millis(600);
+        let mut next = Waves::begin(half, sizes(1), &all, BTreeSet::new(), Some(&waves)).unwrap();
+        let over = start + Duration::from_millis(1100);
+        let Next::Try(some) = look(&mut next, over, &all, &[], 1) else { panic!() };
+        assert_eq!(next.silent(), &[StreamId(0)].into());
+        // It is not waited for once more.
+        assert!(some.contains(&StreamId(0)) && next.wave() == 2);
+        assert_eq!(look(&mut next, over, &all, &[], 1), Next::All);
+        assert!(next.late());
+        // Nor asked by the change after that.
+        let suspects = next.silent().clone();
+        let after = Waves::begin(over, sizes(1), &all, suspects, Some(&next)).unwrap();
+        assert_eq!((after.streams(), after.since), (&[StreamId(1)].into(), over));
     }
 
     proptest! {

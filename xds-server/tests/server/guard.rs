@@ -159,3 +159,50 @@ async fn a_start_without_etcd_serves_the_last_good_state_and_goes_on_when_etcd_i
     let metrics = Http::new(plane.health_url()).unwrap().get("/metrics").await.unwrap().1;
     assert!(metrics.contains("zonebreak_state_saved_timestamp_seconds"), "{metrics}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_in_quarantine_is_there_after_a_restart_and_nobody_is_given_it() {
+    let lab = Lab::new().unwrap();
+    let etcd = Etcd::start(&lab).await.unwrap();
+    let mut plane = on_etcd(&lab, &etcd).await;
+    let mut before = Vec::new();
+    for id in ["one", "two"] {
+        let mut proxy = Proxy::connect(plane.xds(), id, "az-a").await;
+        proxy.until("its endpoints", |proxy| !proxy.endpoints.is_empty()).await;
+        proxy.refuse_clusters = Some("order-svc: not to my taste".to_owned());
+        before.push(proxy.run());
+    }
+    let bad = topology(&[]).replace("order-svc: {}", "order-svc: {probe: {tcp: true}}");
+    lab.write("bad.yaml", &bad).unwrap();
+    let (code, _, err) = told(&plane.cli(&["topology", "apply", "bad.yaml"]).await.unwrap());
+    assert_eq!(code, 0, "{err}");
+    let rows = admin_says(&plane, "/quarantine", |rows| rows[0]["name"] == "order-svc").await;
+    let file = lab.path().join("state/quarantine.state");
+    zonebreak_drill::lab::until("the quarantine on disk", super::LIMIT, async || {
+        if file.exists() { Ok(()) } else { Err(rows.to_string()) }
+    })
+    .await
+    .unwrap();
+    plane.kill();
+    before.iter().for_each(tokio::task::JoinHandle::abort);
+
+    plane.restart().await.unwrap();
+    let mut proxy = Proxy::connect(plane.xds(), "three", "az-a").await;
+    proxy.until("its endpoints", |proxy| !proxy.endpoints.is_empty()).await;
+    assert!(!proxy.probed.contains("order-svc"), "it is given the last good one");
+    let after = admin_says(&plane, "/quarantine", |rows| rows[0]["name"] == "order-svc").await;
+    assert_eq!(after, rows, "told as before");
+    let following = proxy.run();
+
+    // Mended, it is tried and released.
+    lab.write("good.yaml", &topology(&[])).unwrap();
+    let (code, _, err) = told(&plane.cli(&["topology", "apply", "good.yaml"]).await.unwrap());
+    assert_eq!(code, 0, "{err}");
+    admin_says(&plane, "/quarantine", |rows| *rows == json!([])).await;
+    zonebreak_drill::lab::until("no quarantine on disk", super::LIMIT, async || {
+        if file.exists() { Err("it is still there".to_owned()) } else { Ok(()) }
+    })
+    .await
+    .unwrap();
+    following.abort();
+}

@@ -7,6 +7,7 @@ mod ledger;
 mod proxy;
 mod reload;
 mod snapshots;
+mod trial;
 mod waves;
 
 use std::{process::Output, time::Duration};

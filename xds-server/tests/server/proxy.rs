@@ -9,6 +9,7 @@ use std::{
 use envoy_types::pb::{
     envoy::{
         config::{
+            cluster::v3::Cluster,
             core::v3::{Locality, Node},
             endpoint::v3::ClusterLoadAssignment,
         },
@@ -32,6 +33,8 @@ pub struct Proxy {
     responses: Streaming<DeltaDiscoveryResponse>,
     /// Clusters by name.
     pub clusters: BTreeSet<String>,
+    /// Those of them that come with active health checks.
+    pub probed: BTreeSet<String>,
     /// Assignments by cluster.
     pub endpoints: BTreeMap<String, ClusterLoadAssignment>,
     /// Refuse what comes, with these words.
@@ -45,6 +48,15 @@ pub struct Proxy {
 impl Proxy {
     /// Connects as `id` in `zone` and subscribes to all clusters.
     pub async fn connect(server: SocketAddr, id: &str, zone: &str) -> Self {
+        Self::subscribe(server, id, zone, CLUSTER, &[]).await
+    }
+
+    /// Connects as `id` in `zone` and subscribes to the endpoints of these clusters, and to nothing else.
+    pub async fn connect_for(server: SocketAddr, id: &str, zone: &str, clusters: &[&str]) -> Self {
+        Self::subscribe(server, id, zone, ENDPOINT, clusters).await
+    }
+
+    async fn subscribe(server: SocketAddr, id: &str, zone: &str, kind: &str, names: &[&str]) -> Self {
         let channel = Channel::from_shared(format!("http://{server}")).unwrap().connect().await.unwrap();
         let (requests, outgoing) = mpsc::unbounded_channel();
         let locality = Locality { zone: zone.to_owned(), ..Locality::default() };
@@ -56,7 +68,8 @@ impl Proxy {
         };
         let first = DeltaDiscoveryRequest {
             node: Some(node),
-            type_url: CLUSTER.to_owned(),
+            type_url: kind.to_owned(),
+            resource_names_subscribe: names.iter().map(ToString::to_string).collect(),
             ..DeltaDiscoveryRequest::default()
         };
         requests.send(first).unwrap();
@@ -68,6 +81,7 @@ impl Proxy {
             requests,
             responses: responses.unwrap().into_inner(),
             clusters,
+            probed: BTreeSet::new(),
             endpoints,
             refuse: None,
             refuse_clusters: None,
@@ -128,6 +142,13 @@ impl Proxy {
             CLUSTER => {
                 self.clusters.extend(response.resources.iter().map(|resource| resource.name.clone()));
                 response.removed_resources.iter().for_each(|name| drop(self.clusters.take(name)));
+                for resource in &response.resources {
+                    let value = resource.resource.as_ref().unwrap().value.as_slice();
+                    match Cluster::decode(value).unwrap().health_checks.is_empty() {
+                        true => _ = self.probed.take(&resource.name),
+                        false => _ = self.probed.insert(resource.name.clone()),
+                    }
+                }
                 let wanted = self.clusters.iter().filter(|name| !self.endpoints.contains_key(*name));
                 let subscribe = DeltaDiscoveryRequest {
                     type_url: ENDPOINT.to_owned(),

@@ -98,6 +98,29 @@ async fn what_the_first_two_proxies_refuse_nobody_else_gets_and_the_rest_of_the_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_was_not_given_it_does_not_acquit_what_another_refuses() {
+    let lab = Lab::new().unwrap();
+    let plane = on_file(&lab, &topology("{}", "{}", 1)).await;
+    let mut proxies = Vec::new();
+    for id in ["first", "endpoints-only", "third", "fourth"] {
+        let mut proxy = match id {
+            "endpoints-only" => Proxy::connect_for(plane.xds(), id, "az-a", &["order-svc", "pay-svc"]).await,
+            _ => Proxy::connect(plane.xds(), id, "az-a").await,
+        };
+        proxy.until("its endpoints", |proxy| proxy.endpoints.len() == 2).await;
+        proxy.refuse_clusters = Some("order-svc is not to our taste".to_owned());
+        proxies.push(proxy.run());
+    }
+    plane.write_topology(&topology("{probe: {tcp: true}}", "{}", 1)).unwrap();
+    let rows = admin_says(&plane, "/quarantine", |rows| rows[0]["name"] == "order-svc").await;
+    assert_eq!(rows[0]["node"], "first", "{rows}");
+    admin_says(&plane, "/status", |status| status["proxies"]["synced"] == 4).await;
+    let nacks = metric(&plane, "zonebreak_xds_nacks_total{type=\"cds\"}").await;
+    assert_eq!(nacks, "2", "the other that takes clusters was asked, and nobody else was given it");
+    proxies.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_that_names_nothing_withholds_all_that_changed_of_its_type() {
     let lab = Lab::new().unwrap();
     let plane = on_file(&lab, &topology("{}", "{}", 1)).await;

@@ -74,6 +74,36 @@ struct Body {
     keys: BTreeMap<String, serde_json::Value>,
 }
 
+/// The text of a state file with this body.
+pub fn seal(body: &str) -> String {
+    format!("{MAGIC} {VERSION} {:016x} {}\n{body}", xxh3_64(body.as_bytes()), body.len())
+}
+
+/// The body of a state file's text.
+///
+/// # Errors
+/// When it is not whole, or of another version.
+pub fn open(text: &[u8]) -> Result<&[u8], InvalidSaved> {
+    let end = text.iter().position(|byte| *byte == b'\n').ok_or(InvalidSaved::Opening)?;
+    let (line, body) = text.split_at(end);
+    let body = body.get(1..).unwrap_or_default();
+    let line = std::str::from_utf8(line).map_err(|_| InvalidSaved::Opening)?;
+    let words: Vec<&str> = line.split(' ').collect();
+    let [MAGIC, version, rest @ ..] = words.as_slice() else { return Err(InvalidSaved::Opening) };
+    if *version != VERSION.to_string() {
+        return Err(InvalidSaved::Version { found: (*version).to_owned() });
+    }
+    let [sum, length] = rest else { return Err(InvalidSaved::Opening) };
+    if *length != body.len().to_string() {
+        return Err(InvalidSaved::Damaged(format!("{} bytes instead of {length}", body.len())));
+    }
+    let found = format!("{:016x}", xxh3_64(body));
+    if *sum != found {
+        return Err(InvalidSaved::Damaged(format!("checksum {found} instead of {sum}")));
+    }
+    Ok(body)
+}
+
 // === impl Saved ===
 
 impl Saved {
@@ -88,7 +118,7 @@ impl Saved {
         }
         let Self { saved_at, prefix, cluster, revision, topology: _ } = self.clone();
         let body = serde_json::to_string(&Body { saved_at, prefix, cluster, revision, keys })?;
-        Ok(format!("{MAGIC} {VERSION} {:016x} {}\n{body}", xxh3_64(body.as_bytes()), body.len()))
+        Ok(seal(&body))
     }
 
     /// Reads the text.
@@ -96,25 +126,8 @@ impl Saved {
     /// # Errors
     /// When it is not whole, of another version, or holds a value that this version refuses.
     pub fn from_text(text: &[u8]) -> Result<Self, InvalidSaved> {
-        let end = text.iter().position(|byte| *byte == b'\n').ok_or(InvalidSaved::Opening)?;
-        let (line, body) = text.split_at(end);
-        let body = body.get(1..).unwrap_or_default();
-        let line = std::str::from_utf8(line).map_err(|_| InvalidSaved::Opening)?;
-        let words: Vec<&str> = line.split(' ').collect();
-        let [MAGIC, version, rest @ ..] = words.as_slice() else { return Err(InvalidSaved::Opening) };
-        if *version != VERSION.to_string() {
-            return Err(InvalidSaved::Version { found: (*version).to_owned() });
-        }
-        let [sum, length] = rest else { return Err(InvalidSaved::Opening) };
-        if *length != body.len().to_string() {
-            return Err(InvalidSaved::Damaged(format!("{} bytes instead of {length}", body.len())));
-        }
-        let found = format!("{:016x}", xxh3_64(body));
-        if *sum != found {
-            return Err(InvalidSaved::Damaged(format!("checksum {found} instead of {sum}")));
-        }
         let body: Body =
-            serde_json::from_slice(body).map_err(|error| InvalidSaved::Content(error.to_string()))?;
+            serde_json::from_slice(open(text)?).map_err(|error| InvalidSaved::Content(error.to_string()))?;
         let revision = body.revision;
         let mut listed = Vec::new();
         for (key, value) in body.keys {

@@ -13,7 +13,7 @@ use crate::error::ProtocolError;
 use crate::resource::{Resource, ResourceError};
 use crate::snapshot::Snapshot;
 use crate::type_set::TypeSet;
-use crate::types::{Protocol, TypeUrl, Version};
+use crate::types::{ChangeId, Protocol, TypeUrl, Version};
 
 /// What happens to a stream.
 #[derive(Debug)]
@@ -123,6 +123,8 @@ pub struct Nack {
     pub version: Version,
     /// The nonce of the response refused.
     pub nonce: Arc<str>,
+    /// The change that the response brought: an earlier one than the newest, if that came while it was under way.
+    pub change: ChangeId,
     /// `error_detail.message`, its first 4 KiB.
     pub message: Arc<str>,
     /// The resources the message blames; all that the response brought when it blames none; no more than 100.

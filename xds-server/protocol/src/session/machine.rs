@@ -332,6 +332,7 @@ impl Session {
             &Rules {
                 goal: point.snapshot.set(type_url),
                 point: point.number,
+                change: point.snapshot.change(),
                 changes,
                 removable: &|name| !aggregated || order.removable(now, type_url, name, watches),
                 removals_count: *type_url == TypeUrl::LISTENER,

@@ -2,13 +2,15 @@
 //!
 //! It only reads.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::event::Nack;
 use super::machine::Session;
 use super::watch::Watch;
-use crate::snapshot::Snapshot;
+use crate::resource::Resource;
+use crate::snapshot::{NamesByType, Snapshot};
 use crate::types::{TypeUrl, Version};
 
 /// One type on one stream.
@@ -106,6 +108,31 @@ impl Session {
             status.collect::<Vec<_>>()
         };
         self.watches().flat_map(of_watch).collect()
+    }
+
+    /// Of which types the client watches some of these names, and how many names that are in all.
+    pub(crate) fn watches_of(&self, names: &NamesByType) -> (BTreeSet<TypeUrl>, usize) {
+        let (mut types, mut number) = (BTreeSet::new(), 0);
+        for watch in self.watches() {
+            let Some(names) = names.get(watch.type_url()) else { continue };
+            let watched = if watch.subscription().is_wildcard() {
+                names.len()
+            } else {
+                names.iter().filter(|name| watch.covers(name)).count()
+            };
+            if watched > 0 {
+                types.insert(watch.type_url().clone());
+                number += watched;
+            }
+        }
+        (types, number)
+    }
+
+    /// Whether the client watches this resource and has acknowledged it in this content.
+    pub(crate) fn holds(&self, type_url: &TypeUrl, resource: &Arc<Resource>) -> bool {
+        let mut watch = self.watches().filter(|watch| watch.type_url() == type_url);
+        watch
+            .any(|watch| watch.covers(resource.name()) && watch.standing(resource).1 == ResourceState::Synced)
     }
 
     /// Every refusal that still stands, by type.

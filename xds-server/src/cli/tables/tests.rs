@@ -153,6 +153,14 @@ fn sample() -> Status {
             node: "one".to_owned(),
             message: "pay-svc: unknown cluster type".to_owned(),
         }],
+        trial: Some(TrialRow {
+            change: 10,
+            cause: "services/order-svc".to_owned(),
+            since: later(-3),
+            wave: 1,
+            streams: 1,
+            waiting_for: vec!["two".to_owned()],
+        }),
         load: vec![LoadRow {
             service: "order-svc".parse().unwrap(),
             client_zone: Some("az-a".parse().unwrap()),

@@ -86,3 +86,42 @@ fn refused_values_are_told_when_they_come_and_when_they_go() {
     assert_eq!(actions(None, &history[0], 0), own(Action::ValueRefused));
     assert_eq!(actions(Some(&history[0]), &history[1], 0), own(Action::ValueAccepted));
 }
+
+#[test]
+fn what_nobody_needs_to_try_is_told_from_what_somebody_must() {
+    let (a, b) = (
+        r#"{"address": "10.0.0.1", "port": 80, "zone": "az-a"}"#,
+        r#"{"address": "10.0.0.2", "port": 80, "zone": "az-a"}"#,
+    );
+    let before = [("zones/az-a", "{}"), ("services/s", "{}"), ("endpoints/s/a", a)];
+    let change = |puts: &[(&str, &str)]| {
+        let all = history(&[&before, puts].concat());
+        let (old, new) = (all[before.len() - 1].clone(), all.last().unwrap().clone());
+        let part = at_once(&old, &new);
+        let now = part.as_ref().map(|part| keys(&old, part));
+        let later = keys(part.as_deref().unwrap_or(&old), &new);
+        (careful(&old, &new), now, later)
+    };
+    let all = |keys: &[&str]| keys.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let policy = ("services/s", r#"{"port": 9}"#);
+    assert_eq!(change(&[policy]), (true, None, all(&["services/s"])));
+    assert_eq!(change(&[("shifts/az-a", SHIFT)]), (false, None, all(&["shifts/az-a"])));
+    assert_eq!(change(&[("endpoints/s/b", b)]), (false, None, all(&["endpoints/s/b"])));
+    for (key, value) in [("shifts/az-a", SHIFT), ("endpoints/s/b", b), ("endpoints/s/a", "")] {
+        for both in [[policy, (key, value)], [(key, value), policy]] {
+            assert_eq!(change(&both), (true, Some(all(&[key])), all(&["services/s"])));
+        }
+    }
+    // Nothing without its policy or its zone.
+    let comes = [("services/t", "{}"), ("endpoints/t/a", a)];
+    assert_eq!(change(&comes), (true, None, all(&["services/t", "endpoints/t/a"])));
+    assert_eq!(change(&comes[1..]), (false, None, all(&["endpoints/t/a"])), "it has the default policy");
+    let goes = [("endpoints/s/a", ""), ("services/s", "")];
+    assert_eq!(change(&goes), (true, None, all(&["services/s", "endpoints/s/a"])));
+    let elsewhere = |zone: &str| a.replace("az-a", zone);
+    let (new, moved) = (elsewhere("az-n"), elsewhere("n"));
+    let zone = ("zones/az-n", r#"{"aliases": ["n"]}"#);
+    let found = change(&[zone, ("endpoints/s/n", &new), ("endpoints/s/a", &moved), ("shifts/az-a", SHIFT)]);
+    let later = all(&["zones/az-n", "endpoints/s/a", "endpoints/s/n"]);
+    assert_eq!(found, (true, Some(all(&["shifts/az-a"])), later));
+}

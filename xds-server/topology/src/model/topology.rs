@@ -46,6 +46,12 @@ impl Topology {
         self.aliases.get(zone).unwrap_or(zone)
     }
 
+    /// The same, under what `other` says of zones and services.
+    pub fn under(&self, other: &Self) -> Self {
+        let Self { zones, services, aliases, .. } = other.clone();
+        Self { zones, services, aliases, ..self.clone() }
+    }
+
     /// Every zone that is declared or has endpoints, by canonical name, in order.
     pub fn known_zones(&self) -> std::collections::BTreeSet<Zone> {
         let used = self.endpoints.values().flat_map(|e| e.values()).map(|e| self.canonical(&e.zone));

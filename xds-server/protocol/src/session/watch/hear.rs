@@ -130,6 +130,7 @@ impl Watch {
         let nack = Nack {
             version: in_flight.version,
             nonce: in_flight.nonce,
+            change: in_flight.change,
             message: Arc::from(message),
             resources: blamed,
             at: now,

@@ -13,7 +13,7 @@ use crate::session::event::Resources;
 use crate::session::held::{Held, Holds};
 use crate::session::names::Names;
 use crate::type_set::{Errors, TypeSet};
-use crate::types::{Protocol, TypeUrl, Version};
+use crate::types::{ChangeId, Protocol, TypeUrl, Version};
 
 /// What a type may send at this moment.
 pub(crate) struct Rules<'a> {
@@ -21,6 +21,8 @@ pub(crate) struct Rules<'a> {
     pub goal: &'a Arc<TypeSet>,
     /// The point of the stream's history this goal belongs to.
     pub point: u64,
+    /// What the publisher calls that point.
+    pub change: ChangeId,
     /// Whether changes to what the client has may be sent, and not only what it asked for.
     pub changes: bool,
     /// Whether the removal of a name that is not in the goal may be sent.
@@ -208,6 +210,7 @@ impl Watch {
             errors,
             heartbeat: !news,
             point,
+            change: rules.change,
         });
         Some(draft)
     }
@@ -249,6 +252,7 @@ impl Watch {
             errors: Errors::new(),
             heartbeat: false,
             point: Some(rules.point),
+            change: rules.change,
         });
         Draft {
             version: goal.version().clone(),

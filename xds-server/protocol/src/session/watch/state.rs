@@ -38,7 +38,7 @@ use crate::session::held::Held;
 use crate::session::names::Names;
 use crate::session::subscription::Subscription;
 use crate::type_set::{Errors, TypeSet};
-use crate::types::{Protocol, TypeUrl, Version};
+use crate::types::{ChangeId, Protocol, TypeUrl, Version};
 
 /// One type on one stream.
 #[derive(Debug)]
@@ -94,6 +94,8 @@ pub(super) struct InFlight {
     pub(super) heartbeat: bool,
     /// The point of the stream's history that it brings the client to; `None` while more must follow.
     pub(super) point: Option<u64>,
+    /// What the publisher calls the point that it was made for.
+    pub(super) change: ChangeId,
 }
 
 /// Content a client refused under a name.
