@@ -47,14 +47,15 @@ pub(crate) async fn compare(
         }
     }
     let (mut expected, mut found) = (comparison.expected, comparison.found);
-    let (looked, mut conflicts, mut named) = (Instant::now(), 0, Vec::new());
+    let (looked, mut conflicts) = (Instant::now(), 0);
+    let (mut named, mut keys_named) = (Vec::new(), Vec::new());
     while !differ.is_empty() {
         let rests: Vec<Vec<u8>> = differ.into_iter().collect();
         let open = etcd::exist(&context.destination.cluster, &here, &names.open, &rests).await?;
         let there = etcd::read(&context.source, &source, (&names.there, &names.tags), &rests).await?;
         let ours =
             etcd::read(&context.destination.cluster, &here, (&names.here, &names.tags), &rests).await?;
-        (conflicts, named, differ) = (0, Vec::new(), BTreeSet::new());
+        (conflicts, named, keys_named, differ) = (0, Vec::new(), Vec::new(), BTreeSet::new());
         for (rest, (open, (there, ours))) in
             rests.into_iter().zip(open.into_iter().zip(there.into_iter().zip(ours)))
         {
@@ -82,6 +83,7 @@ pub(crate) async fn compare(
                 },
                 bucket: bucket(&key),
             });
+            keys_named.push(key);
         }
         // Nothing comes of itself where all that is left is in conflict.
         if named.is_empty() || looked.elapsed() >= PATIENCE {
@@ -91,6 +93,7 @@ pub(crate) async fn compare(
     }
     let differences = named.len() as u64;
     named.truncate(examples);
+    keys_named.truncate(examples);
     Ok(Proof {
         source_revision: source.head,
         destination_revision: at,
@@ -102,6 +105,7 @@ pub(crate) async fn compare(
         differences,
         conflicts,
         examples: named,
+        keys_named,
         elapsed_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
     })
 }
