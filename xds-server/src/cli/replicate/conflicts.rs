@@ -150,12 +150,15 @@ fn table(listed: &[Listed], wide: bool) -> String {
         Some(_) => conflict.remote.region.to_string(),
     };
     let side = |party: &Party| {
-        let value = party.value.as_ref().map_or_else(|| "deleted".to_owned(), |value| format!("{value}"));
-        let mut shown: String = if wide { value.clone() } else { value.chars().take(SHOWN).collect() };
+        let Some(value) = &party.value else { return format!("{}: deleted", party.region) };
+        let value = value.to_string();
+        let most = if wide { usize::MAX } else { SHOWN };
+        let shown = value.chars().map(|c| if c.is_control() { ' ' } else { c });
+        let mut shown: String = shown.take(most).collect();
         if shown.len() < value.len() {
             shown.push('…');
         }
-        format!("{}: {}", party.region, shown.escape_debug().to_string().replace("\\\"", "\""))
+        format!("{}: {shown}", party.region)
     };
     let row = |listed: &Listed| {
         let conflict = &listed.conflict;
