@@ -130,25 +130,28 @@ impl Held {
         self.base = goal.clone();
     }
 
-    /// The client has this now.
-    pub(crate) fn set(&mut self, name: &Arc<str>, holds: Holds) {
-        if let Some(old) = self.of(name).resource() {
+    /// The client has this now. Answers what it had.
+    pub(crate) fn set(&mut self, name: &Arc<str>, holds: Holds) -> Holds {
+        let had = self.of(name);
+        if let Some(old) = had.resource() {
             self.sum.remove(old);
         }
         if let Some(new) = holds.resource() {
             self.sum.add(new);
         }
         self.put(name, holds);
+        had
     }
 
     /// The client has what it had under this name, or what it refused.
     pub(crate) fn doubt(&mut self, name: &Arc<str>, refused: Option<&Arc<Resource>>) {
         let before = self.of(name);
         if matches!(before, Holds::Unseen(_)) {
-            return self.set(name, Holds::Unseen(None));
+            self.set(name, Holds::Unseen(None));
+            return;
         }
         // Of several the one that goes by most names, for the client may know it by any of them.
-        let refused = refused.into_iter().chain(before.possible()).max_by_key(|it| it.aliases().len());
+        let refused = before.possible().chain(refused).max_by_key(|it| it.aliases().len());
         let (had, refused) = (before.resource().cloned(), refused.cloned());
         self.set(name, Holds::Doubtful { had, refused });
     }

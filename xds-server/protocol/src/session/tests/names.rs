@@ -167,6 +167,26 @@ fn r27_a_resource_kept_by_an_alias_that_moves_meanwhile_is_taken_away() {
     }
 }
 
+/// Its new content goes by another alias, and was refused: nothing the client asks for leads to the old one any more.
+#[test]
+fn r27_what_a_refused_change_leaves_behind_goes_with_the_alias_it_was_had_by() {
+    for mut client in both(Protocol::Delta, &VHDS) {
+        client.edit(|view| {
+            view.put(host("r/a", "1", &["r/y.example"])).unwrap();
+        });
+        let first = client.subscribe(&VHDS, &["r/x.example", "r/y.example"]);
+        client.ack_all(first);
+        let moved = only(client.edit(|view| {
+            view.remove(&VHDS, "r/a").put(host("r/a", "1", &["r/x.example"])).unwrap();
+            view.put(host("r/b", "1", &["r/y.example"])).unwrap();
+        }));
+        assert_eq!((names(&moved), removed(&moved)), (vec!["r/a", "r/b"], vec![]));
+        client.nack(&moved, "'r/a' is bad");
+        let again = only(client.subscribe(&VHDS, &["r/y.example"]));
+        assert_eq!((names(&again), removed(&again)), (vec!["r/b"], vec!["r/a"]));
+    }
+}
+
 /// A client says what it has by the resources' own names, also what it asks for by an alias: that may have moved on since.
 #[test]
 fn r27_what_a_client_brings_back_by_an_alias_that_has_moved_is_taken_away() {

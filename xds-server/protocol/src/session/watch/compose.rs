@@ -2,6 +2,7 @@
 //!
 //! It only reads. Aliases end here: a client asks by them and is answered by resources' own names.
 
+use std::cell::LazyCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -40,6 +41,8 @@ impl Watch {
     /// How an incremental client is told of what it is to give up, or does not exist.
     pub(super) fn gone(&self, content: &Chosen, goal: &TypeSet) -> Gone {
         let mut gone = Gone::default();
+        let resources = || content.values().flatten().map(|resource| resource.name());
+        let brought: LazyCell<BTreeSet<&Arc<str>>, _> = LazyCell::new(|| resources().collect());
         for (key, new) in content {
             if new.is_none() && self.strays.contains(key) {
                 gone.removed.push(key.clone());
@@ -48,11 +51,16 @@ impl Watch {
             let old = self.held.of(key).resource().cloned();
             // What the client has under an alias it knows by the resource's own name.
             let own = old.as_ref().map(|old| old.name()).filter(|own| *own != key);
-            let named = |alias: &Arc<str>| self.subscription.names_exactly(alias);
-            // By its own name, or by another alias.
+            // By its own name, or by another alias: not merely wanted by that, but had, or brought in this response.
             let still = |own: &Arc<str>| {
-                let there = goal.get(own);
-                there.is_some_and(|it| self.subscription.covers(own) || it.aliases().iter().any(named))
+                let has = |name: &Arc<str>| {
+                    name != key && self.held.of(name).resource().is_some_and(|held| held.name() == own)
+                };
+                let by_alias = |alias: &Arc<str>| self.subscription.names_exactly(alias) && has(alias);
+                goal.get(own).is_some_and(|it| {
+                    let covered = self.subscription.covers(own);
+                    covered || brought.contains(own) || it.aliases().iter().any(by_alias)
+                })
             };
             match (new, own) {
                 (Some(new), Some(own)) if new.name() != own && !still(own) => gone.removed.push(own.clone()),

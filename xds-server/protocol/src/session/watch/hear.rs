@@ -71,11 +71,11 @@ impl Watch {
                 for (name, resource) in content.iter() {
                     self.rejected.remove(name);
                     self.strays.remove(name);
-                    if self.subscription.covers(name) {
-                        self.held.set(name, resource.cloned().map_or(Holds::Nothing, Holds::This));
-                    }
+                    let holds = || resource.cloned().map_or(Holds::Nothing, Holds::This);
+                    let covered = self.subscription.covers(name);
+                    let had = if covered { self.held.set(name, holds()) } else { Holds::Nothing };
                     if let Some(resource) = resource {
-                        self.has_by_all_names(resource, content, &in_flight.goal);
+                        self.has_by_all_names(resource, &had, content, &in_flight.goal);
                     }
                 }
             }

@@ -136,18 +136,34 @@ impl Watch {
                     }
                 }
             }
-            let other = others.get(&**name).filter(|_| new.contains(name));
-            other.map(|resource| Holds::This((*resource).clone()))
+            others.get(&**name).map(|resource| Holds::This((*resource).clone()))
         };
-        // An alias asked for beside everything is no new name, and says nothing yet.
-        let silent = |name: &str| base.is_alias(name) && !self.held.differing().contains_key(name);
-        let fresh = asked.iter().filter(|name| new.contains(name) || silent(name));
-        fresh.filter_map(|name| Some((name.clone(), has(name)?))).collect()
+        // An alias asked for beside everything is no new name, and was not accounted for until now.
+        let beside = |name: &Arc<str>| {
+            let own = base.get(name).map(|resource| resource.name()).filter(|own| *own != name)?;
+            let silent = known(own) && !self.held.differing().contains_key(name);
+            silent.then(|| self.held.of(own))
+        };
+        let holds = |name: &Arc<str>| if new.contains(name) { has(name) } else { beside(name) };
+        asked.iter().filter_map(|name| Some((name.clone(), holds(name)?))).collect()
     }
 
     /// The client took `resource`: by all of its names that it asks for, and not only by those `content` brought it for.
-    pub(super) fn has_by_all_names(&mut self, resource: &Arc<Resource>, content: &Content, goal: &TypeSet) {
+    /// In the place of what it `had` under the name at hand, which it does not have by any other any more either.
+    pub(super) fn has_by_all_names(
+        &mut self,
+        resource: &Arc<Resource>,
+        had: &Holds,
+        content: &Content,
+        goal: &TypeSet,
+    ) {
         self.strays.remove(resource.name());
+        for alias in had.possible().flat_map(|had| had.aliases()).filter(|alias| !content.contains(alias)) {
+            let is_it = |held: &Arc<Resource>| held.name() == resource.name() && !held.same_content(resource);
+            if self.subscription.names_exactly(alias) && self.held.of(alias).resource().is_some_and(is_it) {
+                self.held.set(alias, Holds::Nothing);
+            }
+        }
         if resource.aliases().is_empty() {
             return;
         }
@@ -157,9 +173,8 @@ impl Watch {
         let names = own.into_iter().chain(aliases).filter(theirs);
         let names: Vec<_> = names.filter(|name| !content.contains(name)).collect();
         for name in names {
-            let had = self.held.of(name);
             self.rejected.remove(name);
-            self.held.set(name, Holds::This(resource.clone()));
+            let had = self.held.set(name, Holds::This(resource.clone()));
             self.may_keep(name, &had);
         }
     }
