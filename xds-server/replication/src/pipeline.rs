@@ -79,6 +79,8 @@ pub struct Pipeline {
     due_ms: Option<u64>,
     /// Nothing for us up to here.
     watermark: (Revision, u64),
+    /// The last revision that came out of the log.
+    logged: Option<Revision>,
     wrote_ms: u64,
     state: State,
 }
@@ -222,6 +224,7 @@ impl Pipeline {
         now_ms: u64,
     ) -> Self {
         let watermark = (checkpoint.source_revision, checkpoint.source_ms);
+        let logged = checkpoint.logged;
         Self {
             limits,
             pace,
@@ -232,6 +235,7 @@ impl Pipeline {
             pending_bytes: 0,
             due_ms: None,
             watermark,
+            logged,
             wrote_ms: now_ms,
             state: State::Idle,
         }
@@ -314,6 +318,7 @@ impl Pipeline {
     }
 
     fn take(&mut self, now_ms: u64, mapped: Mapped) {
+        self.logged = Some(mapped.revision);
         if mapped.changes.is_empty() {
             // Nothing to do for it, but a revision that is known to be behind us; unless something before it still waits.
             if self.pending.is_empty() {
@@ -368,6 +373,7 @@ impl Pipeline {
             source_ms: batch.seen_ms,
             digest: self.expected.digest(),
             keys: self.expected.keys(),
+            logged: self.logged,
             torn: None,
             ..self.checkpoint.clone()
         };
@@ -387,6 +393,7 @@ impl Pipeline {
         let done = Checkpoint {
             source_revision: if ahead { revision } else { self.checkpoint.source_revision },
             source_ms: if ahead { ms } else { self.checkpoint.source_ms },
+            logged: self.logged,
             ..self.checkpoint.clone()
         };
         self.fly(Vec::new(), VecDeque::new(), done.clone(), done, None, effects);

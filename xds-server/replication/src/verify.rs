@@ -150,6 +150,7 @@ async fn once(context: &Context, examples: usize, begun: Instant) -> Result<Opti
         return Ok(None);
     }
     let (source, member) = (context.source.connect().await?, context.destination.member().await?);
+    crate::region::tell_apart(source.cluster, member.cluster)?;
     let (rules, at) = (&context.options.rules, Revision(at));
     let mut comparison = Comparison::new(
         rules,

@@ -328,9 +328,8 @@ async fn record(args: &RecordArgs) -> Outcome {
         error => Err(error),
     });
     let recorded = recorded.map_err(|error| match error {
-        RecordError::Unreachable { .. } => Failure::new(Exit::Unreachable, error).hint(
-            "name Envoy's admin port with --envoy URL; in a pod: kubectl port-forward POD PORT",
-        ),
+        RecordError::Unreachable { .. } => Failure::new(Exit::Unreachable, error)
+            .hint("name Envoy's admin port with --envoy URL; in a pod: kubectl port-forward POD PORT"),
         RecordError::NoFilter { .. } => Failure::new(Exit::CheckFailed, error),
         RecordError::Write(_) => Failure::new(Exit::Unexpected, error),
     })?;

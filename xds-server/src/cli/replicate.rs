@@ -165,6 +165,8 @@ fn region_exit(error: &RegionError) -> Exit {
         RegionError::Export { .. } => Exit::Unexpected,
         RegionError::NeverReplicated { .. }
         | RegionError::OtherSource { .. }
+        | RegionError::Alike { .. }
+        | RegionError::SourceWentBack { .. }
         | RegionError::Elsewhere { .. }
         | RegionError::SourceBack
         | RegionError::Torn { .. }

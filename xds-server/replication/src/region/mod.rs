@@ -5,8 +5,12 @@
 //!
 //! Each region's etcd says who owns a prefix *as far as it knows*, under [`own::key`]: a region, the cluster ID of its etcd, and an
 //! epoch that only grows. Whoever writes under the prefix (our own commands do) compares that record in the same transaction; a
-//! record that names another cluster refuses the write, and no record at all means that nobody replicates here. So an etcd
-//! restored from a snapshot, which has another cluster ID, owns nothing until an operator says so.
+//! record that names another cluster refuses the write, and no record at all means that nobody replicates here.
+//!
+//! etcd makes that ID of its members' peer URLs and `--initial-cluster-token`, at its birth: two that were made alike have the
+//! same, and none of the records would tell them apart. Two such etcds are refused, here and by the replicators. An etcd restored
+//! from a snapshot has the ID of the flags that it was restored with, and so it may be its former self at an earlier moment:
+//! that is found out by what it does not know any more ([`crate::witness`]), and not by its ID.
 //!
 //! The destination's checkpoint is the second record, and the fence of the replicators: it is changed in the same transaction as
 //! the first. Epochs order what two etcds say about the same prefix.
@@ -75,6 +79,28 @@ pub enum RegionError {
         known: crate::checkpoint::ClusterId,
         /// Who answers.
         found: crate::checkpoint::ClusterId,
+    },
+    /// Nothing tells the two etcds apart.
+    #[error(
+        "tell the two etcds apart: both are cluster {id}. etcd makes that ID of the members' peer URLs and --initial-cluster-token, and an \
+             owner is known by it. Give each region a token of its own when its etcd is made (`--initial-cluster-token west`); one that is there \
+             gets another ID by `etcdutl snapshot restore --initial-cluster-token ...`. Nothing was changed"
+    )]
+    Alike {
+        /// The ID of both.
+        id: crate::checkpoint::ClusterId,
+    },
+    /// The source lost what the destination has of it.
+    #[error(
+        "drain the source: it is at revision {head}, and the destination holds revision {known} of it. It was rebuilt or restored, and to drain \
+             it would take from the destination what the source has lost. Nothing was changed. Stop that etcd, and run this again: the \
+             destination is promoted without it"
+    )]
+    SourceWentBack {
+        /// Its revision.
+        head: crate::revision::Revision,
+        /// What it once had.
+        known: crate::revision::Revision,
     },
     /// A third region has it, or is getting it.
     #[error(
@@ -191,6 +217,14 @@ impl From<RegionError> for ReplicationError {
     fn from(error: RegionError) -> Self {
         Self::Region(Box::new(error))
     }
+}
+
+/// Makes sure that the IDs by which owners are known are two.
+pub(crate) fn tell_apart(
+    source: crate::checkpoint::ClusterId,
+    destination: crate::checkpoint::ClusterId,
+) -> Result<(), RegionError> {
+    if source == destination { Err(RegionError::Alike { id: source }) } else { Ok(()) }
 }
 
 /// Whether an etcd does not let us see something, which some users may not.

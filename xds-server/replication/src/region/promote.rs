@@ -122,6 +122,9 @@ pub async fn assess(options: ReplicationOptions) -> Result<Assessment, Replicati
         return Err(RegionError::NeverReplicated { stream: context.options.stream.clone() }.into());
     };
     let here = context.destination.member().await?;
+    if let Ok(source) = &source {
+        super::tell_apart(source.cluster, here.cluster)?;
+    }
     let age_ms = now_ms().saturating_sub(checkpoint.source_ms);
     let known = super::forward::survey(&context.options, &checkpoint).unwrap_or_default();
     let lost = known
@@ -278,7 +281,16 @@ impl Promotion {
         let (source, source_seen) = match source {
             Err(error @ EtcdError::Unreachable { .. }) => (None, SourceSeen::Silent(error.to_string())),
             Err(error) => return Err(error.into()),
-            Ok(member) => {
+            Ok(mut member) => {
+                super::tell_apart(member.cluster, here.cluster)?;
+                let known = checkpoint.source_revision;
+                if checkpoint.role == Role::Replica && member.head < known {
+                    // A replicator may have brought more since the source was asked.
+                    member = context.source.connect().await?;
+                    if member.head < known {
+                        return Err(RegionError::SourceWentBack { head: member.head, known }.into());
+                    }
+                }
                 let own = records::read_all(&context.source, &member).await?;
                 let own = records::of(&own, &from).cloned();
                 let seen = SourceSeen::Answers { cluster: member.cluster, own };

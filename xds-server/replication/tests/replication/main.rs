@@ -9,6 +9,7 @@ mod leader;
 mod links;
 mod region;
 mod resync;
+mod rollback;
 mod secure;
 mod snapshots;
 mod states;
