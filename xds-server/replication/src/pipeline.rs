@@ -197,13 +197,11 @@ pub enum Halt {
 // === impl Halt ===
 
 impl Halt {
-    /// What a checkpoint means that is not the one that `ours` was followed by.
-    pub(crate) fn of(found: &Found, ours: &Checkpoint) -> Self {
+    /// What a checkpoint means that is not the one that followed ours.
+    pub(crate) fn of(found: &Found) -> Self {
         let Some((bytes, _)) = found else { return Self::Gone };
         match Checkpoint::decode(bytes) {
-            Ok(other) if other.role == Role::Primary || other.epoch > ours.epoch => {
-                Self::Promoted { epoch: other.epoch }
-            }
+            Ok(other) if other.role == Role::Primary => Self::Promoted { epoch: other.epoch },
             Ok(other) => Self::Superseded(other.holder),
             Err(error) => Self::Unreadable(error),
         }
@@ -464,7 +462,7 @@ impl Pipeline {
             }
             _ => {}
         }
-        let halt = Halt::of(&found, &self.checkpoint);
+        let halt = Halt::of(&found);
         self.state = State::Halted;
         effects.push(Effect::Halt(halt));
     }

@@ -56,6 +56,8 @@ pub(crate) struct Context {
     pub destination: Arc<Destination>,
     pub leases: Leases,
     pub metrics: Metrics,
+    /// Whether a destination that an operator must make room in is waited for; who stands in front of it wants to be told.
+    pub patient: bool,
 }
 
 /// A replicator.
@@ -126,7 +128,7 @@ impl Context {
         let cluster = Arc::new(Cluster::new("destination", options.destination.clone()));
         let destination = Arc::new(Destination::new(cluster, options.checkpoint_key()));
         let leases = Leases::new(Arc::clone(&source), Arc::clone(&destination));
-        Self { options: Arc::new(options), source, destination, leases, metrics }
+        Self { options: Arc::new(options), source, destination, leases, metrics, patient: true }
     }
 
     /// The replicator is in this state from now on; said once, with its cause.

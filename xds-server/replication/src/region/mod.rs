@@ -32,6 +32,7 @@
 //! Nothing of this is remembered by the program that does it: each step is decided from what both etcds say, and is one
 //! transaction that compares what it was decided from. Killed at any step and run again, it goes on where it was.
 
+mod abort;
 mod converge;
 mod enter;
 mod export;
@@ -39,10 +40,11 @@ mod forward;
 pub mod own;
 pub mod plan;
 mod promote;
-mod records;
+pub(crate) mod records;
 pub mod standing;
 mod tail;
 
+pub use abort::{Aborted, abort};
 pub use converge::{Converged, converge};
 pub use own::{Ownership, Region};
 pub use promote::{Assessment, Estimate, Promoted, assess, demote, promote};
@@ -152,11 +154,31 @@ pub enum RegionError {
     },
     /// Nobody was promoted.
     #[error(
-        "demote the source: the destination was not promoted (epoch {epoch}); `zonebreak replicate promote` does both"
+        "demote the source: the destination was not promoted (epoch {epoch}); `zonebreak replicate promote` does both, and with \
+             --abort it takes back a promotion that did not come to its end"
     )]
     NotPromoted {
         /// Its epoch.
         epoch: u64,
+    },
+    /// It came to its end.
+    #[error(
+        "take the promotion back: it came to its end, and the destination is the owner (epoch {epoch}). To move the owner back without \
+             loss, replicate from there to here and promote in that direction"
+    )]
+    Completed {
+        /// Since this epoch.
+        epoch: u64,
+    },
+    /// A promotion that still runs cannot be told that it was taken back.
+    #[error(
+        "take the promotion back: the destination takes no writes, and a promotion that still runs could take it afterwards, so that there \
+             would be two owners ({why}). Nothing was changed. Make sure that no `zonebreak replicate promote` runs anywhere, and run this \
+             with --yes"
+    )]
+    DestinationSilent {
+        /// Why.
+        why: String,
     },
     /// The two directions overlap.
     #[error(

@@ -212,7 +212,7 @@ impl Promotion {
         accept_torn: bool,
     ) -> Result<Self, ReplicationError> {
         Ok(Self {
-            context: verify::context(options)?,
+            context: Context { patient: false, ..verify::context(options)? },
             actor: actor.to_owned(),
             id: Uuid::now_v7(),
             given_up,
@@ -328,6 +328,10 @@ impl Promotion {
         seen: &Seen,
     ) -> Result<bool, ReplicationError> {
         let SourceSeen::Answers { own, .. } = &seen.source else { return Ok(false) };
+        if seen.checkpoint.role == Role::Replica {
+            // From the fence on nobody may write: the destination must be known to take what comes after it.
+            self.claim().await?;
+        }
         let (becomes, from) = (self.owner(here, epoch), self.prefixes().0);
         let fenced =
             records::replace(&self.context.source, source, (&from, own.as_ref()), &becomes, None).await?;
@@ -408,8 +412,13 @@ impl Promotion {
             self.forwarded = false;
             return Ok(false);
         };
-        let becomes =
-            Checkpoint { role: Role::Primary, epoch, write: checkpoint.write.wrapping_add(1), ..checkpoint };
+        let becomes = Checkpoint {
+            role: Role::Primary,
+            epoch,
+            write: checkpoint.write.wrapping_add(1),
+            torn: None,
+            ..checkpoint
+        };
         let (owner, to) = (self.owner(here, epoch), self.prefixes().1);
         let key = self.context.options.checkpoint_key();
         let with = Some((key.as_str(), at, Some(becomes.encode())));

@@ -43,6 +43,16 @@ pub(super) async fn checkpoint(
     Ok(answer.kvs().first().map(|kv| Checkpoint::decode(kv.value())).transpose()?)
 }
 
+/// What an etcd says about the owner of a prefix.
+pub(crate) async fn owner(
+    cluster: &Cluster,
+    member: &Member,
+    prefix: &str,
+) -> Result<Option<Ownership>, ReplicationError> {
+    let all = read_all(cluster, member).await?;
+    Ok(of(&all, prefix).map(|held| held.ownership.clone()))
+}
+
 /// The record of exactly this prefix.
 pub(super) fn of<'a>(all: &'a [Held], prefix: &str) -> Option<&'a Held> {
     all.iter().find(|held| held.prefix == prefix)
