@@ -387,6 +387,9 @@ impl Replicator {
                 tokio::time::sleep(self.context.options.heartbeat / 2).await;
                 continue;
             }
+            if self.overwrite && compare != Some("failback") {
+                Box::pin(self.context.save_overwritten(source, &member, old.epoch)).await?;
+            }
             // What we wrote ourselves was in our log. Where that has lost its end since (torn, or put back by whoever restored this
             // machine), as where another holder wrote, it goes on at its end: the source is asked for what it has not.
             let was_ours = old.holder == holder;
