@@ -142,6 +142,11 @@ async fn the_runbook_does_what_it_says() {
         "zonebreak register --service s --zone az-a --region west --address 127.0.0.1:1 --etcd \"$EAST\"";
     assert_eq!(regions.run(register).code, 5);
 
+    let kept = regions.section("A promotion does not come to its end");
+    assert!(kept.contains("no record (by the source)"), "{kept}");
+    assert!(kept.contains("region west, epoch 1, by replicator"), "{kept}");
+    assert!(kept.contains("owner        region west of \"/zonebreak/v1/\", epoch 0, as before"), "{kept}");
+
     let moved = regions.section("Move the owner on purpose");
     assert!(moved.contains("owner     region east") && moved.contains("loss      none"), "{moved}");
     let refused = regions.run(&apply("WEST"));

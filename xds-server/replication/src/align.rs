@@ -219,8 +219,8 @@ impl Context {
         }
         *wrote += changes.len() as u64;
         hold.land(AT_ONCE).await?;
-        let (context, fence, checkpoint) = (self.clone(), hold.fence, hold.checkpoint.clone());
-        hold.flying.spawn(async move { context.write(fence, &changes, &checkpoint).await });
+        let (context, fence) = (self.clone(), hold.fence);
+        hold.flying.spawn(async move { context.write(fence, &changes).await });
         Ok(())
     }
 
@@ -250,15 +250,21 @@ impl Context {
         Ok(())
     }
 
+    /// Whether a write that failed is not tried again.
+    pub(crate) fn gives_up(&self, error: &EtcdError) -> bool {
+        let operator = matches!(error, EtcdError::NoSpace(_) | EtcdError::TooLarge { .. });
+        !ReplicationError::Etcd(error.clone()).is_transient() || (operator && !self.patient)
+    }
+
     /// Writes until it is certain that it was written.
-    async fn write(&self, fence: i64, changes: &[Change], ours: &Checkpoint) -> Result<(), ReplicationError> {
+    async fn write(&self, fence: i64, changes: &[Change]) -> Result<(), ReplicationError> {
         loop {
             self.leases.ensure(changes).await?;
             match self.destination.write(fence, changes).await {
                 Answer::Committed(_) => return Ok(()),
-                Answer::Refused(found) => return Err(Halt::of(&found, ours).into()),
+                Answer::Refused(found) => return Err(Halt::of(&found).into()),
                 Answer::Failed(EtcdError::NoLease(_)) => self.leases.forget(changes).await,
-                Answer::Failed(error) if !ReplicationError::Etcd(error.clone()).is_transient() => {
+                Answer::Failed(error) if self.gives_up(&error) => {
                     return Err(error.into());
                 }
                 Answer::Failed(error @ EtcdError::TooLarge { .. }) => {
@@ -287,8 +293,8 @@ impl Context {
             let at = match self.destination.commit(&attempt).await {
                 Answer::Committed(at) => at,
                 Answer::Refused(Some((bytes, at))) if bytes == attempt.checkpoint[..] => at,
-                Answer::Refused(found) => return Err(Halt::of(&found, checkpoint).into()),
-                Answer::Failed(error) if !ReplicationError::Etcd(error.clone()).is_transient() => {
+                Answer::Refused(found) => return Err(Halt::of(&found).into()),
+                Answer::Failed(error) if self.gives_up(&error) => {
                     return Err(error.into());
                 }
                 Answer::Failed(error) | Answer::Unknown(error) => {

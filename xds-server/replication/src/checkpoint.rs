@@ -43,6 +43,10 @@ pub struct Checkpoint {
     pub digest: Digest,
     /// How many keys that is.
     pub keys: u64,
+    /// The last revision in the holder's log when this was written: a log that ends there or later has every change up to
+    /// `source_revision`; one that ends before it has lost some. `None` while the log is not known to have them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logged: Option<Revision>,
     /// Set while the destination is between two revisions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub torn: Option<Torn>,
@@ -79,7 +83,7 @@ pub enum Torn {
     },
 }
 
-/// The ID of an etcd cluster, which a new or restored one does not share.
+/// The ID of an etcd cluster. It shares it with any that was made or restored with the same peer URLs and token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ClusterId(pub u64);
@@ -127,6 +131,7 @@ impl Checkpoint {
             write: 0,
             digest: Digest::default(),
             keys: 0,
+            logged: None,
             torn: None,
             overlap: None,
             crc32: 0,

@@ -3,7 +3,7 @@
 use crate::{
     checkpoint::{CheckpointError, ClusterId},
     client::EtcdError,
-    options::OptionsError,
+    options::{OptionsError, RESERVED},
     overlap::OverlapError,
     pipeline::Halt,
     region::RegionError,
@@ -32,7 +32,9 @@ pub enum ReplicationError {
     /// Keys under the prefix that nobody replicated there.
     #[error(
         "begin: the destination already holds {keys} keys under {prefix:?} and has no checkpoint. Choose another prefix, or run \
-         with --overwrite to make them what the source has, deleting what it has not"
+         once with --overwrite to make them what the source has, deleting what it has not; what is lost by that is saved beside the \
+         spool first. (Had the destination been the owner before, it would be known as that, if this user may read {RESERVED} at the \
+         source)"
     )]
     NotEmpty {
         /// How many.

@@ -50,6 +50,7 @@ mod source;
 pub mod spool;
 pub mod verify;
 mod watch;
+mod witness;
 
 pub use client::EtcdError;
 pub use error::ReplicationError;

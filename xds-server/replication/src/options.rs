@@ -232,7 +232,8 @@ impl ReplicationOptions {
 
 /// Reads the prefix pair of a checkpoint.
 pub(crate) fn prefixes(rules: &Rules) -> (String, String) {
-    let text = |bytes: &[u8]| bytes.escape_ascii().to_string();
+    // As everybody else who reads and writes records has them: they were text when they came in.
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (text(rules.source_prefix()), text(rules.destination_prefix()))
 }
 
@@ -265,6 +266,15 @@ mod tests {
             spoil(&mut options);
             let error = options.validate().unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
+        }
+    }
+
+    /// A record's key and a checkpoint hold it as a writer's own program has it, or no guard finds it.
+    #[test]
+    fn a_prefix_stays_the_text_that_it_is() {
+        for odd in ["/zürich/", "/a\"b/", "/back\\slash/"] {
+            let rules = Rules::new(odd, "/to/", RESERVED);
+            assert_eq!(prefixes(&rules), (odd.to_owned(), "/to/".to_owned()));
         }
     }
 

@@ -79,6 +79,8 @@ pub struct Pipeline {
     due_ms: Option<u64>,
     /// Nothing for us up to here.
     watermark: (Revision, u64),
+    /// The last revision that came out of the log.
+    logged: Option<Revision>,
     wrote_ms: u64,
     state: State,
 }
@@ -195,13 +197,11 @@ pub enum Halt {
 // === impl Halt ===
 
 impl Halt {
-    /// What a checkpoint means that is not the one that `ours` was followed by.
-    pub(crate) fn of(found: &Found, ours: &Checkpoint) -> Self {
+    /// What a checkpoint means that is not the one that followed ours.
+    pub(crate) fn of(found: &Found) -> Self {
         let Some((bytes, _)) = found else { return Self::Gone };
         match Checkpoint::decode(bytes) {
-            Ok(other) if other.role == Role::Primary || other.epoch > ours.epoch => {
-                Self::Promoted { epoch: other.epoch }
-            }
+            Ok(other) if other.role == Role::Primary => Self::Promoted { epoch: other.epoch },
             Ok(other) => Self::Superseded(other.holder),
             Err(error) => Self::Unreadable(error),
         }
@@ -222,6 +222,7 @@ impl Pipeline {
         now_ms: u64,
     ) -> Self {
         let watermark = (checkpoint.source_revision, checkpoint.source_ms);
+        let logged = checkpoint.logged;
         Self {
             limits,
             pace,
@@ -232,6 +233,7 @@ impl Pipeline {
             pending_bytes: 0,
             due_ms: None,
             watermark,
+            logged,
             wrote_ms: now_ms,
             state: State::Idle,
         }
@@ -314,6 +316,7 @@ impl Pipeline {
     }
 
     fn take(&mut self, now_ms: u64, mapped: Mapped) {
+        self.logged = Some(mapped.revision);
         if mapped.changes.is_empty() {
             // Nothing to do for it, but a revision that is known to be behind us; unless something before it still waits.
             if self.pending.is_empty() {
@@ -368,6 +371,7 @@ impl Pipeline {
             source_ms: batch.seen_ms,
             digest: self.expected.digest(),
             keys: self.expected.keys(),
+            logged: self.logged,
             torn: None,
             ..self.checkpoint.clone()
         };
@@ -387,6 +391,7 @@ impl Pipeline {
         let done = Checkpoint {
             source_revision: if ahead { revision } else { self.checkpoint.source_revision },
             source_ms: if ahead { ms } else { self.checkpoint.source_ms },
+            logged: self.logged,
             ..self.checkpoint.clone()
         };
         self.fly(Vec::new(), VecDeque::new(), done.clone(), done, None, effects);
@@ -457,7 +462,7 @@ impl Pipeline {
             }
             _ => {}
         }
-        let halt = Halt::of(&found, &self.checkpoint);
+        let halt = Halt::of(&found);
         self.state = State::Halted;
         effects.push(Effect::Halt(halt));
     }

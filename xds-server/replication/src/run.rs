@@ -35,10 +35,12 @@ use crate::{
     options::{ReplicationOptions, prefixes},
     overlap::Policy,
     pipeline::Halt,
+    region,
     revision::Revision,
     session::{End, Source},
     spool::{Entry, Spool, SpoolError, SpoolOptions, note_prefix},
     watch::now_ms,
+    witness::Witness,
 };
 
 /// Signs of life that a holder may miss before another takes over.
@@ -55,6 +57,8 @@ pub(crate) struct Context {
     pub destination: Arc<Destination>,
     pub leases: Leases,
     pub metrics: Metrics,
+    /// Whether a destination that an operator must make room in is waited for; who stands in front of it wants to be told.
+    pub patient: bool,
 }
 
 /// A replicator.
@@ -81,6 +85,8 @@ struct Claim {
     compare: Option<&'static str>,
     /// Whether nobody else wrote to it since we did.
     was_ours: bool,
+    /// Up to here the log is known to have every change, though its last one may be older: a quiet prefix.
+    known: Revision,
 }
 
 /// Replicates until `cancel`.
@@ -123,7 +129,7 @@ impl Context {
         let cluster = Arc::new(Cluster::new("destination", options.destination.clone()));
         let destination = Arc::new(Destination::new(cluster, options.checkpoint_key(), options.limits));
         let leases = Leases::new(Arc::clone(&source), Arc::clone(&destination));
-        Self { options: Arc::new(options), source, destination, leases, metrics }
+        Self { options: Arc::new(options), source, destination, leases, metrics, patient: true }
     }
 
     /// The replicator is in this state from now on; said once, with its cause.
@@ -215,16 +221,15 @@ impl Replicator {
         };
         context.metrics.connected("source", true);
         self.open_spool(source.cluster).await?;
-        self.require_history(&source)?;
+        let witness = self.require_history(&source).await?;
         let claim = Box::pin(self.claim(&mut source)).await?;
         context.metrics.connected("destination", true);
-        // What we wrote ourselves is in our spool, or there was nothing: a quiet prefix. Of another holder's time we know nothing.
-        let known = if claim.was_ours { claim.checkpoint.source_revision } else { Revision(0) };
+        let known = claim.known;
         let aligned = Box::pin(self.align(&source, claim)).await?;
         let Some(spool) = self.spool.take() else { return Ok(None) };
         self.compare = None;
         self.overwrite = false;
-        Ok(Some((Source { cluster: source.cluster, known, away: false }, aligned, spool)))
+        Ok(Some((Source { cluster: source.cluster, known, witness, away: false }, aligned, spool)))
     }
 
     /// With the source dead, what is safe in the spool must reach the destination all the same: it is what the source's region
@@ -256,7 +261,8 @@ impl Replicator {
         }
         tracing::warn!(from = from.0, to = to.0, "the source does not answer; bringing what the spool has");
         context.enter("aligning", "the source does not answer; the spool has more than the destination");
-        let (mut checkpoint, ours) = (known.clone(), Checkpoint { holder, ..known });
+        // Until the source is back nobody can say whether the log has what another holder brought.
+        let (mut checkpoint, ours) = (known.clone(), Checkpoint { holder, logged: None, ..known });
         let fence = context.settle(fence, &mut checkpoint, ours).await?;
         context.metrics.connected("destination", true);
         self.other = None;
@@ -269,9 +275,10 @@ impl Replicator {
             );
         }
         let expected = found.clone();
+        let witness = self.witness().await?;
         let Some(spool) = self.spool.take() else { return Ok(None) };
         let aligned = Aligned { checkpoint, fence, expected, found, at, written: 0 };
-        Ok(Some((Source { cluster, known: Revision(0), away: true }, aligned, spool)))
+        Ok(Some((Source { cluster, known: Revision(0), witness, away: true }, aligned, spool)))
     }
 
     pub(crate) async fn open_spool(&mut self, cluster: ClusterId) -> Result<(), ReplicationError> {
@@ -309,18 +316,40 @@ impl Replicator {
         Ok(())
     }
 
-    /// The source has what the spool has of it.
-    fn require_history(&self, source: &Member) -> Result<(), ReplicationError> {
+    /// The source has what the spool has of it; hands out a change by which that is known.
+    async fn require_history(&mut self, source: &Member) -> Result<Option<Witness>, ReplicationError> {
         match &self.spool {
             Some(spool) if spool.cluster() != source.cluster => {
                 let now = format!("it is cluster {} now, not {}", source.cluster, spool.cluster());
-                Err(ReplicationError::Strange(now))
+                return Err(ReplicationError::Strange(now));
             }
             Some(spool) if spool.tail().revision > source.head => {
-                Err(ReplicationError::WentBack { head: source.head, known: spool.tail().revision })
+                return Err(ReplicationError::WentBack { head: source.head, known: spool.tail().revision });
             }
-            _ => Ok(()),
+            _ => {}
         }
+        let witness = self.witness().await?;
+        if let Some(witness) = &witness
+            && let Some(why) = witness.against(&self.context.source, source).await?
+        {
+            return Err(ReplicationError::Strange(why));
+        }
+        Ok(witness)
+    }
+
+    /// The last put that the log has, as far as its last segment goes back.
+    async fn witness(&self) -> Result<Option<Witness>, ReplicationError> {
+        let Some(mut reader) = self.spool.as_ref().map(Spool::recent) else { return Ok(None) };
+        let look = move || {
+            let mut last = None;
+            while let Some(entry) = reader.read()? {
+                if let Entry::Revision(source) = entry {
+                    last = Witness::of(&source).or(last);
+                }
+            }
+            Ok(last)
+        };
+        blocking(look).await
     }
 
     /// Makes the destination ours, once it may be. `source` is as of the end of it.
@@ -331,6 +360,7 @@ impl Replicator {
             // After what the destination holds was read: the source has moved on while we stood by.
             *source = self.context.source.connect().await?;
             let member = self.context.destination.member().await?;
+            region::tell_apart(source.cluster, member.cluster)?;
             let prefixes = prefixes(&self.context.options.rules);
             let genesis = || Checkpoint::genesis(source.cluster, member.cluster, prefixes.clone(), holder);
             // Boxed, as what is rarely needed and large should not be in every poll's stack.
@@ -361,12 +391,22 @@ impl Replicator {
                 tokio::time::sleep(self.context.options.heartbeat / 2).await;
                 continue;
             }
-            let was_ours = old.holder == holder;
-            if !was_ours {
-                // What another holder brought is not in our log.
-                self.note_gap(old.source_revision).await?;
+            if self.overwrite && compare != Some("failback") {
+                Box::pin(self.context.save_overwritten(source, &member, old.epoch)).await?;
             }
-            let (mut checkpoint, ours) = (old.clone(), Checkpoint { holder, ..old });
+            // What we wrote ourselves was in our log. Where that has lost its end since (torn, or put back by whoever restored this
+            // machine), as where another holder wrote, it goes on at its end: the source is asked for what it has not.
+            let was_ours = old.holder == holder;
+            let logged = old.logged.filter(|logged| was_ours && *logged <= self.log().0);
+            let known = logged.map_or(Revision(0), |_| old.source_revision);
+            if was_ours && old.logged.is_some() && logged.is_none() {
+                tracing::warn!(
+                    ends = self.log().0.0,
+                    knew = old.logged.unwrap_or_default().0,
+                    "the change log has lost its end; reading it from the source again"
+                );
+            }
+            let (mut checkpoint, ours) = (old.clone(), Checkpoint { holder, logged, ..old });
             let fence = match self.context.settle(fence, &mut checkpoint, ours).await {
                 Ok(fence) => fence,
                 // A write of our former self, or of the other holder, came in between: look again.
@@ -376,8 +416,14 @@ impl Replicator {
             Box::pin(self.context.establish(source, &member, &checkpoint, fence)).await?;
             tracing::info!(%holder, epoch = checkpoint.epoch, "took the destination over");
             self.other = None;
-            return Ok(Claim { checkpoint, fence, compare, was_ours });
+            return Ok(Claim { checkpoint, fence, compare, was_ours, known });
         }
+    }
+
+    /// The last revision in the log, and the one after which it begins.
+    fn log(&self) -> (Revision, Revision) {
+        let spool = self.spool.as_ref();
+        spool.map_or((Revision(0), Revision(0)), |spool| (spool.tail().revision, spool.begins_after()))
     }
 
     /// Whether the holder that wrote `fence` last may still live.
@@ -466,20 +512,26 @@ impl Replicator {
 
     /// Brings the destination to the revision it says it has, where that can be gone on from, or to the source's latest.
     async fn align(&mut self, source: &Member, claim: Claim) -> Result<Aligned, ReplicationError> {
-        let Claim { checkpoint, fence, compare, was_ours } = claim;
+        let Claim { checkpoint, fence, compare, was_ours, known: logged } = claim;
         let behind = source.head.since(checkpoint.source_revision);
+        let (ends, begins) = self.log();
         let why = compare
             .or(self.compare)
             .or((!checkpoint.is_whole()).then_some("torn"))
+            // It went back to before the log begins: what lies between is known to nobody.
+            .or((checkpoint.source_revision < begins).then_some("gap"))
             .or((behind > self.context.options.backlog).then_some("backlog"));
         let mut reason = why.unwrap_or("handshake");
         self.context.enter("aligning", reason);
         let mut at = if why.is_none() { checkpoint.source_revision } else { source.head };
         let (mut source, mut checkpoint, mut fence) = (source.clone(), checkpoint, fence);
         // What a stream of another holder's time knew, or before what it knew was written over, is worth nothing.
-        let worth = was_ours && compare.is_none() && behind <= self.context.options.backlog;
+        let worth =
+            was_ours && compare.is_none() && why != Some("gap") && behind <= self.context.options.backlog;
         if let Some(known) = self.known.take().filter(|_| worth) {
             let begun = Instant::now();
+            // The stream read as far as the log goes.
+            checkpoint.logged = checkpoint.logged.map(|_| ends);
             match Box::pin(self.context.mend(&source, checkpoint.clone(), fence, known)).await {
                 Ok(Mended::Whole(aligned)) => {
                     self.context.metrics.resyncs.with_label_values(&[reason]).inc();
@@ -504,9 +556,17 @@ impl Replicator {
             }
         }
         loop {
-            let unread = self.spool.as_ref().is_some_and(|spool| spool.tail().revision == Revision(0));
-            if why.is_some() || reason == "compaction" || unread {
+            // Whatever else made us compare, the log has its history or is given it by the source.
+            let unknown = ends == Revision(0)
+                || matches!(reason, "compaction" | "spool full")
+                || source.head.since(ends.max(logged)) > self.context.options.backlog;
+            if unknown {
                 self.note_gap(at).await?;
+            }
+            if self.log().0 >= at {
+                checkpoint.logged = Some(at);
+            } else if at != checkpoint.source_revision {
+                checkpoint.logged = None;
             }
             let begun = Instant::now();
             match Box::pin(self.context.align(&source, checkpoint.clone(), fence, at)).await {

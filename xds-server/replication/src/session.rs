@@ -25,6 +25,7 @@ use crate::{
     spool::{Entry, Reader, Spool, SpoolError},
     verify,
     watch::{News, Watch, WatchEnd, now_ms},
+    witness::Witness,
 };
 
 /// Entries read from the spool between two looks at everything else.
@@ -53,11 +54,13 @@ pub(crate) enum End {
 }
 
 /// The source of a session.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Source {
     pub cluster: ClusterId,
     /// Up to here it has nothing for us beyond what the spool has.
     pub known: Revision,
+    /// A change of it that the spool has.
+    pub witness: Option<Witness>,
     /// Whether it did not answer, so that the spool is all there is.
     pub away: bool,
 }
@@ -124,6 +127,7 @@ impl Context {
             backlog: options.backlog,
             ask_every: (options.heartbeat / 2).max(Duration::from_millis(200)),
             known: source.known,
+            witness: source.witness,
         };
         let (tell, told) = mpsc::channel(256);
         let ended = cancel.child_token();

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | stops answering, or cuts the watch | another member, and on from the end of the spool |
 //! | has compacted what comes next, or is too far ahead to be read revision by revision | the sides are compared instead |
-//! | is another cluster than before, or is at an earlier revision | nothing more is taken from it: it was rebuilt or restored |
+//! | is another cluster than before, is at an earlier revision, or knows nothing of a change that it made | nothing more is taken from it: it was rebuilt or restored |
 //! | breaks the order that etcd promises | the watch is opened again at the last whole revision |
 
 use std::{
@@ -26,6 +26,7 @@ use crate::{
     revision::Revision,
     spool::{Entry, Spool, SpoolError},
     watch::{News, Watch, WatchEnd, now_ms},
+    witness::Witness,
 };
 
 /// Bytes of revisions that wait for the disk.
@@ -63,6 +64,8 @@ pub(crate) struct Follow {
     pub ask_every: Duration,
     /// Up to here there is nothing for us beyond what the spool has.
     pub known: Revision,
+    /// A change of it that the spool has.
+    pub witness: Option<Witness>,
 }
 
 /// How far the source was followed.
@@ -106,7 +109,10 @@ impl Feed {
             let (tell, released, disk) = (tell.clone(), Arc::clone(&released), Arc::clone(&disk));
             tokio::task::spawn_blocking(move || write(spool, jobs, &tell, &released, &disk))
         };
-        let task = tokio::spawn(async move { follow.run(at, &entries, &tell).await });
+        let task = tokio::spawn({
+            let mut follow = follow;
+            async move { follow.run(at, &entries, &tell).await }
+        });
         Self { news, released, disk, task: AbortOnDropHandle::new(task), writer }
     }
 
@@ -184,7 +190,7 @@ impl Position {
 // === impl Follow ===
 
 impl Follow {
-    async fn run(&self, mut at: Position, entries: &queue::Sender, tell: &mpsc::Sender<SourceNews>) {
+    async fn run(&mut self, mut at: Position, entries: &queue::Sender, tell: &mpsc::Sender<SourceNews>) {
         let mut wait = RETRY.0;
         loop {
             let before = at;
@@ -212,7 +218,7 @@ impl Follow {
 
     /// One connection.
     async fn follow(
-        &self,
+        &mut self,
         at: &mut Position,
         entries: &queue::Sender,
         tell: &mpsc::Sender<SourceNews>,
@@ -227,6 +233,15 @@ impl Follow {
         let after = at.resume;
         if member.head < after {
             return End::Strange(format!("it is at revision {} and was at {after} before", member.head));
+        }
+        let asked = match &self.witness {
+            Some(witness) => witness.against(&self.cluster, &member).await,
+            None => Ok(None),
+        };
+        match asked {
+            Ok(None) => {}
+            Ok(Some(why)) => return End::Strange(why),
+            Err(error) => return End::Etcd(error),
         }
         if member.head.since(after) > self.backlog {
             return End::Compare("backlog");
@@ -250,6 +265,7 @@ impl Follow {
             match watch.next().await {
                 Ok(News::Revisions(revisions)) => {
                     let last = revisions.last().map_or(at.sent, |last| last.revision);
+                    self.witness = revisions.iter().rev().find_map(Witness::of).or(self.witness.take());
                     if !entries.send(revisions.into_iter().map(Entry::Revision).collect()).await {
                         return End::Closed;
                     }

@@ -15,8 +15,9 @@ use crate::{
     error::ReplicationError,
     listing::Listing,
     metrics::Metrics,
-    options::ReplicationOptions,
+    options::{ReplicationOptions, prefixes},
     overlap::equal,
+    region::{Ownership, records, tell_apart},
     revision::Revision,
     run::Context,
     watch::now_ms,
@@ -81,6 +82,10 @@ pub struct Status {
     pub age_ms: Option<u64>,
     /// Why the source did not answer.
     pub source_error: Option<String>,
+    /// Who owns the prefix, as the source says; `None` where it has no record, does not answer, or does not let us see it.
+    pub owner_at_source: Option<Ownership>,
+    /// The same as the destination says. Where they differ a promotion is under way, or did not come to its end.
+    pub owner_at_destination: Option<Ownership>,
 }
 
 /// Compares both sides, naming at most `examples` keys.
@@ -104,6 +109,13 @@ pub async fn status(options: ReplicationOptions) -> Result<Status, ReplicationEr
         Some((bytes, _)) => Some(Checkpoint::decode(&bytes)?),
         None => None,
     };
+    let (from, to) = prefixes(&context.options.rules);
+    let owner_at_source = match &source {
+        Ok(member) => records::owner(&context.source, member, &from).await?,
+        Err(_) => None,
+    };
+    let here = context.destination.member().await?;
+    let owner_at_destination = records::owner(&context.destination.cluster, &here, &to).await?;
     let (source_head, source_error) = match source {
         Ok(member) => (Some(member.head), None),
         Err(error) => (None, Some(error.to_string())),
@@ -116,6 +128,8 @@ pub async fn status(options: ReplicationOptions) -> Result<Status, ReplicationEr
         checkpoint,
         source_head,
         source_error,
+        owner_at_source,
+        owner_at_destination,
     })
 }
 
@@ -156,6 +170,7 @@ async fn once(context: &Context, examples: usize, begun: Instant) -> Result<Opti
         return Ok(None);
     }
     let (source, member) = (context.source.connect().await?, context.destination.member().await?);
+    tell_apart(source.cluster, member.cluster)?;
     let (rules, at) = (&context.options.rules, Revision(at));
     let mut comparison = Comparison::new(
         rules,

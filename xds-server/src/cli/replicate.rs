@@ -50,9 +50,13 @@ pub enum ReplicateCommand {
     /// equal to it, key by key; then the destination is taken, and whatever a replicator still has on its way there fails. A source
     /// that does not answer is given up only after you have read what that may cost and said yes. Killed at any step and run again,
     /// it goes on. Exit code 6 when somebody else did the same at the same moment.
+    ///
+    /// The source is fenced once the destination is known to take writes. Should the promotion not come to its end all the same,
+    /// nobody may write: run it again, or give the source its prefix back with --abort.
     #[command(after_help = "Examples:
   zonebreak replicate promote --source http://10.1.0.1:2379 --destination http://10.2.0.1:2379
-  zonebreak replicate promote --config /etc/zonebreak.yaml --yes")]
+  zonebreak replicate promote --config /etc/zonebreak.yaml --yes
+  zonebreak replicate promote --config /etc/zonebreak.yaml --abort")]
     Promote(promote::PromoteArgs),
     /// Fences a source that answers again after its destination was promoted without it.
     ///
@@ -187,10 +191,14 @@ fn region_exit(error: &RegionError) -> Exit {
         RegionError::Export { .. } => Exit::Unexpected,
         RegionError::NeverReplicated { .. }
         | RegionError::OtherSource { .. }
+        | RegionError::Alike { .. }
+        | RegionError::SourceWentBack { .. }
         | RegionError::Elsewhere { .. }
         | RegionError::SourceBack
         | RegionError::Torn { .. }
         | RegionError::NotPromoted { .. }
+        | RegionError::Completed { .. }
+        | RegionError::DestinationSilent { .. }
         | RegionError::Overlap { .. }
         | RegionError::Taken { .. }
         | RegionError::Owned { .. } => Exit::Refused,

@@ -29,9 +29,14 @@ impl Etcd {
 
     /// The same under another name, for labs with more than one.
     pub async fn start_named(lab: &Lab, name: &str) -> Result<Self, LabError> {
+        Self::start_with(lab, name, &[]).await
+    }
+
+    /// The same with more arguments; of a flag that is there twice the last counts.
+    pub async fn start_with(lab: &Lab, name: &str, args: &[&str]) -> Result<Self, LabError> {
         let mut tries = 1;
         loop {
-            match Self::try_start(lab, name).await {
+            match Self::try_start(lab, name, args).await {
                 Err(error) if error.is_taken_port() && tries < TRIES => tries += 1,
                 result => return result,
             }
@@ -49,7 +54,7 @@ impl Etcd {
             names.iter().zip(&ports).map(|(name, (_, peer))| format!("{name}={}", peer.url())).collect();
         let mut cluster = Vec::with_capacity(members);
         for (name, (client, peer)) in names.iter().zip(ports) {
-            cluster.push(Self::spawn(lab, name, client, peer, &all.join(","))?);
+            cluster.push(Self::spawn(lab, name, client, peer, &all.join(","), &[])?);
         }
         for member in &mut cluster {
             member.ready().await?;
@@ -57,22 +62,30 @@ impl Etcd {
         Ok(cluster)
     }
 
-    async fn try_start(lab: &Lab, name: &str) -> Result<Self, LabError> {
+    async fn try_start(lab: &Lab, name: &str, args: &[&str]) -> Result<Self, LabError> {
         let (client, peer) = (Port::reserve()?, Port::reserve()?);
         let alone = format!("{name}={}", peer.url());
-        let mut etcd = Self::spawn(lab, name, client, peer, &alone)?;
+        let mut etcd = Self::spawn(lab, name, client, peer, &alone, args)?;
         etcd.ready().await?;
         Ok(etcd)
     }
 
-    fn spawn(lab: &Lab, name: &str, client: Port, peer: Port, cluster: &str) -> Result<Self, LabError> {
+    fn spawn(
+        lab: &Lab,
+        name: &str,
+        client: Port,
+        peer: Port,
+        cluster: &str,
+        args: &[&str],
+    ) -> Result<Self, LabError> {
         let command = Command::new(lab.programs().path(Tool::Etcd)?)
             .args(["--name", name])
             .args(["--data-dir".into(), lab.path().join(format!("{name}.data")).into_os_string()])
             .args(["--listen-client-urls", &client.url(), "--advertise-client-urls", &client.url()])
             .args(["--listen-peer-urls", &peer.url(), "--initial-advertise-peer-urls", &peer.url()])
             .args(["--initial-cluster", cluster])
-            .args(["--logger", "zap", "--log-level", "warn"]);
+            .args(["--logger", "zap", "--log-level", "warn"])
+            .args(args);
         let http = Http::new(client.url())?;
         Ok(Self { process: Process::spawn(lab, name, command)?, client, _peer: peer, http })
     }

@@ -297,7 +297,7 @@ impl Exchange {
         let (answer, response) = self.context.destination.fenced(hold.fence, operations, blame).await;
         let at = match answer {
             Answer::Committed(at) => at,
-            Answer::Refused(found) => return Err(Halt::of(&found, &hold.checkpoint).into()),
+            Answer::Refused(found) => return Err(Halt::of(&found).into()),
             Answer::Failed(error) => {
                 metrics.retries.with_label_values(&["put_off"]).inc();
                 return Err(error.into());
@@ -429,7 +429,7 @@ impl Exchange {
         let hold = self.hold.read().await;
         match self.context.destination.fenced(hold.fence, operations, String::new).await.0 {
             Answer::Committed(_) => Ok(()),
-            Answer::Refused(found) => Err(Halt::of(&found, &hold.checkpoint).into()),
+            Answer::Refused(found) => Err(Halt::of(&found).into()),
             Answer::Failed(error) | Answer::Unknown(error) => Err(error.into()),
         }
     }

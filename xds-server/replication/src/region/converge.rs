@@ -14,7 +14,7 @@ use crate::{
     client::{Member, after_prefix, range_start},
     error::ReplicationError,
     listing::Listing,
-    options::ReplicationOptions,
+    options::{ReplicationOptions, prefixes},
     revision::Revision,
     run::Context,
     verify,
@@ -76,9 +76,10 @@ async fn look(context: &Context) -> Result<Converged, ReplicationError> {
         return no("nothing was ever replicated here".to_owned());
     };
     if checkpoint.role == Role::Primary {
-        let key = context.options.checkpoint_key();
-        let reverse = records::checkpoint(&context.source, &source, &key).await?;
-        if reverse.is_some_and(|owner| owner.role == Role::Primary && owner.epoch > checkpoint.epoch) {
+        let (from, to) = prefixes(&context.options.rules);
+        let here = checkpoint.destination_cluster;
+        let owner = records::promoted_over(&context.source, &source, here, (&from, &to)).await?;
+        if owner.is_some_and(|owner| owner.epoch > checkpoint.epoch) {
             return no("the destination is a former owner that was not brought up yet".to_owned());
         }
         return Ok(Converged::Promoted { epoch: checkpoint.epoch });

@@ -35,9 +35,10 @@ impl Context {
         let cluster = &self.destination.cluster;
         let at_source = records::read_all(&self.source, source).await?;
         let at_destination = records::read_all(cluster, destination).await?;
+        let (from, to) = prefixes(&self.options.rules);
         // No stream is excepted: one that was a link of two writers has a record to be deleted first.
-        Link::is_alone("", &prefixes(&self.options.rules).1, &links(cluster, destination).await?)?;
-        let reverse = records::checkpoint(&self.source, source, &self.options.checkpoint_key()).await?;
+        Link::is_alone("", &to, &links(cluster, destination).await?)?;
+        let reverse = records::promoted_over(&self.source, source, destination.cluster, (&from, &to)).await?;
         let checkpoint = match found {
             None => None,
             Some((bytes, _)) => match Checkpoint::decode(bytes) {
@@ -46,7 +47,6 @@ impl Context {
                 Err(_) => return Ok(None),
             },
         };
-        let (from, to) = prefixes(&self.options.rules);
         let view = View {
             source: source.cluster,
             destination: destination.cluster,
@@ -57,21 +57,13 @@ impl Context {
             at_destination: &at_destination,
         };
         let Standing::Returns { epoch, safe } = standing::judge(&view, overwrite)? else { return Ok(None) };
-        let before = records::of(&at_destination, &to);
         let region = self.region_there(source.cluster);
-        if before.is_none_or(|held| held.ownership.cluster != source.cluster || held.ownership.epoch < epoch)
-        {
-            let owner = Ownership::new(region.clone(), source.cluster, epoch, ACTOR, Timestamp::now());
-            let fenced = records::replace(cluster, destination, (&to, before), &owner, None).await?;
-            if fenced.is_none() {
-                let lost = RegionError::Lost { prefix: to.clone(), actor: "somebody".to_owned(), epoch };
-                return Err(lost.into());
-            }
-        }
+        self.fence(source, destination, epoch).await?;
         tracing::warn!(prefix = to, owner = %region, epoch, "a former owner returns; it is fenced");
         // As of after the fence.
         let (source, destination) = (self.source.connect().await?, cluster.connect().await?);
-        match Box::pin(self.export(&source, &destination, safe, epoch)).await? {
+        let name = format!("divergent-{}-{epoch}-{}", self.options.stream, destination.cluster);
+        match Box::pin(self.export(&source, &destination, Some(safe), name)).await? {
             None => tracing::info!(after = safe.0, "it has nothing that the owner has not"),
             Some(tail) => tracing::warn!(
                 after = safe.0,
@@ -81,6 +73,46 @@ impl Context {
             ),
         }
         Ok(Some(epoch))
+    }
+
+    /// Before an operator has the destination overwritten: from now on its own writers are refused, and what it has and the source
+    /// has not, or has with another value, is saved.
+    pub(crate) async fn save_overwritten(
+        &self,
+        source: &Member,
+        destination: &Member,
+        epoch: u64,
+    ) -> Result<(), ReplicationError> {
+        self.fence(source, destination, epoch).await?;
+        let (source, destination) = (self.source.connect().await?, self.destination.cluster.connect().await?);
+        let name = format!("overwritten-{}-{}", self.options.stream, destination.cluster);
+        if let Some(saved) = Box::pin(self.export(&source, &destination, None, name)).await? {
+            let file = saved.path.display().to_string();
+            tracing::warn!(
+                keys = saved.keys,
+                file,
+                "the destination is overwritten, as asked; what it has is saved"
+            );
+        }
+        Ok(())
+    }
+
+    /// Has the destination's record name the source, at this epoch or a later one.
+    async fn fence(&self, source: &Member, destination: &Member, epoch: u64) -> Result<(), ReplicationError> {
+        let (cluster, to) = (&self.destination.cluster, prefixes(&self.options.rules).1);
+        let all = records::read_all(cluster, destination).await?;
+        let before = records::of(&all, &to);
+        let known = before.map(|held| (held.ownership.cluster, held.ownership.epoch));
+        if known.is_some_and(|(owner, since)| owner == source.cluster && since >= epoch) {
+            return Ok(());
+        }
+        let taken = known.map_or(0, |(owner, since)| since + u64::from(owner != source.cluster));
+        let (region, epoch) = (self.region_there(source.cluster), epoch.max(taken));
+        let owner = Ownership::new(region, source.cluster, epoch, ACTOR, Timestamp::now());
+        match records::replace(cluster, destination, (&to, before), &owner, None).await? {
+            Some(_) => Ok(()),
+            None => Err(RegionError::Lost { prefix: to, actor: "somebody".to_owned(), epoch }.into()),
+        }
     }
 
     /// Has the destination's record say whose the prefix is, and makes sure that the source does not say the same of us: of two

@@ -1,5 +1,6 @@
 //! What only a returning region has: everything that it took in after the last revision that the new owner knows, key by key, with
-//! both values. Saved in a file before anything there is overwritten; never dropped, never merged by guess.
+//! both values. Saved in a file before anything there is overwritten; never dropped, never merged by guess. The same for what a
+//! destination holds that an operator has overwritten.
 //!
 //! The file is a line of JSON for each key. `here` is what the returning region has, `owner` what the new owner has at that
 //! moment; `null` is no key. Text is a string, other bytes are `{"base64": "..."}`.
@@ -53,13 +54,16 @@ struct Side<'a> {
 // === impl Context ===
 
 impl Context {
-    /// Saves what the destination changed after its revision `safe` and the source does not have. `None` when that is nothing.
+    /// Saves what the destination changed after its revision `safe`, or, without one, whatever it has, where the source does not have
+    /// the same. `None` when that is nothing.
+    ///
+    /// An etcd that has not come as far as `safe` was rebuilt or restored since, and what it knew then is forgotten.
     pub(super) async fn export(
         &self,
         source: &Member,
         destination: &Member,
-        safe: Revision,
-        epoch: u64,
+        safe: Option<Revision>,
+        name: String,
     ) -> Result<Option<Exported>, ReplicationError> {
         let (rules, cluster, directory) =
             (&self.options.rules, &self.destination.cluster, &self.options.spool);
@@ -67,16 +71,25 @@ impl Context {
         let at = |revision| Listing::start(cluster, destination, rules.destination_prefix(), revision);
         let mut owner = Side::begin(rules, of_owner, true).await?;
         let mut here = Side::begin(rules, at(destination.head), false).await?;
-        let mut before = unless_compacted(Side::begin(rules, at(safe), false).await)?;
-        let name = format!("divergent-{}-{epoch}-{}", self.options.stream, destination.cluster);
+        let known = safe.filter(|safe| *safe <= destination.head);
+        let mut before = match known {
+            Some(safe) => unless_compacted(Side::begin(rules, at(safe), false).await)?,
+            None => None,
+        };
+        let since = known.unwrap_or(Revision(0));
         let failed = |error: std::io::Error| RegionError::Export {
             path: directory.join(&name).display().to_string(),
             why: error.to_string(),
         };
         let mut draft: Option<Draft> = None;
         loop {
-            let known = before.as_ref().map_or(Before::Forgotten, |side| Before::Known(side.next.as_ref()));
-            let Some((key, diverged)) = judge(here.next.as_ref(), owner.next.as_ref(), known, safe) else {
+            let known = match &before {
+                Some(side) => Before::Known(side.next.as_ref()),
+                None if safe.is_some() => Before::Forgotten,
+                // What is not here is not overwritten.
+                None => Before::Known(None),
+            };
+            let Some((key, diverged)) = judge(here.next.as_ref(), owner.next.as_ref(), known, since) else {
                 break;
             };
             let (ours, theirs) = (here.take(&key).await?, owner.take(&key).await?);

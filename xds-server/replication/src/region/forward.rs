@@ -183,7 +183,7 @@ impl Context {
                         self.orphans(&attempt.changes).await?;
                         let answer = self.destination.commit(&attempt).await;
                         if let Answer::Failed(error) | Answer::Unknown(error) = &answer
-                            && !ReplicationError::Etcd(error.clone()).is_transient()
+                            && self.gives_up(error)
                         {
                             return Err(error.clone().into());
                         }

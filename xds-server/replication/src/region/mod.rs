@@ -5,8 +5,12 @@
 //!
 //! Each region's etcd says who owns a prefix *as far as it knows*, under [`own::key`]: a region, the cluster ID of its etcd, and an
 //! epoch that only grows. Whoever writes under the prefix (our own commands do) compares that record in the same transaction; a
-//! record that names another cluster refuses the write, and no record at all means that nobody replicates here. So an etcd
-//! restored from a snapshot, which has another cluster ID, owns nothing until an operator says so.
+//! record that names another cluster refuses the write, and no record at all means that nobody replicates here.
+//!
+//! etcd makes that ID of its members' peer URLs and `--initial-cluster-token`, at its birth: two that were made alike have the
+//! same, and none of the records would tell them apart. Two such etcds are refused, here and by the replicators. An etcd restored
+//! from a snapshot has the ID of the flags that it was restored with, and so it may be its former self at an earlier moment:
+//! that is found out by what it does not know any more ([`crate::witness`]), and not by its ID.
 //!
 //! The destination's checkpoint is the second record, and the fence of the replicators: it is changed in the same transaction as
 //! the first. Epochs order what two etcds say about the same prefix.
@@ -28,6 +32,7 @@
 //! Nothing of this is remembered by the program that does it: each step is decided from what both etcds say, and is one
 //! transaction that compares what it was decided from. Killed at any step and run again, it goes on where it was.
 
+mod abort;
 mod converge;
 mod enter;
 mod export;
@@ -35,10 +40,11 @@ mod forward;
 pub mod own;
 pub mod plan;
 mod promote;
-mod records;
+pub(crate) mod records;
 pub mod standing;
 mod tail;
 
+pub use abort::{Aborted, abort};
 pub use converge::{Converged, converge};
 pub use own::{Ownership, Region};
 pub use promote::{Assessment, Estimate, Promoted, assess, demote, promote};
@@ -75,6 +81,28 @@ pub enum RegionError {
         known: crate::checkpoint::ClusterId,
         /// Who answers.
         found: crate::checkpoint::ClusterId,
+    },
+    /// Nothing tells the two etcds apart.
+    #[error(
+        "tell the two etcds apart: both are cluster {id}. etcd makes that ID of the members' peer URLs and --initial-cluster-token, and an \
+             owner is known by it. Give each region a token of its own when its etcd is made (`--initial-cluster-token west`); one that is there \
+             gets another ID by `etcdutl snapshot restore --initial-cluster-token ...`. Nothing was changed"
+    )]
+    Alike {
+        /// The ID of both.
+        id: crate::checkpoint::ClusterId,
+    },
+    /// The source lost what the destination has of it.
+    #[error(
+        "drain the source: it is at revision {head}, and the destination holds revision {known} of it. It was rebuilt or restored, and to drain \
+             it would take from the destination what the source has lost. Nothing was changed. Stop that etcd, and run this again: the \
+             destination is promoted without it"
+    )]
+    SourceWentBack {
+        /// Its revision.
+        head: crate::revision::Revision,
+        /// What it once had.
+        known: crate::revision::Revision,
     },
     /// A third region has it, or is getting it.
     #[error(
@@ -126,11 +154,31 @@ pub enum RegionError {
     },
     /// Nobody was promoted.
     #[error(
-        "demote the source: the destination was not promoted (epoch {epoch}); `zonebreak replicate promote` does both"
+        "demote the source: the destination was not promoted (epoch {epoch}); `zonebreak replicate promote` does both, and with \
+             --abort it takes back a promotion that did not come to its end"
     )]
     NotPromoted {
         /// Its epoch.
         epoch: u64,
+    },
+    /// It came to its end.
+    #[error(
+        "take the promotion back: it came to its end, and the destination is the owner (epoch {epoch}). To move the owner back without \
+             loss, replicate from there to here and promote in that direction"
+    )]
+    Completed {
+        /// Since this epoch.
+        epoch: u64,
+    },
+    /// A promotion that still runs cannot be told that it was taken back.
+    #[error(
+        "take the promotion back: the destination takes no writes, and a promotion that still runs could take it afterwards, so that there \
+             would be two owners ({why}). Nothing was changed. Make sure that no `zonebreak replicate promote` runs anywhere, and run this \
+             with --yes"
+    )]
+    DestinationSilent {
+        /// Why.
+        why: String,
     },
     /// The two directions overlap.
     #[error(
@@ -191,6 +239,14 @@ impl From<RegionError> for ReplicationError {
     fn from(error: RegionError) -> Self {
         Self::Region(Box::new(error))
     }
+}
+
+/// Makes sure that the IDs by which owners are known are two.
+pub(crate) fn tell_apart(
+    source: crate::checkpoint::ClusterId,
+    destination: crate::checkpoint::ClusterId,
+) -> Result<(), RegionError> {
+    if source == destination { Err(RegionError::Alike { id: source }) } else { Ok(()) }
 }
 
 /// Whether an etcd does not let us see something, which some users may not.

@@ -14,6 +14,9 @@
 //!
 //! Why nothing is lost when the source answers: whoever compares the record in its transaction cannot write after the
 //! fence's revision, and everything up to that revision is at the destination before it is taken.
+//!
+//! A fence is put up only after the destination has taken a write of ours: while it stands, nobody may write. What it takes to put
+//! it down again is in [`super::abort()`].
 
 use super::{
     RegionError,
@@ -126,12 +129,13 @@ pub fn next(seen: &Seen, prefix: &str) -> Result<Step, RegionError> {
             }
         }
         SourceSeen::Silent(_) if checkpoint.role == Role::Primary => Ok(Step::Done),
-        // Everything up to the fence is here already: that the source fell silent since changes nothing.
+        // Everything up to the fence is here already: that the source fell silent since changes nothing. Unless somebody took the
+        // fence back, who says so here by a later epoch.
         SourceSeen::Silent(why) => match seen.drained {
-            Some((_, epoch)) => Ok(Step::Take(epoch)),
-            None if !seen.given_up => Err(RegionError::SourceSilent { why: why.clone() }),
-            None if !seen.forwarded => Ok(Step::Forward),
-            None => Ok(Step::Take(latest.saturating_add(1))),
+            Some((_, epoch)) if epoch > latest => Ok(Step::Take(epoch)),
+            _ if !seen.given_up => Err(RegionError::SourceSilent { why: why.clone() }),
+            _ if !seen.forwarded => Ok(Step::Forward),
+            _ => Ok(Step::Take(latest.saturating_add(1))),
         },
     }
 }

@@ -124,6 +124,9 @@ pub async fn assess(options: ReplicationOptions) -> Result<Assessment, Replicati
     };
     has_one_owner(&context, &checkpoint)?;
     let here = context.destination.member().await?;
+    if let Ok(source) = &source {
+        super::tell_apart(source.cluster, here.cluster)?;
+    }
     let age_ms = now_ms().saturating_sub(checkpoint.source_ms);
     let known = super::forward::survey(&context.options, &checkpoint).unwrap_or_default();
     let lost = known
@@ -217,7 +220,7 @@ impl Promotion {
         accept_torn: bool,
     ) -> Result<Self, ReplicationError> {
         Ok(Self {
-            context: verify::context(options)?,
+            context: Context { patient: false, ..verify::context(options)? },
             actor: actor.to_owned(),
             id: Uuid::now_v7(),
             given_up,
@@ -287,7 +290,16 @@ impl Promotion {
         let (source, source_seen) = match source {
             Err(error @ EtcdError::Unreachable { .. }) => (None, SourceSeen::Silent(error.to_string())),
             Err(error) => return Err(error.into()),
-            Ok(member) => {
+            Ok(mut member) => {
+                super::tell_apart(member.cluster, here.cluster)?;
+                let known = checkpoint.source_revision;
+                if checkpoint.role == Role::Replica && member.head < known {
+                    // A replicator may have brought more since the source was asked.
+                    member = context.source.connect().await?;
+                    if member.head < known {
+                        return Err(RegionError::SourceWentBack { head: member.head, known }.into());
+                    }
+                }
                 let own = records::read_all(&context.source, &member).await?;
                 let own = records::of(&own, &from).cloned();
                 let seen = SourceSeen::Answers { cluster: member.cluster, own };
@@ -325,6 +337,10 @@ impl Promotion {
         seen: &Seen,
     ) -> Result<bool, ReplicationError> {
         let SourceSeen::Answers { own, .. } = &seen.source else { return Ok(false) };
+        if seen.checkpoint.role == Role::Replica {
+            // From the fence on nobody may write: the destination must be known to take what comes after it.
+            self.claim().await?;
+        }
         let (becomes, from) = (self.owner(here, epoch), self.prefixes().0);
         let fenced =
             records::replace(&self.context.source, source, (&from, own.as_ref()), &becomes, None).await?;
@@ -405,8 +421,13 @@ impl Promotion {
             self.forwarded = false;
             return Ok(false);
         };
-        let becomes =
-            Checkpoint { role: Role::Primary, epoch, write: checkpoint.write.wrapping_add(1), ..checkpoint };
+        let becomes = Checkpoint {
+            role: Role::Primary,
+            epoch,
+            write: checkpoint.write.wrapping_add(1),
+            torn: None,
+            ..checkpoint
+        };
         let (owner, to) = (self.owner(here, epoch), self.prefixes().1);
         let key = self.context.options.checkpoint_key();
         let with = Some((key.as_str(), at, Some(becomes.encode())));

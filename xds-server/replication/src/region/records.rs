@@ -7,9 +7,10 @@ use super::{
     own::{self, Held, Ownership},
 };
 use crate::{
-    checkpoint::Checkpoint,
-    client::{Cluster, EtcdError, Member},
+    checkpoint::{Checkpoint, ClusterId, Role},
+    client::{Cluster, EtcdError, Member, after_prefix},
     error::ReplicationError,
+    options::RESERVED,
     pipeline::Found,
 };
 
@@ -30,17 +31,40 @@ pub(super) async fn read_all(cluster: &Cluster, member: &Member) -> Result<Vec<H
     answer.kvs().iter().map(decode).collect()
 }
 
-/// The checkpoint of a stream in an etcd that need not be the destination.
-pub(super) async fn checkpoint(
+/// The checkpoint by which the source was promoted over `here`, with these prefixes of the source and of `here`, whatever the stream
+/// was called; the latest, if there are several. Some users may not read those of the source; to them there is none.
+pub(super) async fn promoted_over(
+    source: &Cluster,
+    member: &Member,
+    here: ClusterId,
+    (from, to): (&str, &str),
+) -> Result<Option<Checkpoint>, ReplicationError> {
+    let options = GetOptions::new().with_range(own::root());
+    // The streams' keys, before and after those of the owners.
+    let (mut found, after) = (Vec::new(), after_prefix(own::root().as_bytes()));
+    let rest = GetOptions::new().with_range(after_prefix(RESERVED.as_bytes()));
+    for (start, options) in [(RESERVED.as_bytes().to_vec(), options), (after, rest)] {
+        match source.ask(member.kv().get(start, Some(options))).await {
+            Err(error) if denied(&error) => return Ok(None),
+            other => found.extend(other?.take_kvs()),
+        }
+    }
+    let promoted = found.iter().filter_map(|kv| Checkpoint::decode(kv.value()).ok()).filter(|known| {
+        known.role == Role::Primary
+            && known.source_cluster == here
+            && (known.prefixes.0.as_str(), known.prefixes.1.as_str()) == (to, from)
+    });
+    Ok(promoted.max_by_key(|known| known.epoch))
+}
+
+/// What an etcd says about the owner of a prefix.
+pub(crate) async fn owner(
     cluster: &Cluster,
     member: &Member,
-    key: &str,
-) -> Result<Option<Checkpoint>, ReplicationError> {
-    let answer = match cluster.ask(member.kv().get(key, None)).await {
-        Err(error) if denied(&error) => return Ok(None),
-        other => other?,
-    };
-    Ok(answer.kvs().first().map(|kv| Checkpoint::decode(kv.value())).transpose()?)
+    prefix: &str,
+) -> Result<Option<Ownership>, ReplicationError> {
+    let all = read_all(cluster, member).await?;
+    Ok(of(&all, prefix).map(|held| held.ownership.clone()))
 }
 
 /// The record of exactly this prefix.

@@ -21,7 +21,7 @@ pub struct View<'a> {
     pub prefixes: (&'a str, &'a str),
     /// The destination's checkpoint.
     pub checkpoint: Option<&'a Checkpoint>,
-    /// The source's checkpoint of the same stream: it has one when it was a destination once.
+    /// The source's checkpoint of the other direction: it has one when it was a destination once.
     pub reverse: Option<&'a Checkpoint>,
     /// The source's records.
     pub at_source: &'a [Held],

@@ -135,7 +135,7 @@ pub fn stretches(history: Option<&History>) -> Result<Vec<Stretch>, SnapshotErro
     let Some(history) = history else { return Ok(Vec::new()) };
     let begin = history.begins_after;
     let mut all = vec![Stretch { after: begin, through: begin, through_ms: 0 }];
-    let mut reader = history.reader(Revision(0));
+    let mut reader = history.reader(begin);
     while let Some(entry) = reader.read()? {
         match (entry, all.last_mut()) {
             (Entry::Revision(source), Some(last)) => {
@@ -243,7 +243,8 @@ pub fn find(
         }
     };
     let mut moment = of_snapshot(listed)?;
-    if let Some(history) = history {
+    // A snapshot from before the log begins is a moment of its own: nothing is known of what came after it.
+    if let Some(history) = history.filter(|log| log.begins_after <= moment.revision) {
         moment.replay(history, target)?;
     }
     Ok(moment)

@@ -118,6 +118,20 @@ pub enum SpoolError {
         /// Whose should be.
         wanted: ClusterId,
     },
+    /// What is asked for was dropped.
+    #[error(
+        "read the spool {} from revision {after} on: it begins after revision {begins}, and what was before that was dropped for \
+         want of room. Try again; where that does not help, replicate.spool_mib is too small for what is asked of it",
+        directory.display()
+    )]
+    Forgotten {
+        /// The spool.
+        directory: PathBuf,
+        /// The revision after which it was to be read.
+        after: Revision,
+        /// The one after which it begins.
+        begins: Revision,
+    },
     /// No room, and nothing that may go.
     #[error("take in more changes: the spool is full ({bytes} bytes) and the destination needs all of it")]
     Full {

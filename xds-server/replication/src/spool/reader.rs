@@ -75,7 +75,7 @@ impl Reader {
     /// The next entry, or `None` when all that is safe has been read.
     ///
     /// # Errors
-    /// When the log is damaged, or the disk fails.
+    /// When the log is damaged, begins after what is asked for, or the disk fails.
     pub fn read(&mut self) -> Result<Option<Entry>, SpoolError> {
         loop {
             let tail = *self.tail.borrow_and_update();
@@ -116,19 +116,22 @@ impl Reader {
         self.at.as_ref().map(|place| FramePlace { log: Arc::clone(&place.log), offset: place.began })
     }
 
-    /// The segment in which the entry after `after` is, or the first there is.
+    /// The segment in which the entry after `after` is. A log that begins later has not that entry, and says so: to go on with the
+    /// first that there is would pass over history.
     fn seek(&self) -> Result<Place, SpoolError> {
-        let numbers = segment::list(&self.directory)?;
-        let mut found = None;
-        for number in numbers.iter().rev() {
-            let (place, header) = Place::open_with_header(&self.directory, *number)?;
-            let before = header.after <= self.after;
-            found = Some(place);
-            if before {
-                break;
+        let directory = self.directory.clone();
+        let mut begins = None;
+        for number in segment::list(&self.directory)?.into_iter().rev() {
+            let (place, header) = Place::open_with_header(&self.directory, number)?;
+            if header.after <= self.after {
+                return Ok(place);
             }
+            begins = Some(header.after);
         }
-        found.ok_or(SpoolError::Missing { directory: self.directory.clone(), segment: 1 })
+        Err(match begins {
+            Some(begins) => SpoolError::Forgotten { directory, after: self.after, begins },
+            None => SpoolError::Missing { directory, segment: 1 },
+        })
     }
 }
 

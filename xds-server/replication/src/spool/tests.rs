@@ -176,6 +176,26 @@ fn a_full_spool_takes_nothing_more_until_the_destination_has_what_is_in_it() {
     assert!(spool.begins_after() > Revision(0));
 }
 
+/// What was dropped is not passed over: neither by a reader that begins there, nor by one that was overtaken.
+#[test]
+fn a_reader_of_what_was_dropped_is_told_so() {
+    let directory = TempDir::new().unwrap();
+    let (mut spool, _) = Spool::open(options(&directory, 3), CLUSTER).unwrap();
+    let mut early = spool.reader(Revision(0));
+    for at in 1..=60 {
+        spool.release(Revision(at - 1));
+        spool.append(&[revision(at, 300)]).unwrap();
+    }
+    let begins = spool.begins_after();
+    assert!(begins > Revision(0));
+    for reader in [&mut early, &mut spool.reader(Revision(begins.0 - 1))] {
+        let error = reader.read().unwrap_err();
+        assert!(matches!(error, SpoolError::Forgotten { begins: at, .. } if at == begins), "{error}");
+    }
+    let rest = read_after(&spool, begins.0);
+    assert_eq!(rest.first().map(Entry::revision), Some(begins.next()));
+}
+
 #[test]
 fn two_replicators_never_share_a_spool() {
     let directory = TempDir::new().unwrap();

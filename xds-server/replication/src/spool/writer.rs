@@ -112,6 +112,11 @@ impl Spool {
         Reader::new(self.options.directory.clone(), after, self.follow())
     }
 
+    /// A reader of its last segment, from the beginning of that.
+    pub(crate) fn recent(&self) -> Reader {
+        self.reader(self.segments.back().map_or(Revision(0), |last| last.header.after))
+    }
+
     /// The destination has everything up to this revision: it may be dropped when room is needed.
     pub fn release(&mut self, through: Revision) {
         self.released = self.released.max(through);

@@ -1,5 +1,6 @@
 //! Replication between real etcds: what the guarantees say, each with the failure that would break it.
 
+mod abort;
 mod alone;
 mod bounds;
 mod clusters;
@@ -10,6 +11,7 @@ mod links;
 mod overlap;
 mod region;
 mod resync;
+mod rollback;
 mod secure;
 mod snapshots;
 mod states;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp};
 use zonebreak_replication::{
     ClusterOptions, RESERVED, ReplicationError, ReplicationOptions,
-    checkpoint::Role,
+    checkpoint::{Role, Torn},
     region::{self, Converged, Ownership, Region, RegionError, own},
 };
 
@@ -325,4 +325,111 @@ async fn keys_that_the_rules_leave_out_hide_no_delete_and_delay_nothing() {
         put(&mut source, &format!("/app/own/c{key}"), "1").await;
     }
     assert!(matches!(converged().await, Converged::No { .. }), "however many came beside it");
+}
+
+/// West is given up and east promoted; west takes in what nobody else has, and may be rebuilt before.
+async fn divided(pair: &mut Pair, rebuilt: bool) -> ReplicationOptions {
+    let options = named(pair);
+    let mut west = pair.from().await;
+    for key in 0..10 {
+        put(&mut west, &format!("/app/{key}"), "1").await;
+    }
+    let replicator = Running::start(options.clone());
+    replicator.streams().await;
+    pair.equal().await;
+    replicator.stop().await;
+    pair.source.kill();
+    region::promote(options.clone(), "eve", true, false).await.unwrap();
+    if rebuilt {
+        std::fs::remove_dir_all(pair.lab.path().join("source.data")).unwrap();
+    }
+    pair.source.restart().await.unwrap();
+    put(&mut pair.from().await, "/app/only-west", "1").await;
+    options
+}
+
+/// The lines of the one file in a spool that begins so.
+fn saved(options: &ReplicationOptions, begins: &str) -> Vec<serde_json::Value> {
+    let names = std::fs::read_dir(&options.spool).unwrap().map(|file| file.unwrap().path());
+    let names: Vec<_> = names
+        .filter(|path| path.extension().is_some_and(|end| end == "jsonl"))
+        .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(begins))
+        .collect();
+    assert_eq!(names.len(), 1, "{names:?}");
+    let text = std::fs::read_to_string(&names[0]).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_former_owner_is_known_whatever_the_other_direction_is_called() {
+    let mut pair = Pair::start().await;
+    let mut back = reversed(&divided(&mut pair, false).await, "back");
+    back.stream = "back".to_owned();
+    let replicator = Running::start(back.clone());
+    replicator.streams().await;
+    let tail = saved(&back, "divergent-back-2-");
+    assert_eq!((tail.len(), &tail[0]["key"]), (1, &"/app/only-west".into()), "{tail:?}");
+    assert_eq!(list(&mut pair.from().await, PREFIX).await, list(&mut pair.to().await, PREFIX).await);
+    replicator.stop().await;
+}
+
+/// Its revision is behind the last one that the owner knows of it: whatever it has is its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_former_owner_that_was_rebuilt_returns_and_all_that_it_has_is_saved() {
+    let mut pair = Pair::start().await;
+    let back = reversed(&divided(&mut pair, true).await, "back");
+    let replicator = Running::start(back.clone());
+    replicator.streams().await;
+    let tail = saved(&back, "divergent-test-2-");
+    assert!(tail.iter().any(|line| line["key"] == "/app/only-west" && line["here"] == "1"), "{tail:?}");
+    assert_eq!(tail.len(), 11, "deleted there, or forgotten: nobody can tell");
+    assert_eq!(list(&mut pair.from().await, PREFIX).await.len(), 10);
+    replicator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_overwritten_because_an_operator_said_so_is_saved_first() {
+    let pair = Pair::start().await;
+    let (mut west, mut east) = (pair.from().await, pair.to().await);
+    put(&mut west, "/app/same", "1").await;
+    put(&mut west, "/app/other", "west's").await;
+    put(&mut west, "/app/only-west", "1").await;
+    for (key, value) in [("/app/same", "1"), ("/app/other", "east's"), ("/app/only-east", "1")] {
+        put(&mut east, key, value).await;
+    }
+    let options = ReplicationOptions { overwrite: true, ..named(&pair) };
+    let replicator = Running::start(options.clone());
+    replicator.streams().await;
+    pair.equal().await;
+    let lost = saved(&options, "overwritten-test-");
+    let keys: Vec<_> = lost.iter().map(|line| line["key"].as_str().unwrap()).collect();
+    assert_eq!(keys, ["/app/only-east", "/app/other"]);
+    assert_eq!((&lost[1]["here"], &lost[1]["owner"]), (&"east's".into(), &"west's".into()));
+    replicator.stop().await;
+    // A second time there is nothing to lose.
+    let replicator = Running::start(options.clone());
+    replicator.streams().await;
+    assert_eq!(saved(&options, "overwritten-test-").len(), 2);
+    replicator.stop().await;
+}
+
+/// Better a mixture of two revisions than none, said the operator; as an owner it is between nothing any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torn_destination_that_is_accepted_is_a_whole_owner() {
+    let mut pair = Pair::start().await;
+    let options = pair.options();
+    put(&mut pair.from().await, "/app/a", "1").await;
+    let replicator = Running::start(options.clone());
+    replicator.streams().await;
+    pair.equal().await;
+    replicator.stop().await;
+    let mut known = pair.checkpoint().await.unwrap();
+    known.torn = Some(Torn::Aligning { revision: known.source_revision.next() });
+    pair.to().await.put(options.checkpoint_key(), known.encode(), None).await.unwrap();
+    pair.source.kill();
+    let error = region::promote(options.clone(), "eve", true, false).await.unwrap_err().to_string();
+    assert!(error.contains("--accept-torn"), "{error}");
+    region::promote(options, "eve", true, true).await.unwrap();
+    let known = pair.checkpoint().await.unwrap();
+    assert_eq!((known.role, known.torn), (Role::Primary, None));
 }

@@ -3,7 +3,7 @@
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
-use zonebreak_replication::region::{self, Assessment, Estimate, Promoted};
+use zonebreak_replication::region::{self, Aborted, Assessment, Estimate, Promoted};
 
 use super::{StreamArgs, failure};
 use crate::{
@@ -23,9 +23,12 @@ pub struct PromoteArgs {
     /// Directory of the change log: what it has more than the destination is written there first, when the source is gone.
     #[arg(long, value_name = "DIR")]
     spool: Option<String>,
-    /// Give up a source that does not answer, without asking.
+    /// Give up a source that does not answer, without asking; with --abort, a destination that takes no writes.
     #[arg(long)]
     yes: bool,
+    /// Take back a promotion that fenced the source and did not come to its end: the source is the owner again.
+    #[arg(long, conflicts_with_all = ["spool", "accept_torn"])]
+    abort: bool,
     /// Promote a destination between two revisions, which the spool cannot complete.
     #[arg(long)]
     accept_torn: bool,
@@ -58,6 +61,11 @@ pub async fn promote(args: PromoteArgs) -> Outcome {
         args.spool.clone().map(|value| Override { flag: "--spool", path: "replicate.spool_dir", value });
     let config = args.stream.load(spool.into_iter().collect())?;
     let options = config.replicate.options().map_err(Failure::usage)?;
+    if args.abort {
+        let aborted = region::abort(options, &args.who.actor(), args.yes).await.map_err(failure)?;
+        args.output.print(&aborted, |_| taken_back(&aborted))?;
+        return Ok(Exit::Ok);
+    }
     let assessed = region::assess(options.clone()).await.map_err(failure)?;
     let given_up = match &assessed.source_error {
         Some(why) if !assessed.promoted => {
@@ -140,6 +148,19 @@ fn agree(assessed: &Assessment) -> Result<(), Failure> {
         Ok(_) if answer.trim() == "yes" => Ok(()),
         _ => Err(refused("the answer was not yes")),
     }
+}
+
+fn taken_back(aborted: &Aborted) -> String {
+    let Aborted { prefix, region, epoch, already, destination_told } = aborted;
+    let mut out = format!(
+        "owner        region {region} of {prefix:?}, epoch {epoch}{}\n",
+        if *already { ", as before" } else { "" }
+    );
+    if !already {
+        let told = if *destination_told { "knows of it" } else { "NOT TOLD: it takes no writes" };
+        out += &format!("destination  {told}\n");
+    }
+    out
 }
 
 fn table(promoted: &Promoted) -> String {

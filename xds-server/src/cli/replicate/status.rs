@@ -7,7 +7,7 @@ use zonebreak_core::units::Millis;
 use zonebreak_replication::{
     ReplicationOptions,
     checkpoint::{Role, Torn},
-    region::{self, Converged},
+    region::{self, Converged, Ownership},
     verify::{self, Status},
 };
 
@@ -75,12 +75,31 @@ async fn converged(options: &ReplicationOptions, timeout: Duration) -> Result<()
     }
 }
 
+/// Who owns the prefix, as each side says. A source that was never fenced has no record.
+fn owners(status: &Status) -> String {
+    let say = |owner: &Option<Ownership>| match owner {
+        Some(Ownership { region, epoch, actor, since, .. }) => {
+            format!("region {region}, epoch {epoch}, by {actor} at {since:.0}")
+        }
+        None => "no record".to_owned(),
+    };
+    let (source, destination) = (&status.owner_at_source, &status.owner_at_destination);
+    match (source, destination) {
+        (None, None) => String::new(),
+        _ => {
+            format!("owner        {} (by the source)\n", say(source))
+                + &format!("             {} (by the destination)\n", say(destination))
+        }
+    }
+}
+
 fn table(status: &Status) -> String {
     let mut out = format!("stream       {}\n", status.stream);
     match (&status.source_head, &status.source_error) {
         (Some(head), _) => out += &format!("source       revision {head}\n"),
         (None, why) => out += &format!("source       NO ANSWER: {}\n", why.as_deref().unwrap_or("-")),
     }
+    out += &owners(status);
     let Some(checkpoint) = &status.checkpoint else {
         return out + "destination  no checkpoint: nothing was ever replicated here\n";
     };

@@ -1,5 +1,5 @@
 //! Two promoters of one destination in a model of both etcds: every step is one transaction that compares what it was decided
-//! from, in any order, killed and started again anywhere.
+//! from, in any order, killed and started again anywhere; and somebody who takes their fences back.
 
 use jiff::Timestamp;
 use proptest::prelude::*;
@@ -81,7 +81,11 @@ impl World {
     }
 
     fn held(epoch: u64, mod_revision: i64) -> Held {
-        let ownership = Ownership::new(Region::of_cluster(HERE), HERE, epoch, "eve", Timestamp::UNIX_EPOCH);
+        Self::held_by(HERE, epoch, mod_revision)
+    }
+
+    fn held_by(owner: ClusterId, epoch: u64, mod_revision: i64) -> Held {
+        let ownership = Ownership::new(Region::of_cluster(owner), owner, epoch, "eve", Timestamp::UNIX_EPOCH);
         Held { prefix: PREFIX.to_owned(), ownership, mod_revision }
     }
 
@@ -125,6 +129,10 @@ impl World {
 #[derive(Debug, Clone, Copy)]
 enum Move {
     Write,
+    /// Whoever takes a fence back has the destination know of a later epoch,
+    Tell,
+    /// and then gives the source its prefix.
+    Return,
     Look(usize),
     Act(usize),
     Kill(usize),
@@ -139,6 +147,8 @@ fn moves(planned: bool) -> impl Strategy<Value = Vec<Move>> {
         6 => (0_usize..2).prop_map(Move::Look),
         6 => (0_usize..2).prop_map(Move::Act),
         1 => (0_usize..2).prop_map(Move::Kill),
+        1 => Just(Move::Tell),
+        1 => Just(Move::Return),
         1 => Just(Move::SourceDies),
         1 => Just(Move::SourceReturns),
         1 => (0_usize..2).prop_map(Move::GiveUp),
@@ -151,6 +161,8 @@ fn moves(planned: bool) -> impl Strategy<Value = Vec<Move>> {
 
 fn play(world: &mut World, moves: &[Move], mut check: impl FnMut(&World)) {
     let mut promoters = [Promoter::default(), Promoter::default()];
+    // The fence that is being taken back, and the epoch that the destination was told.
+    let mut told: Option<(i64, u64)> = None;
     for each in moves {
         match *each {
             Move::Write if world.source_up && world.source_admits() => {
@@ -158,6 +170,26 @@ fn play(world: &mut World, moves: &[Move], mut check: impl FnMut(&World)) {
                 world.admitted.push(world.source);
             }
             Move::Write => {}
+            Move::Tell => {
+                if let Some(held) = &world.own_source
+                    && (world.source_up, held.ownership.cluster) == (true, HERE)
+                    && world.checkpoint.role == Role::Replica
+                {
+                    world.checkpoint.epoch = world.checkpoint.epoch.max(held.ownership.epoch) + 1;
+                    world.at += 1;
+                    world.fence = world.at;
+                    told = Some((held.mod_revision, world.checkpoint.epoch));
+                }
+            }
+            Move::Return => {
+                if let Some((fence, epoch)) = told.take()
+                    && world.source_up
+                    && world.own_source.as_ref().is_some_and(|held| held.mod_revision == fence)
+                {
+                    world.source += 1;
+                    world.own_source = Some(World::held_by(SOURCE, epoch, world.source));
+                }
+            }
             Move::Look(who) => promoters[who].seen = Some((world.look(&promoters[who]), world.fence)),
             Move::Act(who) => {
                 if let Some((seen, fence)) = promoters[who].seen.take()

@@ -1,0 +1,251 @@
+//! Somebody puts back what was there before: the destination's data, the change log, the source. Each is found out, and nothing
+//! between then and now is taken for known.
+
+use std::{fs, path::Path, time::Duration};
+
+use zonebreak_drill::lab::{Etcd, Lab, Link};
+use zonebreak_replication::{
+    ClusterOptions, ReplicationError, ReplicationOptions,
+    region::{self, RegionError, own},
+    revision::Revision,
+    spool::{Entry, History, MIN_BYTES},
+    verify,
+};
+
+use crate::support::{PREFIX, Pair, Running, list, put, until};
+
+/// The revisions in a log, and how many gaps it names.
+fn logged(pair: &Pair, spool: &str) -> (Vec<i64>, usize) {
+    let log = History::open(pair.spool(spool)).unwrap().unwrap();
+    let mut reader = log.reader(log.begins_after);
+    let (mut revisions, mut gaps) = (Vec::new(), 0);
+    while let Some(entry) = reader.read().unwrap() {
+        match entry {
+            Entry::Revision(source) => revisions.push(source.revision.0),
+            Entry::Gap { .. } => gaps += 1,
+        }
+    }
+    (revisions, gaps)
+}
+
+fn copy(from: &Path, to: &Path) {
+    let _absent = fs::remove_dir_all(to);
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), &to).unwrap();
+        }
+    }
+}
+
+/// Runs until the destination has everything.
+async fn catch_up(pair: &Pair, options: &ReplicationOptions) {
+    let replicator = Running::start(options.clone());
+    replicator.streams().await;
+    pair.equal().await;
+    replicator.stop().await;
+}
+
+/// The log keeps 8 MiB, and what the destination went back to is older than that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_destination_that_went_back_to_before_the_log_begins_is_compared() {
+    let mut pair = Pair::start().await;
+    let mut options = pair.options();
+    options.spool_bytes = MIN_BYTES;
+    let mut source = pair.from().await;
+    put(&mut source, "/app/a", "1").await;
+    catch_up(&pair, &options).await;
+    let (data, before) = (pair.lab.path().join("destination.data"), pair.lab.path().join("before"));
+    pair.destination.kill();
+    copy(&data, &before);
+    pair.destination.restart().await.unwrap();
+    let replicator = Running::start(options.clone());
+    replicator.streams().await;
+    put(&mut source, "/app/lost", "1").await;
+    source.delete("/app/a", None).await.unwrap();
+    let value = "y".repeat(600_000);
+    for round in 0..14 {
+        put(&mut source, "/app/large", &format!("{round} {value}")).await;
+        pair.equal().await;
+    }
+    replicator.stop().await;
+    let log = History::open(pair.spool("spool")).unwrap().unwrap();
+    pair.destination.kill();
+    copy(&before, &data);
+    pair.destination.restart().await.unwrap();
+    assert!(log.begins_after > pair.checkpoint().await.unwrap().source_revision, "nothing was dropped");
+    let replicator = Running::start(options.clone());
+    replicator.streams().await;
+    assert_eq!(pair.equal().await.len(), 2);
+    assert_eq!(replicator.metrics.resyncs.with_label_values(&["gap"]).get(), 1);
+    pair.prove(options).await;
+    replicator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_lost_its_end_is_given_it_again_by_the_source() {
+    let pair = Pair::start().await;
+    let mut source = pair.from().await;
+    put(&mut source, "/app/first", "1").await;
+    catch_up(&pair, &pair.options()).await;
+    let old = pair.lab.path().join("old");
+    copy(&pair.spool("spool"), &old);
+    let mut all = Vec::new();
+    // The last change was delivered, and then its frame was torn: zeros are all that a disk that lost it has.
+    let replicator = Running::start(pair.options());
+    replicator.streams().await;
+    for key in 0..3 {
+        all.push(put(&mut source, &format!("/app/{key}"), "1").await);
+        pair.equal().await;
+    }
+    replicator.stop().await;
+    assert_eq!(logged(&pair, "spool"), (all.clone(), 1));
+    let segment = pair.spool("spool").join("0000000001.seg");
+    let mut bytes = fs::read(&segment).unwrap();
+    let last = bytes.windows(4).rposition(|word| word == b"ZBRF").unwrap();
+    bytes[last..].fill(0);
+    fs::write(&segment, &bytes).unwrap();
+    assert_eq!(logged(&pair, "spool").0.len(), 2);
+    all.push(put(&mut source, "/app/after", "1").await);
+    catch_up(&pair, &pair.options()).await;
+    assert_eq!(logged(&pair, "spool"), (all.clone(), 1), "a change is missing in the middle");
+    // The machine goes back to what it was an hour ago, its log with it.
+    source.delete("/app/0", None).await.unwrap();
+    all.push(all.last().unwrap() + 1);
+    catch_up(&pair, &pair.options()).await;
+    copy(&old, &pair.spool("spool"));
+    assert_eq!(logged(&pair, "spool"), (Vec::new(), 1));
+    all.push(put(&mut source, "/app/later", "1").await);
+    catch_up(&pair, &pair.options()).await;
+    assert_eq!(logged(&pair, "spool"), (all, 1), "a change is missing in the middle");
+}
+
+/// What another holder brought, what a stranger made us compare: none of it is history that the source cannot tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_names_a_gap_only_where_the_source_cannot_fill_it() {
+    let pair = Pair::start().await;
+    let (mut source, mut to) = (pair.from().await, pair.to().await);
+    put(&mut source, "/app/first", "1").await;
+    catch_up(&pair, &pair.options()).await;
+    let mut all = Vec::new();
+    let other = Running::start(pair.options_with_spool("other"));
+    other.streams().await;
+    for key in 0..3 {
+        all.push(put(&mut source, &format!("/app/{key}"), "1").await);
+    }
+    pair.equal().await;
+    other.stop().await;
+    let replicator = Running::start(pair.options());
+    replicator.streams().await;
+    put(&mut to, "/app/0", "a stranger's").await;
+    pair.equal().await;
+    let resyncs = replicator.metrics.resyncs.with_label_values(&["stranger"]);
+    until("both sides to be compared", async || resyncs.get() == 1).await;
+    replicator.streams().await;
+    all.push(put(&mut source, "/app/after", "1").await);
+    pair.equal().await;
+    replicator.stop().await;
+    assert_eq!(logged(&pair, "spool"), (all, 1));
+    // Where it cannot, the gap is named.
+    put(&mut source, "/app/unheard", "1").await;
+    let last = put(&mut source, "/app/compacted", "1").await;
+    source.compact(last, None).await.unwrap();
+    catch_up(&pair, &pair.options()).await;
+    assert_eq!(logged(&pair, "spool").1, 2);
+    let log = History::open(pair.spool("spool")).unwrap().unwrap();
+    assert!(log.through() >= Revision(last));
+    assert_eq!(list(&mut to, "/app/").await.len(), 7);
+}
+
+/// Begins the source anew: empty, and with the cluster ID that it had.
+async fn rebuild_source(pair: &mut Pair) {
+    pair.source.kill();
+    fs::remove_dir_all(pair.lab.path().join("source.data")).unwrap();
+    pair.source.restart().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_was_rebuilt_is_found_out_though_its_id_and_its_revision_give_nothing_away() {
+    let mut pair = Pair::start().await;
+    let mut source = pair.from().await;
+    let link = Link::open(pair.source.address(), Duration::ZERO).await.unwrap();
+    let options = ReplicationOptions { source: ClusterOptions::plain([link.url()]), ..pair.options() };
+    let replicator = Running::start(options.clone());
+    replicator.streams().await;
+    for key in 0..3 {
+        put(&mut source, &format!("/app/{key}"), "1").await;
+    }
+    let before = pair.equal().await;
+    let known = pair.checkpoint().await.unwrap();
+    link.cut();
+    rebuild_source(&mut pair).await;
+    // Not yet where it was: to drain it would empty the destination.
+    let error = region::promote(pair.options(), "eve", false, false).await.unwrap_err();
+    let ReplicationError::Region(error) = error else { panic!("{error}") };
+    assert!(matches!(*error, RegionError::SourceWentBack { .. }), "{error}");
+    let mut source = pair.from().await;
+    put(&mut source, "/app/2", "1").await;
+    while put(&mut source, "/app/new", "1").await <= known.source_revision.0 + 5 {}
+    assert_eq!(known.source_cluster.0, source.status().await.unwrap().header().unwrap().cluster_id());
+    link.mend();
+    let error = replicator.gives_up().await.to_string();
+    assert!(error.contains("it was rebuilt or restored"), "{error}");
+    // Nor at a start, with its history compacted as well.
+    let last = put(&mut source, "/app/new", "1").await;
+    source.compact(last, None).await.unwrap();
+    let error = Running::start(pair.options()).gives_up().await.to_string();
+    assert!(error.contains("it was rebuilt or restored"), "{error}");
+    assert_eq!(list(&mut pair.to().await, PREFIX).await, before, "the last that is left of it");
+    // It is the truth, says an operator.
+    zonebreak_replication::spool::Spool::reset(&pair.spool("spool")).unwrap();
+    let replicator = Running::start(ReplicationOptions { overwrite: true, ..pair.options() });
+    replicator.streams().await;
+    assert_eq!(pair.equal().await.len(), 2);
+    replicator.stop().await;
+}
+
+/// As two regions are that were made from one chart, or two etcds with every flag at its default.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_etcds_with_one_id_are_refused_before_anything_is_written() {
+    let lab = Lab::new().unwrap();
+    let peer = "http://127.0.0.1:2380";
+    let args = |name: &str| {
+        ["--initial-advertise-peer-urls", peer, "--initial-cluster"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain([format!("{name}={peer}")])
+            .collect::<Vec<_>>()
+    };
+    let start = async |name: &'static str| {
+        let args = args(name);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        Etcd::start_with(&lab, name, &args).await.unwrap()
+    };
+    let (source, destination) = (start("source").await, start("destination").await);
+    let pair = Pair { source, destination, lab };
+    let (mut source, mut to) = (pair.from().await, pair.to().await);
+    put(&mut source, "/app/a", "1").await;
+    let error = Running::start(pair.options()).gives_up().await.to_string();
+    assert!(error.contains("--initial-cluster-token"), "{error}");
+    assert!(list(&mut to, "/").await.is_empty(), "nothing was written");
+    // One that was replicated to nevertheless, by a version that did not ask: no fence of it would hold.
+    let (id, of) = (source.status().await.unwrap(), (PREFIX.to_owned(), PREFIX.to_owned()));
+    let id = zonebreak_replication::checkpoint::ClusterId(id.header().unwrap().cluster_id());
+    let known = zonebreak_replication::checkpoint::Checkpoint {
+        source_revision: Revision(2),
+        ..zonebreak_replication::checkpoint::Checkpoint::genesis(id, id, of, uuid::Uuid::nil())
+    };
+    to.put(pair.options().checkpoint_key(), known.encode(), None).await.unwrap();
+    let alike = |error: ReplicationError| {
+        let ReplicationError::Region(error) = error else { panic!("{error}") };
+        assert!(matches!(*error, RegionError::Alike { .. }), "{error}");
+    };
+    alike(region::assess(pair.options()).await.unwrap_err());
+    alike(region::promote(pair.options(), "eve", false, false).await.unwrap_err());
+    alike(verify::verify(pair.options(), 1).await.unwrap_err());
+    assert!(list(&mut source, &own::key(PREFIX)).await.is_empty(), "a fence that is none");
+}
