@@ -177,13 +177,15 @@ impl Downstream {
         flags & flag::NOT_THE_ZONE != 0
     }
 
-    /// Counts a failure of the zone that was chosen, if nobody upstream saw an attempt. Only on the way of a failure: it asks the
-    /// host twice.
+    /// Counts a failure of the zone that was chosen, if nobody upstream saw an attempt. An address shows that one was seen: a retry
+    /// that the budget denies is an overflow as well, in the name of the attempt that it would have followed. Only on the way of
+    /// a failure: it asks the host up to three times.
     fn charge(&self) {
         let Some((service, zone)) = self.service.zip(self.chosen) else { return };
         let flags = host::int_property(&["response", "flags"]).unwrap_or_default().cast_unsigned();
         let attempts = host::int_property(&["upstream", "request_attempt_count"]).unwrap_or_default();
-        if flags & flag::NO_ATTEMPT == 0 || attempts > 1 {
+        let seen = || attempts > 1 || host::property(&["upstream", "address"]).is_some();
+        if flags & flag::NO_ATTEMPT == 0 || seen() {
             return;
         }
         let now = host::now_ns();

@@ -5,8 +5,9 @@
 //! `name;label=value`, which the `stats_tags` in the bootstrap turn into labels.
 
 use zonebreak_core::{
-    engine::{Bump, State, Totals, ZoneStatus},
+    engine::{Bump, State, Swept, Totals, ZoneStatus},
     names::Zone,
+    units::Percent,
 };
 
 use crate::host::Metric;
@@ -117,10 +118,19 @@ impl ServiceMeters {
         }
     }
 
-    /// Adds attempts that should have been answered by now.
-    pub fn overdue(&self, zone: usize, count: u32) {
-        if let Some(metric) = self.zones.get(zone).and_then(|meters| meters.slow) {
-            metric.add(count);
+    /// Adds what became of attempts that are under way.
+    pub fn swept(&self, zone: usize, swept: Swept) {
+        let Some(meters) = self.zones.get(zone) else { return };
+        let counts = [
+            (swept.ok, meters.ok),
+            (swept.slow, meters.slow),
+            (swept.settled, meters.settled),
+            (swept.late, meters.late),
+        ];
+        for (count, metric) in counts {
+            if let Some(metric) = metric {
+                metric.add(count);
+            }
         }
     }
 
@@ -177,6 +187,12 @@ impl ServiceMeters {
         if let Some(metric) = meters.keep {
             metric.set(u64::from(status.keep.permille()));
         }
+    }
+
+    /// Shows zones that nobody looks after any more as closed, with their full share.
+    pub fn rest(&self) {
+        let status = ZoneStatus { state: State::Closed, keep: Percent::FULL, shadow: false };
+        (0..self.zones.len()).for_each(|zone| self.show(zone, &status));
     }
 
     /// Adds one transition of a zone.

@@ -3,12 +3,14 @@
 //! | what happened | seen as | counts as |
 //! |---|---|---|
 //! | an answer that came whole | headers, then the end of the stream | ok, or failed by its status |
-//! | an answer cut midway | headers, no end, then done | failed |
+//! | an answer that is still coming after 3 s | headers, no end | ok; its end then counts for nothing |
+//! | an answer cut before that | headers, no end, then done | failed |
 //! | no answer: refused, reset, timed out | done without headers | connect failure or failed |
 //! | the client went away first | done with the flag for it | nothing |
 //!
 //! A failing status counts at once, a good one when the body is through: what is lost in speed is nothing, since good
-//! answers are no news, and a cut body then counts once.
+//! answers are no news, and a cut body then counts once. But a zone whose answers never end (watches, events, sockets) must not
+//! be one of which only failures are heard: hence the third row, which the [`worker`]'s tick sees to.
 
 use proxy_wasm::{
     traits::{Context, HttpContext},
@@ -55,13 +57,14 @@ impl HttpContext for Upstream {
     fn on_http_response_headers(&mut self, _num_headers: usize, end_of_stream: bool) -> Action {
         if let Some(attempt) = &mut self.attempt {
             let now = host::now_ns();
-            worker::with(|w| w.engine.answered(attempt, now));
             self.status = host::status();
+            let good = classify::status(self.status) == Outcome::Ok;
+            worker::with(|w| w.answered(attempt, good && !end_of_stream, now));
             if end_of_stream {
                 // A gRPC answer without a body carries its status here; plain ones of this shape are few.
                 let grpc = host::header(MapType::HttpResponseHeaders, "grpc-status");
                 self.answered(grpc.as_deref());
-            } else if classify::status(self.status) != Outcome::Ok {
+            } else if !good {
                 self.answered(None);
             }
         }
@@ -104,9 +107,17 @@ impl Upstream {
         classify::end(&End {
             status: (self.status != 0).then_some(self.status),
             flags: host::int_property(&["response", "flags"]).unwrap_or_default().cast_unsigned(),
-            transport_failure: host::property(&["upstream", "transport_failure_reason"]).is_some(),
+            transport_failure: self.is_unconnected(),
             ..End::default()
         })
+    }
+
+    /// Whether the attempt never had a connection. One that is refused has a reason for it; one that nobody took up before the time
+    /// was out has none, but no near end either.
+    fn is_unconnected(&self) -> bool {
+        self.status == 0
+            && (host::property(&["upstream", "transport_failure_reason"]).is_some()
+                || host::property(&["upstream", "local_address"]).is_none())
     }
 
     fn finish(&mut self, outcome: Outcome) {

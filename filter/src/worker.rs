@@ -8,8 +8,9 @@ use std::cell::RefCell;
 
 use proxy_wasm::types::LogLevel;
 use zonebreak_core::{
+    breaker::STATE_VERSION,
     config::FilterConfig,
-    engine::{Attempt, Engine, Now, Outcome, Proposal, ServiceId, ZoneId},
+    engine::{Attempt, Engine, Now, Outcome, Proposal, ServiceId, Swept, ZoneId},
     mix,
     names::Zone,
 };
@@ -21,6 +22,9 @@ pub const TICK_MS: u64 = 100;
 
 /// Two root contexts of one VM may both tick, while a configuration is replaced: the second within this time is not counted.
 const TICK_GUARD_MS: u64 = 60;
+
+/// No request is held back for longer (`abort.delay` is at most a minute).
+const LONGEST_HOLD_MS: u64 = 60_000;
 
 /// Requests that may be held back at a time; more than that go at once.
 const MAX_HELD: usize = 4096;
@@ -79,8 +83,11 @@ impl Worker {
             let meters = kept.map(|at| known.swap_remove(at));
             self.meters.push(meters.unwrap_or_else(|| ServiceMeters::new(name, zones)));
         }
+        // What goes (a zone whose last endpoint went, a service) is in no state: an alert on its gauge would never end.
+        known.iter().for_each(ServiceMeters::rest);
         for service in services {
             self.catch_up(service, now(ns));
+            self.show(service, now(ns));
         }
     }
 
@@ -111,6 +118,17 @@ impl Worker {
         }
     }
 
+    /// Notes that an answer has begun; `goes_on`: it is good so far, and there is more to come.
+    pub fn answered(&mut self, attempt: &mut Attempt, goes_on: bool, ns: u64) {
+        self.engine.answered(attempt, ns);
+        if goes_on
+            && self.engine.goes_on(attempt)
+            && let Some(meters) = self.meters(attempt.service())
+        {
+            meters.swept(attempt.zone().index(), Swept { slow: 1, ..Swept::default() });
+        }
+    }
+
     /// Reads what all workers counted, and moves the states on.
     pub fn tick(&mut self) {
         let ns = host::now_ns();
@@ -123,7 +141,7 @@ impl Worker {
         for service in services {
             let Some(meters) = self.meters.get(service.index()) else { continue };
             for zone in self.engine.zone_ids(service) {
-                meters.overdue(zone.index(), self.engine.overdue(service, zone, ns));
+                meters.swept(zone.index(), self.engine.sweep(service, zone, ns));
             }
             let totals = meters.totals();
             if meters.epoch() != self.engine.epoch(service) {
@@ -157,7 +175,8 @@ impl Worker {
             return Vec::new();
         }
         let now = now(host::now_ns()).0;
-        let due = |at: &u64| *at <= now;
+        // What is due later than any delay allows was held before the clock was set back.
+        let due = |at: &u64| *at <= now || *at > now.saturating_add(LONGEST_HOLD_MS);
         let contexts = self.held.iter().filter(|(at, _)| due(at)).map(|(_, context)| *context).collect();
         self.held.retain(|(at, _)| !due(at));
         contexts
@@ -221,8 +240,10 @@ impl Worker {
         adopted.is_ok()
     }
 
+    /// Of this version of the state: filters of two versions may run beside each other while a proxy takes a new one, and neither
+    /// could read, or replace, what the other wrote.
     fn shared_key(&self, service: ServiceId) -> String {
-        format!("zonebreak/state/{}", self.engine.service_name(service))
+        format!("zonebreak/state/{STATE_VERSION}/{}", self.engine.service_name(service))
     }
 
     fn show(&self, service: ServiceId, now: Now) {

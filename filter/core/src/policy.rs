@@ -278,6 +278,9 @@ impl ServicePolicy {
         if self.breaker.open.is_some_and(|open| open.0 < 100) {
             return fail("breaker.open", "must be at least 100ms");
         }
+        if self.breaker.slow.time() < Millis(1) {
+            return fail("breaker.slow", "must be at least 1ms: every answer takes longer than 0ms");
+        }
         if self.breaker.half_open_max_requests == Some(0) {
             return fail("breaker.half_open_max_requests", "must be at least 1");
         }
@@ -363,6 +366,15 @@ impl BreakerPolicy {
 impl Default for Slow {
     fn default() -> Self {
         Self::OverPeers(Millis(50))
+    }
+}
+
+impl Slow {
+    /// The time in it.
+    const fn time(self) -> Millis {
+        match self {
+            Self::OverPeers(time) | Self::Absolute(time) => time,
+        }
     }
 }
 
@@ -512,6 +524,8 @@ mod tests {
             (r#"{"weights": {"az-a": 0}}"#, "weights"),
             (r#"{"abort": {"percent": 5, "status": 200}}"#, "abort.status"),
             (r#"{"breaker": {"absolute": 0.5}}"#, "breaker.absolute"),
+            (r#"{"breaker": {"slow": "0ms"}}"#, "breaker.slow"),
+            (r#"{"breaker": {"slow": "0ms over peers"}}"#, "breaker.slow"),
             (r#"{"retry": {"attempts": 9}}"#, "retry.attempts"),
             (r#"{"spill": {"max_share": 2}}"#, "spill.max_share"),
             (r#"{"spill": {"headroom": -0.5}}"#, "spill.headroom"),

@@ -22,6 +22,9 @@ pub enum InvalidUnit {
     /// Outside 0 to 100, or not a number.
     #[error("a percentage lies between 0 and 100, not {0}")]
     Percent(String),
+    /// Next to nothing or next to everything, which are not the same.
+    #[error("a percentage goes in steps of 0.1, and {0} would be {1}")]
+    Step(String, Percent),
     /// Not a whole number followed by ms, s, m or h.
     #[error("a duration is a whole number with a unit, such as 250ms, 30s, 5m or 2h, not {0:?}")]
     Duration(String),
@@ -41,11 +44,14 @@ impl Percent {
             // In range by the check above, so the conversion cannot lose anything but the fraction.
             Ok(Self((percent * 10.0).round() as u16))
         } else {
-            // As JSON writes it, whose parser brings the code for that along; JSON has no word for what is no number.
-            let text = serde_json::Number::from_f64(percent).map(|number| number.to_string());
-            let text = text.as_deref().map_or("no number", |text| text.strip_suffix(".0").unwrap_or(text));
-            Err(InvalidUnit::Percent(text.to_owned()))
+            Err(InvalidUnit::Percent(Self::as_given(percent)))
         }
+    }
+
+    /// As JSON writes it, whose parser brings the code for that along; JSON has no word for what is no number.
+    fn as_given(percent: f64) -> String {
+        let text = serde_json::Number::from_f64(percent).map(|number| number.to_string());
+        text.as_deref().map_or("no number", |text| text.strip_suffix(".0").unwrap_or(text)).to_owned()
     }
 
     /// Tenths of a percent, 0 to 1000.
@@ -85,7 +91,14 @@ impl Serialize for Percent {
 
 impl<'de> Deserialize<'de> for Percent {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::new(f64::deserialize(deserializer)?).map_err(D::Error::custom)
+        let number = f64::deserialize(deserializer)?;
+        let percent = Self::new(number).map_err(D::Error::custom)?;
+        // Nothing and everything mean more than a share next to them.
+        let is_end = percent == Self::ZERO || percent == Self::FULL;
+        match is_end && (number - percent.fraction() * 100.0).abs() > f64::EPSILON {
+            true => Err(D::Error::custom(InvalidUnit::Step(Self::as_given(number), percent))),
+            false => Ok(percent),
+        }
     }
 }
 
@@ -198,6 +211,14 @@ mod tests {
         assert_eq!(serde_json::to_string(&Percent::new(0.5).unwrap()).unwrap(), "0.5");
         for bad in ["-1", "100.5", "1e9"] {
             assert!(serde_json::from_str::<Percent>(bad).is_err(), "{bad}");
+        }
+        for (near_an_end, end) in [("0.04", "0 %"), ("99.96", "100 %")] {
+            let error = serde_json::from_str::<Percent>(near_an_end).unwrap_err().to_string();
+            let told = format!("a percentage goes in steps of 0.1, and {near_an_end} would be {end}");
+            assert!(error.starts_with(&told), "{error}");
+        }
+        for end in ["0", "0.0", "100", "100.0", "0.1", "99.9"] {
+            assert!(serde_json::from_str::<Percent>(end).is_ok(), "{end}");
         }
     }
 

@@ -109,10 +109,14 @@ pub(super) fn resources(module: &Module, view: &ZoneView, debug_header: bool) ->
 }
 
 /// Capacities are told as whole percents of the service: the filter needs proportions, and a configuration that stays the
-/// same when one endpoint of thirty comes or goes is one that need not be sent.
+/// same when one endpoint of thirty comes or goes is one that need not be sent. A zone that has any has at least one: with none it
+/// would be one without endpoints, which is never left and takes no load.
 fn service(view: &ServiceView) -> ServiceConfig {
     let total: u64 = view.zones.values().map(|capacity| u64::from(*capacity)).sum();
-    let percent = |capacity: u32| (u64::from(capacity) * 100 + total / 2).checked_div(total).unwrap_or(0);
+    let percent = |capacity: u32| {
+        let share = (u64::from(capacity) * 100 + total / 2).checked_div(total).unwrap_or(0);
+        share.max(u64::from(capacity > 0))
+    };
     ServiceConfig {
         zones: view
             .zones

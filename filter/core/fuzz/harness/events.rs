@@ -59,7 +59,8 @@ fn event(bytes: &mut Unstructured<'_>, proxy: &mut Proxy) -> Result<()> {
         10..=14 => proxy.begin(worker, place),
         15..=16 => proxy.answered(bytes.arbitrary()?),
         17..=22 => {
-            let outcomes = [Outcome::Ok, Outcome::Failed, Outcome::ConnectFailed, Outcome::Neutral];
+            let outcomes =
+                [Outcome::Ok, Outcome::Failed, Outcome::ConnectFailed, Outcome::Answered, Outcome::Neutral];
             let outcome = *bytes.choose(&outcomes)?;
             proxy.finish(bytes.arbitrary()?, outcome);
         }

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use zonebreak_core::{
     config::FilterConfig,
-    engine::{Attempt, Engine, Now, Outcome, Proposal, ServiceId, State, Totals, ZoneId},
+    engine::{Attempt, Bump, Engine, Now, Outcome, Proposal, ServiceId, State, Totals, ZoneId},
 };
 
 use super::{
@@ -135,6 +135,13 @@ impl Proxy {
         let count = self.flying.len().max(1);
         let Some((worker, attempt)) = self.flying.get_mut(usize::from(which) % count) else { return };
         self.engines[*worker].answered(attempt, self.now_ns);
+        // Every other answer has more to come.
+        if which % 2 == 1 && self.engines[*worker].goes_on(attempt) {
+            let counters = self.counters.get_mut(attempt.service().index());
+            if let Some(totals) = counters.and_then(|zones| zones.get_mut(attempt.zone().index())) {
+                totals.slow += 1;
+            }
+        }
     }
 
     pub fn finish(&mut self, which: u16, outcome: Outcome) {
@@ -144,7 +151,13 @@ impl Proxy {
         let (worker, attempt) = self.flying.swap_remove(usize::from(which) % self.flying.len());
         let bump = self.engines[worker].finish(&attempt, outcome, self.now_ns);
         let counted = u8::from(bump.ok) + u8::from(bump.fail) + u8::from(bump.late);
-        assert!(counted == u8::from(outcome != Outcome::Neutral) || (counted == 1 && bump.late), "{bump:?}");
+        let possible = match outcome {
+            Outcome::Neutral => counted == u8::from(bump.late),
+            Outcome::Answered => counted <= 1 && !bump.fail,
+            // None that lasted is counted at its end.
+            Outcome::Ok | Outcome::Failed | Outcome::ConnectFailed => counted == 1 || bump == Bump::default(),
+        };
+        assert!(possible, "{outcome:?}: {bump:?}");
         assert!((!bump.slow || bump.ok) && (!bump.connect || bump.fail), "{bump:?}");
         let counters = self.counters.get_mut(attempt.service().index());
         if let Some(totals) = counters.and_then(|zones| zones.get_mut(attempt.zone().index())) {
@@ -189,11 +202,14 @@ impl Proxy {
         for id in self.engines[0].services() {
             for worker in 0..WORKERS {
                 for zone in self.engines[worker].zone_ids(id) {
-                    let overdue = self.engines[worker].overdue(id, zone, self.now_ns);
+                    let swept = self.engines[worker].sweep(id, zone, self.now_ns);
+                    assert!(swept.settled <= swept.ok, "{swept:?}");
                     if let Some(totals) =
                         self.counters.get_mut(id.index()).and_then(|z| z.get_mut(zone.index()))
                     {
-                        totals.slow += u64::from(overdue);
+                        totals.ok += u64::from(swept.ok);
+                        totals.slow += u64::from(swept.slow);
+                        totals.settled += u64::from(swept.settled);
                     }
                 }
             }

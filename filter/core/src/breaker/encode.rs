@@ -14,7 +14,8 @@ use crate::{
     names::Zone,
 };
 
-const VERSION: u8 = 1;
+/// The version of these bytes, first among them: what reads one reads no other.
+pub const STATE_VERSION: u8 = 1;
 
 /// Why bytes are no state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -33,7 +34,9 @@ pub enum InvalidState {
     )]
     Checksum,
     /// Another version of the filter wrote them.
-    #[error("failed to read a shared breaker state of version {found}: this filter knows version {VERSION}")]
+    #[error(
+        "failed to read a shared breaker state of version {found}: this filter knows version {STATE_VERSION}"
+    )]
     Version {
         /// The version found.
         found: u8,
@@ -54,7 +57,7 @@ pub struct Decoded<'a> {
 /// Writes a state; `zones` names its zones in their order.
 pub fn encode(state: &ServiceState, zones: &[Zone]) -> Vec<u8> {
     let touched: Vec<_> = zones.iter().zip(&state.zones).filter(|(_, zone)| zone.epoch > 0).collect();
-    let mut out = vec![VERSION];
+    let mut out = vec![STATE_VERSION];
     out.extend(state.epoch.to_le_bytes());
     out.extend(state.seed.to_le_bytes());
     out.push(touched.len() as u8);
@@ -90,7 +93,7 @@ pub fn decode(bytes: &[u8]) -> Result<Decoded<'_>, InvalidState> {
     }
     let mut reader = Reader { rest: body, len: body.len() };
     match reader.byte()? {
-        VERSION => {}
+        STATE_VERSION => {}
         found => return Err(InvalidState::Version { found }),
     }
     let (epoch, seed, count) = (reader.u64()?, reader.u64()?, reader.byte()?);

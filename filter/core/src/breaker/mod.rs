@@ -7,7 +7,7 @@ pub mod state;
 pub mod trial;
 pub mod tuning;
 
-pub use encode::InvalidState;
+pub use encode::{InvalidState, STATE_VERSION};
 pub use machine::{Guard, Move, Names, Shifted, Sight, ZoneAssessment, step};
 pub use shed::Shed;
 pub use state::{Cause, InvalidTransition, ServiceState, State, Transition, ZoneState};

@@ -58,6 +58,14 @@ impl Run {
         }
     }
 
+    /// Attempts that began before `now_ns` have turned out well. A run that began after them goes on.
+    pub fn outlast(&mut self, now_ns: u64) {
+        let now_ms = now_ns.checked_div(1_000_000).unwrap_or_default() as u32;
+        if (now_ms.wrapping_sub(self.began_ms) as i32) > 0 {
+            *self = Self::default();
+        }
+    }
+
     /// On what evidence the zone should be left, once the run is `needed` long and believed. `others` is what the other zones
     /// have counted by now in this worker; `recent` is what all workers counted of them in 2 s, `None` where there are none.
     pub fn verdict(&self, needed: u32, others: Tally, recent: Option<&Counts>) -> Option<Evidence> {
@@ -95,6 +103,11 @@ impl Tally {
         self.k = self.k.wrapping_add(u32::from(failed));
     }
 
+    /// Counts so many that did not fail.
+    pub fn good(&mut self, count: u32) {
+        self.n = self.n.wrapping_add(count);
+    }
+
     /// What was counted after `earlier`.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Self {
@@ -124,6 +137,16 @@ mod tests {
         run.count(true, Tally::default(), 60 * MS);
         assert_eq!(run.length, 1);
         assert_eq!(run.verdict(5, Tally::default(), None), None);
+    }
+
+    /// An answer that lasts is known to be good later than it came: it ends no run that began since.
+    #[test]
+    fn an_answer_that_lasted_ends_only_what_began_before_it() {
+        let mut run = run_of(4, Tally::default());
+        run.outlast(0);
+        assert_eq!(run.length, 4);
+        run.outlast(50 * MS);
+        assert_eq!(run.length, 0);
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! What one worker remembers of one zone of one service: a fixed 350 bytes. It remembers; it judges nothing.
+//! What one worker remembers of one zone of one service: a fixed 430 bytes. It remembers; it judges nothing.
 
 use std::num::NonZeroU64;
 
 use crate::{
     detector::{Drift, Run, run::Tally},
     engine::{
-        overdue::Overdue,
+        overdue::{Lasting, Overdue},
         types::{Answer, Attempt},
     },
     latency::Histogram,
@@ -30,8 +30,12 @@ pub(super) struct Cell {
     pub times: Histogram,
     /// What is slow.
     pub limit: Limit,
-    /// Attempts under way, of this worker.
+    /// Attempts without an answer, of this worker.
     pub overdue: Overdue,
+    /// Good answers that have not ended, of this worker: those that came in time, and those that were slow to come.
+    pub lasting: [Lasting; 2],
+    /// Answers that a transition overtook, until they are reported.
+    pub overtaken: u32,
     /// Failures in a row, in this worker.
     pub run: Run,
     /// All results, in this worker.
@@ -85,7 +89,33 @@ impl Limit {
 impl Cell {
     /// The answer to an attempt of this state begins.
     pub fn answer(&mut self, attempt: &Attempt, now_ns: u64) -> Answer {
-        Answer { took_ns: now_ns.saturating_sub(attempt.began_ns), told: self.overdue.end(attempt.began_ns) }
+        let took_ns = now_ns.saturating_sub(attempt.began_ns);
+        Answer { took_ns, told: self.overdue.end(attempt.began_ns), lasting: false }
+    }
+
+    /// A good answer to an attempt of this state does not end with its headers. True when it was slow to come, and that is news.
+    pub fn lasts(&mut self, answer: &mut Answer, began_ns: u64) -> bool {
+        let slow = !answer.told && self.limit.ns().is_some_and(|limit| answer.took_ns > limit);
+        (answer.told, answer.lasting) = (answer.told || slow, true);
+        self.lasting_as(answer.told).begin(answer.at_ns(began_ns));
+        slow
+    }
+
+    /// An answer that lasted ends. Whether it has been counted.
+    pub fn lasted(&mut self, answer: &Answer, began_ns: u64) -> bool {
+        answer.lasting && self.lasting_as(answer.told).end(answer.at_ns(began_ns))
+    }
+
+    fn lasting_as(&mut self, slow: bool) -> &mut Lasting {
+        let [timely, late] = &mut self.lasting;
+        if slow { late } else { timely }
+    }
+
+    /// Forgets what is under way: it is of a state, or a configuration, that is no more.
+    pub fn overtake(&mut self) {
+        self.overdue.forget();
+        let answers: u32 = self.lasting.iter_mut().map(Lasting::forget).sum();
+        self.overtaken = self.overtaken.saturating_add(answers);
     }
 
     /// Forgets what was counted in an earlier state; `wipe` (the time on the service's clock) forgets the windows too.
@@ -93,7 +123,7 @@ impl Cell {
         self.since = Counts::default();
         self.run = Run::default();
         self.failed_trial = false;
-        self.overdue.forget();
+        self.overtake();
         if let Some(now) = wipe {
             self.windows.clear();
             self.wiped = NonZeroU64::new(now.max(1));

@@ -16,7 +16,7 @@ use crate::{
 ///
 /// How a filter drives it: [`configure`](Self::configure) with each new policy; [`decide`](Self::decide) for each request;
 /// [`attempt`](Self::attempt) and [`finish`](Self::finish) for each upstream attempt, then [`due`](Self::due);
-/// [`overdue`](Self::overdue) and [`tick`](Self::tick) every 100 ms. A [`Proposal`] is shared by compare-and-swap, and what was
+/// [`sweep`](Self::sweep) and [`tick`](Self::tick) every 100 ms. A [`Proposal`] is shared by compare-and-swap, and what was
 /// agreed on is given to [`adopt`](Self::adopt), in every worker.
 #[derive(Debug, Default)]
 pub struct Engine {
@@ -49,7 +49,7 @@ impl Engine {
             names.extend(kept.zones.iter().cloned());
             if was_at != place || had != kept.zones {
                 self.tenants = self.tenants.wrapping_add(1);
-                kept.tenant = self.tenants;
+                kept.let_to(self.tenants);
             }
             self.services.push(kept);
         }
@@ -125,7 +125,7 @@ impl Engine {
     /// An attempt starts, at `now_ns` of any clock that [`finish`](Self::finish) uses too.
     pub fn attempt(&mut self, service: ServiceId, zone: ZoneId, now_ns: u64) -> Attempt {
         let known = self.services.get_mut(service.index());
-        let (tenant, epoch) = known.map_or((0, 0), |known| (known.tenant, known.begin(zone, now_ns)));
+        let (tenant, epoch) = known.map_or((0, 0), |known| (known.tenant(), known.begin(zone, now_ns)));
         Attempt { service, zone, tenant, epoch, began_ns: now_ns, answer: None }
     }
 
@@ -134,25 +134,34 @@ impl Engine {
     /// beginning.
     pub fn answered(&mut self, attempt: &mut Attempt, now_ns: u64) {
         if let Some(service) = self.services.get_mut(attempt.service.index())
-            && service.tenant == attempt.tenant
+            && service.tenant() == attempt.tenant
         {
             service.answered(attempt, now_ns);
+        }
+    }
+
+    /// After [`answered`](Self::answered): the answer is good so far, and there is more of it to come. Where it goes on for 3 s it is
+    /// good, and [`sweep`](Self::sweep) counts it. True when it was slow to come, which is to be added to the zone's `slow` counter.
+    pub fn goes_on(&mut self, attempt: &mut Attempt) -> bool {
+        match self.services.get_mut(attempt.service.index()) {
+            Some(service) if service.tenant() == attempt.tenant => service.goes_on(attempt),
+            _ => false,
         }
     }
 
     /// An attempt ends: which process-wide counters of its zone to raise.
     pub fn finish(&mut self, attempt: &Attempt, outcome: Outcome, now_ns: u64) -> Bump {
         match self.services.get_mut(attempt.service.index()) {
-            Some(service) if service.tenant == attempt.tenant => service.finish(attempt, outcome, now_ns),
-            _ => Bump { late: true, ..Bump::default() },
+            Some(service) if service.tenant() == attempt.tenant => service.finish(attempt, outcome, now_ns),
+            _ => attempt.overtaken(),
         }
     }
 
-    /// Attempts that have become overdue since this was last asked: to be added to the zone's `slow` counter, right before
-    /// [`tick`](Self::tick). That way a zone that never answers is noticed long before the time-out; such an attempt is not counted
-    /// as slow again when it ends.
-    pub fn overdue(&mut self, service: ServiceId, zone: ZoneId, now_ns: u64) -> u32 {
-        self.services.get_mut(service.index()).map_or(0, |service| service.overdue(zone, now_ns))
+    /// What has become of the attempts under way since this was last asked: to be added to the zone's counters, right before
+    /// [`tick`](Self::tick). That way a zone that never answers is noticed long before the time-out, and one whose answers never
+    /// end is seen to answer; such an attempt is not counted again when it ends.
+    pub fn sweep(&mut self, service: ServiceId, zone: ZoneId, now_ns: u64) -> Swept {
+        self.services.get_mut(service.index()).map_or(Swept::default(), |service| service.sweep(zone, now_ns))
     }
 
     /// Every 100 ms, with the process-wide counters of the service's zones in their order (they only grow; lower ones than before

@@ -15,5 +15,5 @@ pub use crate::{
 };
 pub use facade::Engine;
 pub use types::{
-    Attempt, Bump, Decision, Now, Outcome, Proposal, Reason, Refusal, ServiceId, ZoneId, ZoneStatus,
+    Attempt, Bump, Decision, Now, Outcome, Proposal, Reason, Refusal, ServiceId, Swept, ZoneId, ZoneStatus,
 };

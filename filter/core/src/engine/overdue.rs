@@ -1,12 +1,19 @@
-//! Attempts under way, by when they began: so that a zone that swallows requests and never answers is noticed after the time in
-//! which it should have answered, and not after the time-out. One for each zone in each worker; it counts, and judges nothing.
+//! What is under way in one zone of one worker, by when it began; it counts, and judges nothing. Attempts, so that a zone that
+//! swallows requests and never answers is noticed after the time in which it should have answered, and not after the time-out.
+//! And answers, so that a good one counts when it has lasted, and not when a stream ends that may go on for days.
 //!
-//! 16 buckets of 100 ms are kept, in 40 bytes. What is older was overdue long ago, or the limit is beyond 1.5 s and waiting for
-//! the answer costs little more.
+//! 16 buckets are kept, in 40 bytes. What is older was due long ago; or, of attempts, the limit is beyond 1.5 s and waiting for the
+//! answer costs little more.
 
-/// Attempts under way in one zone.
+/// Attempts without an answer.
+pub type Overdue = UnderWay<100>;
+
+/// Answers without an end: kept for 6.4 s, more than twice as long as they have to last.
+pub type Lasting = UnderWay<400>;
+
+/// What began and has not ended, in buckets of so many ms.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Overdue {
+pub struct UnderWay<const WIDTH_MS: u64> {
     begun: [u16; BUCKETS as usize],
     /// The newest bucket.
     newest: Index,
@@ -14,19 +21,18 @@ pub struct Overdue {
     swept: Index,
 }
 
-/// Number of a bucket since the clock's start; wraps around in 13 years, so that only differences mean anything.
+/// Number of a bucket since the clock's start; wraps around in 13 years or more, so that only differences mean anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Index(u32);
 
 const BUCKETS: i32 = 16;
-const WIDTH_NS: u64 = 100_000_000;
 
-// === impl Overdue ===
+// === impl UnderWay ===
 
-impl Overdue {
-    /// An attempt begins.
+impl<const WIDTH_MS: u64> UnderWay<WIDTH_MS> {
+    /// One begins.
     pub fn begin(&mut self, now_ns: u64) {
-        let now = Index::of(now_ns);
+        let now = Self::index(now_ns);
         let ahead = now.after(self.newest);
         if !(-BUCKETS..=BUCKETS).contains(&ahead) {
             // A long pause, or a clock that was set: what was known is of no time that comes again.
@@ -39,32 +45,43 @@ impl Overdue {
         self.set(now, |begun| begun.saturating_add(1));
     }
 
-    /// An attempt ends. Whether it has been reported as overdue.
+    /// One ends. Whether it has been reported.
     pub fn end(&mut self, began_ns: u64) -> bool {
-        let began = Index::of(began_ns);
+        let began = Self::index(began_ns);
         if (0..BUCKETS).contains(&self.newest.after(began)) {
             self.set(began, |begun| begun.saturating_sub(1));
         }
         self.swept.after(began) > 0
     }
 
-    /// Attempts that have become overdue since this was last asked, given how long an answer may take.
+    /// Reports those that have been under way for longer than `limit_ns` and were not reported before.
     pub fn sweep(&mut self, now_ns: u64, limit_ns: u64) -> u32 {
         // Only whole buckets whose last moment is past the limit, of those that are kept.
-        let until = Index::of(now_ns.saturating_sub(limit_ns));
-        let oldest = self.newest.plus(1_i32.saturating_sub(BUCKETS));
-        let from = if self.swept.after(oldest) > 0 { self.swept } else { oldest };
+        let until = Self::index(now_ns.saturating_sub(limit_ns));
         let end = if until.after(self.newest) > 0 { self.newest.plus(1) } else { until };
-        let count = (0..end.after(from).max(0)).map(|at| u32::from(self.get(from.plus(at)))).sum();
+        let count = self.unreported(end);
         if until.after(self.swept) > 0 {
             self.swept = until;
         }
         count
     }
 
-    /// Forgets what is under way: it belongs to a state that is no more.
-    pub fn forget(&mut self) {
-        *self = Self { newest: self.newest, swept: self.newest.plus(1), ..Self::default() };
+    /// Forgets what is under way: it belongs to a state that is no more. How many were never reported.
+    pub fn forget(&mut self) -> u32 {
+        let count = self.unreported(self.newest.plus(1));
+        *self = Self { newest: self.newest, swept: self.newest, ..Self::default() };
+        count
+    }
+
+    /// Those begun before `end` that were not reported, as far back as the buckets go.
+    fn unreported(&self, end: Index) -> u32 {
+        let oldest = self.newest.plus(1_i32.saturating_sub(BUCKETS));
+        let from = if self.swept.after(oldest) > 0 { self.swept } else { oldest };
+        (0..end.after(from).max(0)).map(|at| u32::from(self.get(from.plus(at)))).sum()
+    }
+
+    fn index(ns: u64) -> Index {
+        Index(ns.checked_div(WIDTH_MS.wrapping_mul(1_000_000)).unwrap_or_default() as u32)
     }
 
     fn get(&self, at: Index) -> u16 {
@@ -81,10 +98,6 @@ impl Overdue {
 // === impl Index ===
 
 impl Index {
-    fn of(ns: u64) -> Self {
-        Self(ns.checked_div(WIDTH_NS).unwrap_or_default() as u32)
-    }
-
     /// Buckets from `earlier` to this one.
     const fn after(self, earlier: Self) -> i32 {
         self.0.wrapping_sub(earlier.0) as i32
@@ -128,8 +141,13 @@ mod tests {
     fn what_was_forgotten_is_not_reported() {
         let mut overdue = Overdue::default();
         overdue.begin(500 * MS);
-        overdue.forget();
+        assert_eq!(overdue.forget(), 1);
+        assert_eq!(overdue.forget(), 0);
         assert_eq!(overdue.sweep(1_500 * MS, 60 * MS), 0);
+        overdue.begin(1_540 * MS);
+        assert_eq!(overdue.forget(), 1);
+        overdue.begin(1_560 * MS);
+        assert!(!overdue.end(1_560 * MS), "begun in the same bucket, after it was forgotten");
         overdue.begin(1_600 * MS);
         assert_eq!(overdue.sweep(1_900 * MS, 60 * MS), 1);
     }

@@ -34,7 +34,7 @@ pub(super) struct Service {
     pub name: ServiceName,
     pub zones: Vec<Zone>,
     /// Differs between all that ever had this place and these zones.
-    pub tenant: u32,
+    tenant: u32,
     own: Option<u8>,
     rules: Rules,
     tuning: Tuning,
@@ -73,6 +73,10 @@ const STALE_NS: u64 = 2_000_000_000;
 const FROZEN_MS: u64 = 250;
 const DAZED_TICKS: u8 = 2;
 
+/// A good answer counts after this time if it goes on for longer, in ns: streams of hours and of days are good from the start, and
+/// a zone that serves nothing else must be seen to. Long enough for the usual answer to end, well or badly, before.
+const LASTING_NS: u64 = 3_000_000_000;
+
 /// How often limits are drawn anew, in ms.
 const LIMITS_MS: u64 = 500;
 
@@ -109,6 +113,17 @@ impl Service {
             due: false,
             compared: false,
         }
+    }
+
+    /// Which tenant it is.
+    pub const fn tenant(&self) -> u32 {
+        self.tenant
+    }
+
+    /// From here on, what is under way was another's: the service has got another place, or other zones.
+    pub fn let_to(&mut self, tenant: u32) {
+        self.tenant = tenant;
+        self.cells.iter_mut().for_each(Cell::overtake);
     }
 
     /// Takes a policy for these zones of it, and keeps what is known of those that stay.
@@ -258,16 +273,31 @@ impl Service {
         }
     }
 
+    /// Notes that an answer is good so far, and goes on. True when it was slow to come, and that is news.
+    pub fn goes_on(&mut self, attempt: &mut Attempt) -> bool {
+        let known = attempt.epoch == self.zone_epoch(attempt.zone);
+        let cell = self.cells.get_mut(attempt.zone.index()).filter(|_| known);
+        match cell.zip(attempt.answer.as_mut().filter(|answer| !answer.lasting)) {
+            Some((cell, answer)) => cell.lasts(answer, attempt.began_ns),
+            None => false,
+        }
+    }
+
     /// Counts the end of an attempt.
     pub fn finish(&mut self, attempt: &Attempt, outcome: Outcome, now_ns: u64) -> Bump {
         if attempt.epoch != self.zone_epoch(attempt.zone) {
-            return Bump { late: true, ..Bump::default() };
+            return attempt.overtaken();
         }
         let state = self.state.zones.get(attempt.zone.index()).map_or(State::Closed, |zone| zone.state);
         let Some(cell) = self.cells.get_mut(attempt.zone.index()) else { return Bump::default() };
-        let Answer { took_ns, told } = attempt.answer.unwrap_or_else(|| cell.answer(attempt, now_ns));
+        let answer = attempt.answer.unwrap_or_else(|| cell.answer(attempt, now_ns));
+        if cell.lasted(&answer, attempt.began_ns) {
+            return Bump::default();
+        }
+        let Answer { took_ns, told, .. } = answer;
         let failed = match outcome {
-            Outcome::Neutral => return Bump::default(),
+            Outcome::Answered if state == State::HalfOpen => false,
+            Outcome::Answered | Outcome::Neutral => return Bump::default(),
             Outcome::Ok => false,
             Outcome::Failed | Outcome::ConnectFailed => true,
         };
@@ -299,11 +329,18 @@ impl Service {
         }
     }
 
-    /// Attempts that have become overdue.
-    pub fn overdue(&mut self, zone: ZoneId, now_ns: u64) -> u32 {
-        self.cells
-            .get_mut(zone.index())
-            .map_or(0, |cell| cell.limit.ns().map_or(0, |limit| cell.overdue.sweep(now_ns, limit)))
+    /// What has become of the attempts under way.
+    pub fn sweep(&mut self, zone: ZoneId, now_ns: u64) -> Swept {
+        let Some(cell) = self.cells.get_mut(zone.index()) else { return Swept::default() };
+        let slow = cell.limit.ns().map_or(0, |limit| cell.overdue.sweep(now_ns, limit));
+        let [timely, settled] = cell.lasting.each_mut().map(|lasting| lasting.sweep(now_ns, LASTING_NS));
+        let ok = timely.saturating_add(settled);
+        if ok > 0 {
+            self.tally.good(ok);
+            cell.tally.good(ok);
+            cell.run.outlast(now_ns.saturating_sub(LASTING_NS));
+        }
+        Swept { ok, slow, settled, late: std::mem::take(&mut cell.overtaken) }
     }
 
     /// Takes in the counters, and looks whether anything is to change.

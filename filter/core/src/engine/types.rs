@@ -80,6 +80,9 @@ pub enum Outcome {
     Failed,
     /// There was no connection.
     ConnectFailed,
+    /// It was answered, and the answer says no more of the zone than that: please less (429), not implemented, or the client did
+    /// not stay to its end. It counts as [`Outcome::Ok`] in a zone on trial, and else for nothing.
+    Answered,
     /// It says nothing about the zone: the client went away, or the failure was ours.
     Neutral,
 }
@@ -104,8 +107,10 @@ pub struct Attempt {
 pub(super) struct Answer {
     /// From the attempt's beginning, in ns.
     pub took_ns: u64,
-    /// It was reported as overdue before.
+    /// It was reported as slow before it ended.
     pub told: bool,
+    /// It is kept among the answers that last, and is counted there when its time is up.
+    pub lasting: bool,
 }
 
 /// Which of the zone's process-wide counters to raise by one. All false for an attempt that counts for nothing.
@@ -127,6 +132,19 @@ pub struct Bump {
     pub late: bool,
 }
 
+/// By how much to raise a zone's process-wide counters for what is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Swept {
+    /// Answered properly: the answer has gone on for so long that its end, whenever it comes, is no news.
+    pub ok: u32,
+    /// Should have been answered by now.
+    pub slow: u32,
+    /// Of those in `ok`, the ones that were counted as slow earlier.
+    pub settled: u32,
+    /// Answered before a transition, and not counted until then.
+    pub late: u32,
+}
+
 /// A next state of a service, for all workers to agree on. Nothing changes until one is adopted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Proposal {
@@ -145,6 +163,15 @@ pub struct ZoneStatus {
     pub keep: Percent,
     /// `state` is what the breaker would do; `keep` is untouched by it.
     pub shadow: bool,
+}
+
+// === impl Answer ===
+
+impl Answer {
+    /// When it began, in ns, where its attempt began at `began_ns`.
+    pub const fn at_ns(&self, began_ns: u64) -> u64 {
+        began_ns.saturating_add(self.took_ns)
+    }
 }
 
 // === impl ServiceId ===
@@ -168,6 +195,13 @@ impl ZoneId {
 // === impl Attempt ===
 
 impl Attempt {
+    /// What it counts for at its end, when the state or the configuration in which it began is past.
+    pub(super) fn overtaken(&self) -> Bump {
+        // An answer that lasted has been counted, if only as late.
+        let counted = self.answer.is_some_and(|answer| answer.lasting);
+        Bump { late: !counted, ..Bump::default() }
+    }
+
     /// The service.
     pub const fn service(&self) -> ServiceId {
         self.service

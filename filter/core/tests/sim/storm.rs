@@ -147,8 +147,14 @@ impl Storm {
             600..700 if !self.flying.is_empty() => {
                 let at = self.below(self.flying.len() as u64) as usize;
                 let (worker, attempt) = self.flying.swap_remove(at);
-                let outcomes = [Outcome::Ok, Outcome::Failed, Outcome::ConnectFailed, Outcome::Neutral];
-                let outcome = outcomes[self.below(4) as usize];
+                let outcomes = [
+                    Outcome::Ok,
+                    Outcome::Failed,
+                    Outcome::ConnectFailed,
+                    Outcome::Answered,
+                    Outcome::Neutral,
+                ];
+                let outcome = outcomes[self.below(outcomes.len() as u64) as usize];
                 let bump = self.engines[worker].finish(&attempt, outcome, self.now_ns);
                 assert!(!(bump.ok && bump.fail) && !(bump.late && (bump.ok || bump.fail || bump.slow)));
                 let now = self.now();
@@ -160,7 +166,7 @@ impl Storm {
                 self.now_ns = self.now_ns.saturating_add(self.below(120_000_000));
                 for name in self.engines[worker].zones(self.service).to_vec() {
                     let id = self.engines[worker].zone(self.service, &name).unwrap();
-                    self.engines[worker].overdue(self.service, id, self.now_ns);
+                    self.engines[worker].sweep(self.service, id, self.now_ns);
                 }
                 let now = self.now();
                 if let Some(proposal) = self.engines[worker].tick(self.service, now, &self.totals) {

@@ -313,7 +313,7 @@ impl World {
         let engine = &mut self.engines[worker];
         for zone in engine.zones(self.service).to_vec() {
             let id = engine.zone(self.service, &zone).unwrap();
-            self.totals[id.index()].slow += u64::from(engine.overdue(self.service, id, self.now_ns));
+            self.totals[id.index()].slow += u64::from(engine.sweep(self.service, id, self.now_ns).slow);
         }
         if self.epoch != self.engines[worker].epoch(self.service) {
             self.catch_up(worker);

@@ -24,8 +24,10 @@ pub struct StreamInfo {
     pub flags: u64,
     /// `response.code`.
     pub code: Option<u16>,
-    /// `upstream.transport_failure_reason`: there was no connection.
+    /// `upstream.transport_failure_reason`: there was no connection, and this is why.
     pub transport_failure: Option<&'static str>,
+    /// There was no connection, and no reason is given: the time was out before there could be one.
+    pub connect_timeout: bool,
 }
 
 /// An endpoint.
@@ -50,6 +52,8 @@ impl StreamInfo {
         match path {
             "upstream\0locality\0zone" => text(&host?.zone),
             "upstream\0address" => text(&host?.address),
+            "upstream\0local_address" if self.transport_failure.is_some() || self.connect_timeout => None,
+            "upstream\0local_address" => host.and(text("10.0.0.9:40000")),
             "upstream\0request_attempt_count" => number(self.attempt),
             "upstream\0transport_failure_reason" => text(self.transport_failure?),
             "response\0flags" => number(self.flags),

@@ -108,6 +108,12 @@ fn a_delayed_request_goes_on_by_itself() {
     mesh.run(secs(0.3));
     assert!(stays.is_resumed());
     stays.close().unwrap();
+    // Nor is a request that was held before the clock was set back.
+    let (held, _, _) = open(&mut mesh, 0);
+    mesh.process().set_clock_offset(-3_600.0);
+    mesh.run(secs(0.3));
+    assert!(held.is_resumed());
+    held.close().unwrap();
     // Half of them, in a policy that says so.
     policy["abort"]["delay_percent"] = json!(50);
     configure(&mut mesh, &downstream(&Setup::default(), &policy)).unwrap();

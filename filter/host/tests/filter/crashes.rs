@@ -94,7 +94,7 @@ fn a_state_that_was_written_and_not_told_of_is_found() {
         arm(&mut mesh, Some(CrashPoint::After(Call::SetShared)));
         let written = |mesh: &Mesh| {
             let shared = mesh.process().shared_data();
-            shared.get("zonebreak", "zonebreak/state/order-svc").map(|(state, _)| state)
+            shared.get("zonebreak", "zonebreak/state/1/order-svc").map(|(state, _)| state)
         };
         let before = written(&mesh);
         while written(&mesh) == before && mesh.now() < secs(21.0) {

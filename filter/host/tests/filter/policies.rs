@@ -3,7 +3,7 @@
 use serde_json::json;
 use zonebreak_host::{
     HostError,
-    mesh::{Effect, End, Fault, Setup},
+    mesh::{Effect, End, Fault, Mesh, Setup},
 };
 
 use crate::support::*;
@@ -126,4 +126,32 @@ fn zones_come_and_go_while_another_is_left() {
         }
     }
     assert_eq!(complaints(&mesh), [""; 0]);
+}
+
+/// An alert on the state of a zone ends with the zone: when its last endpoint goes, and when its service does.
+#[test]
+fn a_zone_that_goes_leaves_its_gauges_at_rest() {
+    let mut mesh = mesh(setup(2, 5), &even());
+    let gauges = |mesh: &Mesh, zone: &str| {
+        (state(mesh, zone), metric(mesh, "zone_keep_permille", &format!(";zone={zone}")))
+    };
+    mesh.run(secs(30.0));
+    mesh.break_zone(A, Fault::always(Effect::Status(503)));
+    assert!(run_to_transition(&mut mesh, secs(2.0)));
+    let mut drain = drained(&mesh, &even(), &[("az-b", 0.0, 600)]);
+    configure(&mut mesh, &drain).unwrap();
+    mesh.run(secs(0.3));
+    let (open, forced_open) = ((OPEN, 0), (4, 0));
+    assert_eq!([gauges(&mesh, "az-a"), gauges(&mesh, "az-b")], [open, forced_open]);
+
+    drain["services"]["order-svc"]["zones"] = json!({"az-b": 4, "az-c": 4});
+    configure(&mut mesh, &drain).unwrap();
+    mesh.run(secs(0.3));
+    let at_rest = (CLOSED, 1_000);
+    assert_eq!([gauges(&mesh, "az-a"), gauges(&mesh, "az-b")], [at_rest, forced_open]);
+
+    drain["services"] = json!({});
+    configure(&mut mesh, &drain).unwrap();
+    mesh.run(secs(0.3));
+    assert_eq!([gauges(&mesh, "az-a"), gauges(&mesh, "az-b")], [at_rest, at_rest]);
 }

@@ -19,10 +19,16 @@ pub enum Fault {
     Delay(Duration),
     /// Nobody listens, and open connections are cut: what a killed backend looks like.
     Refuse,
+    /// Nobody takes up a connection, and open ones are cut: what packets that are lost look like.
+    Unreachable,
     /// Takes the request and resets the connection before the first byte of an answer.
     ResetBeforeHeaders,
     /// Answers 200 with a body that is cut off in the middle by a reset.
     CutBody,
+    /// Answers 200 with a body that begins and never ends: a watch, an event stream.
+    Endless,
+    /// Answers 200 with this gRPC status in the trailers, which HTTP/2 has.
+    Grpc(u32),
 }
 
 // === impl Fault ===

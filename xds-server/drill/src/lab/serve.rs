@@ -14,11 +14,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, he
 use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use hyper::{
     body::{Frame, Incoming},
-    server::conn::http1,
+    server::conn::{http1, http2},
     service::service_fn,
 };
-use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -38,13 +41,19 @@ const INTERNAL_PREFIX: &str = "x-zonebreak-";
 const CUT_PROMISED: usize = 4096;
 const CUT_SENT: usize = 1024;
 
+/// More than a queue for one holds.
+const OCCUPANTS: usize = 8;
+
 /// Between the first part of a body and the reset, so that the part is not thrown away with the connection.
 const CUT_AFTER: Duration = Duration::from_millis(20);
 
+/// How HTTP/2 without TLS begins, as far as no request of HTTP/1 does.
+const PREFACE: &[u8] = b"PRI";
+
 type Body = BoxBody<Bytes, io::Error>;
 
-/// Serves one backend until its task is dropped. `listener` is the first one; later ones, after [`Fault::Refuse`], are bound
-/// to the same address.
+/// Serves one backend until its task is dropped. `listener` is the first one; later ones, after [`Fault::Refuse`] or
+/// [`Fault::Unreachable`], are bound to the same address.
 pub(super) async fn run(backend: Arc<BackendState>, mut listener: TcpListener, address: SocketAddr) {
     let mut faults = backend.faults();
     loop {
@@ -52,13 +61,40 @@ pub(super) async fn run(backend: Arc<BackendState>, mut listener: TcpListener, a
         let _cut = connections.clone().drop_guard();
         tokio::select! {
             () = accept(&listener, &backend, &connections) => {}
-            () = faults.until(|fault| fault == Fault::Refuse) => {}
+            () = faults.until(is_closed) => {}
         }
         drop(listener);
         connections.cancel();
-        faults.until(|fault| fault != Fault::Refuse).await;
+        while is_closed(backend.fault()) {
+            let fault = backend.fault();
+            let _full = if fault == Fault::Unreachable { Some(occupy(address).await) } else { None };
+            faults.until(|now| now != fault).await;
+        }
         listener = bind(address).await;
     }
+}
+
+fn is_closed(fault: Fault) -> bool {
+    matches!(fault, Fault::Refuse | Fault::Unreachable)
+}
+
+/// Listens, accepts nobody, and keeps the queue full: Linux drops the packets of whoever knocks then.
+async fn occupy(address: SocketAddr) -> (TcpListener, JoinSet<io::Result<TcpStream>>) {
+    let listener = loop {
+        match TcpSocket::new_v4().and_then(|socket| {
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            socket.listen(1)
+        }) {
+            Ok(listener) => break listener,
+            Err(_) => tokio::time::sleep(POLL).await,
+        }
+    };
+    let mut queue = JoinSet::new();
+    for _ in 0..OCCUPANTS {
+        queue.spawn(TcpStream::connect(address));
+    }
+    (listener, queue)
 }
 
 /// Connections of the time before a refusal linger for a moment, hence the second look; the port is ours.
@@ -92,12 +128,30 @@ async fn serve(stream: TcpStream, backend: Arc<BackendState>) -> Result<(), hype
     // first.
     let _ = stream.set_zero_linger();
     let _ = stream.set_nodelay(true);
-    let service = service_fn(|request| answer(request, &backend));
-    http1::Builder::new().serve_connection(TokioIo::new(stream), service).await
+    let service = service_fn(|request| answer(request, Arc::clone(&backend)));
+    if speaks_http2(&stream).await {
+        http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await
+    } else {
+        http1::Builder::new().serve_connection(TokioIo::new(stream), service).await
+    }
 }
 
-async fn answer(request: Request<Incoming>, backend: &BackendState) -> Result<Response<Body>, io::Error> {
-    observe(request.headers(), backend);
+/// Waits for the first bytes, and leaves them where they are.
+async fn speaks_http2(stream: &TcpStream) -> bool {
+    let mut first = [0; PREFACE.len()];
+    loop {
+        match stream.peek(&mut first).await {
+            Ok(seen) if (1..PREFACE.len()).contains(&seen) && PREFACE.starts_with(&first[..seen]) => {
+                tokio::time::sleep(POLL).await;
+            }
+            Ok(_) => return first == PREFACE,
+            Err(_) => return false,
+        }
+    }
+}
+
+async fn answer(request: Request<Incoming>, backend: Arc<BackendState>) -> Result<Response<Body>, io::Error> {
+    observe(request.headers(), &backend);
     let grpc = is_grpc(request.headers());
     let fault = backend.fault();
     let (status, body) = match fault {
@@ -112,8 +166,12 @@ async fn answer(request: Request<Incoming>, backend: &BackendState) -> Result<Re
         }
         // An error makes hyper close the connection without an answer. A request that was accepted just before the refusal
         // meets the same end.
-        Fault::Refuse | Fault::ResetBeforeHeaders => return Err(io::ErrorKind::ConnectionReset.into()),
+        Fault::Refuse | Fault::Unreachable | Fault::ResetBeforeHeaders => {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
         Fault::CutBody => (StatusCode::OK, cut_body()),
+        Fault::Endless => (StatusCode::OK, endless_body()),
+        Fault::Grpc(status) => (StatusCode::OK, body_with_trailers(status)),
     };
     let mut response = Response::new(body);
     *response.status_mut() = status;
@@ -125,9 +183,11 @@ async fn answer(request: Request<Incoming>, backend: &BackendState) -> Result<Re
     }
     if grpc {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        // gRPC carries its outcome beside HTTP's: 14 is UNAVAILABLE.
-        headers
-            .insert(GRPC_STATUS, HeaderValue::from_static(if status == StatusCode::OK { "0" } else { "14" }));
+        if !matches!(fault, Fault::Grpc(_) | Fault::Endless) {
+            // gRPC carries its outcome beside HTTP's: 14 is UNAVAILABLE.
+            let status = if status == StatusCode::OK { "0" } else { "14" };
+            headers.insert(GRPC_STATUS, HeaderValue::from_static(status));
+        }
     }
     Ok(response)
 }
@@ -148,6 +208,17 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 
 fn whole(text: &'static str) -> Body {
     Full::new(Bytes::from_static(text.as_bytes())).map_err(|never: Infallible| match never {}).boxed()
+}
+
+fn endless_body() -> Body {
+    let part = stream::once(async { Ok(Frame::data(Bytes::from_static(b"event\n"))) });
+    BodyExt::boxed(StreamBody::new(part.chain(stream::pending())))
+}
+
+fn body_with_trailers(grpc_status: u32) -> Body {
+    let trailers = HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from(grpc_status))]);
+    let parts = [Frame::data(Bytes::from_static(b"answer\n")), Frame::trailers(trailers)];
+    BodyExt::boxed(StreamBody::new(stream::iter(parts.map(Ok))))
 }
 
 fn cut_body() -> Body {

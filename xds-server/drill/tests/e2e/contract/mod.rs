@@ -3,7 +3,9 @@
 
 mod attempts;
 mod bench;
+mod http2;
 mod no_attempt;
 mod panics;
+mod streams;
 mod subsets;
 mod workers;
