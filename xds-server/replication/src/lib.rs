@@ -18,6 +18,7 @@
 //! | [`verify`] | the proof on demand |
 //! | [`snapshot`] | states on disk, and any moment between them, restored by difference |
 //! | [`region`] | who owns a prefix, promotion, the return of a former owner |
+//! | [`overlap`] | two regions that both write a prefix, by opt-in: times, conflicts, policies |
 //! | [`leader`] | where the leader of an etcd that spans regions may be |
 //!
 //! Every decision is in a pure module with a model or property test beside it; the network is in the private ones.

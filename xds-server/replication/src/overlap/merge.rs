@@ -18,7 +18,7 @@
 //! before it in that order: whatever comes in whatever order and however often, the largest stays. That holds for any number of
 //! regions. With `source-wins` in one direction and `dest-wins` in the other, one region wins every conflict, at both ends; with two
 //! regions no other pair of writes can meet, since a region always knows its own latest write of a key. Both directions must name
-//! the same winner, or each would take the other's value: that is refused at the start. With
+//! the same winner, or each would take the other's value: that is refused at the start ([`super::record`]). With
 //! `reject-and-alert` both sides keep what they have until somebody writes a value that knew both.
 //!
 //! # Writers that tell nobody
