@@ -63,6 +63,8 @@ pub struct ReplicationOptions {
     pub spool: PathBuf,
     /// Disk that the spool may take, in bytes.
     pub spool_bytes: u64,
+    /// How long delivered changes stay in the spool at most; while there is room, when 0.
+    pub spool_keep_for: Duration,
     /// How long changes of keys that are not realtime wait for others.
     pub debounce: Duration,
     /// Between two signs of life at the destination.
@@ -166,6 +168,7 @@ impl ReplicationOptions {
             limits: Limits::default(),
             spool,
             spool_bytes: 1 << 30,
+            spool_keep_for: Duration::ZERO,
             debounce: Duration::from_millis(100),
             heartbeat: Duration::from_secs(5),
             scrub: Duration::from_secs(3600),

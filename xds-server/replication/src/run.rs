@@ -286,7 +286,10 @@ impl Replicator {
             return Ok(());
         }
         let options = &self.context.options;
-        let options = SpoolOptions::new(&options.spool, options.spool_bytes);
+        let options = SpoolOptions {
+            keep_for: options.spool_keep_for,
+            ..SpoolOptions::new(&options.spool, options.spool_bytes)
+        };
         let prefix = self.context.options.rules.source_prefix().to_vec();
         let (spool, recovery) = blocking(move || {
             let opened = Spool::open(options.clone(), cluster)?;

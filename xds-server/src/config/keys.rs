@@ -331,6 +331,12 @@ pub const KEYS: &[Key] = &[
         set: |c, text| put(&mut c.replicate.spool_mib, text),
     },
     Key {
+        path: "replicate.spool_keep_for",
+        doc: "how long delivered changes stay in the change log at most; 0s: while there is room",
+        reload: Restart,
+        set: |c, text| put(&mut c.replicate.spool_keep_for, text),
+    },
+    Key {
         path: "replicate.debounce",
         doc: "how long changes of keys that are not realtime are collected",
         reload: Restart,
@@ -540,6 +546,7 @@ mod tests {
             ("replicate.from_revision", "7"),
             ("replicate.spool_dir", "some"),
             ("replicate.spool_mib", "256"),
+            ("replicate.spool_keep_for", "24h"),
             ("replicate.debounce", "50ms"),
             ("replicate.heartbeat", "1s"),
             ("replicate.scrub", "0s"),

@@ -70,6 +70,8 @@ pub struct ReplicateConfig {
     pub spool_dir: PathBuf,
     /// The most it may take.
     pub spool_mib: u64,
+    /// How long delivered changes stay in it at most; while there is room, when 0.
+    pub spool_keep_for: Millis,
     /// How long other changes are collected.
     pub debounce: Millis,
     /// Between signs of life.
@@ -168,6 +170,7 @@ impl Default for ReplicateConfig {
             from_revision: 0,
             spool_dir: PathBuf::from("/var/lib/zonebreak/spool"),
             spool_mib: 1024,
+            spool_keep_for: Millis(0),
             debounce: Millis(100),
             heartbeat: Millis(5_000),
             scrub: Millis(3_600_000),
@@ -255,6 +258,7 @@ impl ReplicateConfig {
             rules,
             limits: Limits { operations: self.max_operations, ..Limits::default() },
             spool_bytes: self.spool_mib << 20,
+            spool_keep_for: Duration::from_millis(self.spool_keep_for.0),
             debounce: Duration::from_millis(self.debounce.0),
             heartbeat: Duration::from_millis(self.heartbeat.0),
             scrub: Duration::from_millis(self.scrub.0),

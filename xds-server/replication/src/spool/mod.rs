@@ -18,7 +18,7 @@
 //!
 //! The disk it takes is bounded. What the destination has is dropped from the old end when room is needed; when everything is
 //! still needed the spool is *full*: it takes nothing more, and the replicator lets go of the source and brings the destination
-//! up by comparison later. The source never waits for us.
+//! up by comparison later. The source never waits for us. What the destination has may also be bounded in time.
 
 mod frame;
 mod history;
@@ -36,7 +36,7 @@ pub(crate) use reader::{FramePlace, LogFile};
 pub use segment::{MIN_BYTES, SEGMENT_BYTES};
 pub use writer::Spool;
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, time::Duration};
 
 use crate::{checkpoint::ClusterId, revision::Revision};
 
@@ -49,6 +49,8 @@ pub struct SpoolOptions {
     pub max_bytes: u64,
     /// Size of a segment.
     pub segment_bytes: u64,
+    /// How long what the destination has stays at most; while there is room, when 0. Segments go whole, when another begins.
+    pub keep_for: Duration,
 }
 
 /// How far the log is safe on disk.
@@ -154,7 +156,8 @@ impl SpoolError {
 impl SpoolOptions {
     /// A spool in `directory` of at most `max_bytes`, in eight segments or more, so that little is dropped at a time.
     pub fn new(directory: impl Into<PathBuf>, max_bytes: u64) -> Self {
-        Self { directory: directory.into(), max_bytes, segment_bytes: (max_bytes / 8).min(SEGMENT_BYTES) }
+        let segment_bytes = (max_bytes / 8).min(SEGMENT_BYTES);
+        Self { directory: directory.into(), max_bytes, segment_bytes, keep_for: Duration::ZERO }
     }
 }
 

@@ -22,7 +22,12 @@ fn revision(at: i64, size: usize) -> Entry {
 }
 
 fn options(directory: &TempDir, segments: u64) -> SpoolOptions {
-    SpoolOptions { directory: directory.path().to_owned(), max_bytes: segments * 4096, segment_bytes: 4096 }
+    SpoolOptions {
+        directory: directory.path().to_owned(),
+        max_bytes: segments * 4096,
+        segment_bytes: 4096,
+        keep_for: std::time::Duration::ZERO,
+    }
 }
 
 fn open(directory: &TempDir) -> (Spool, Recovery) {
@@ -332,4 +337,42 @@ proptest! {
         let _any = frame::decode(&bytes, 0);
         let _any = segment::Header::decode(&bytes);
     }
+}
+
+/// A thousand bytes every second, in segments of eight or so.
+#[test]
+fn what_was_delivered_goes_when_it_is_old_enough_and_nothing_else_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = SpoolOptions {
+        directory: directory.path().to_owned(),
+        max_bytes: 1 << 20,
+        segment_bytes: 8 << 10,
+        keep_for: std::time::Duration::from_secs(30),
+    };
+    let at = |second: i64| {
+        let Entry::Revision(source) = revision(second, 1000) else { unreachable!() };
+        Entry::Revision(SourceRevision { seen_ms: second as u64 * 1_000, ..source })
+    };
+    let (mut spool, _) = Spool::open(options.clone(), CLUSTER).unwrap();
+    for second in 1..=60 {
+        spool.append(&[at(second)]).unwrap();
+    }
+    assert_eq!(spool.begins_after(), Revision(0), "nothing of it was delivered");
+    // A restart reads from the disk how old everything is.
+    drop(spool);
+    let (mut spool, _) = Spool::open(options, CLUSTER).unwrap();
+    spool.release(Revision(45));
+    for second in 61..=100 {
+        spool.append(&[at(second)]).unwrap();
+    }
+    let begins = spool.begins_after().0;
+    assert!((35..=45).contains(&begins), "{begins}: what is needed stays, however old");
+    assert!(spool.oldest_ms() > begins as u64 * 1_000);
+    spool.release(Revision(100));
+    for second in 101..=120 {
+        spool.append(&[at(second)]).unwrap();
+    }
+    let begins = spool.begins_after().0;
+    assert!((70..=90).contains(&begins), "{begins}: the last 30 seconds stay, and the rest of their segment");
+    assert_eq!(read_after(&spool, 90).len(), 30);
 }

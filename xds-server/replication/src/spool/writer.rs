@@ -146,6 +146,7 @@ impl Spool {
                 // What fits is made safe first; the rest goes into the next segment.
                 group.truncate(before);
                 self.write(&mut group, &mut tail)?;
+                self.expire(entry.seen_ms())?;
                 self.roll(tail.revision, HEADER_BYTES + size as u64)?;
                 tail = self.tail();
                 chain = entry.encode(u32::try_from(tail.offset).unwrap_or(u32::MAX), self.chain, &mut group);
@@ -189,6 +190,20 @@ impl Spool {
         });
         self.segments.push_back(Segment { header, size, first_ms: 0 });
         self.tail.send_replace(Tail { segment: number, offset: HEADER_BYTES, revision: after });
+        Ok(())
+    }
+
+    /// Drops segments that the destination has and that hold nothing young enough, from the old end.
+    fn expire(&mut self, now_ms: u64) -> Result<(), SpoolError> {
+        let keep_ms = u64::try_from(self.options.keep_for.as_millis()).unwrap_or(u64::MAX);
+        let (oldest, released) = (now_ms.saturating_sub(keep_ms), self.released);
+        // What a segment holds is older than the first of the next one.
+        let expired = |next: &Segment| {
+            keep_ms > 0 && next.first_ms > 0 && next.first_ms <= oldest && next.header.after <= released
+        };
+        while self.segments.get(1).is_some_and(&expired) {
+            self.drop_first()?;
+        }
         Ok(())
     }
 

@@ -65,8 +65,12 @@ fn read(moment: &Moment) -> Model {
 /// Lives through a history: revision `n` happens at `n * 1000` ms. Hands out the state after every revision.
 fn live(directory: &TempDir, history: &[Happens]) -> (Catalog, History, Vec<Model>) {
     let catalog = Catalog::new(directory.path().join("snapshots"));
-    let options =
-        SpoolOptions { directory: directory.path().join("spool"), max_bytes: 1 << 20, segment_bytes: 512 };
+    let options = SpoolOptions {
+        directory: directory.path().join("spool"),
+        max_bytes: 1 << 20,
+        segment_bytes: 512,
+        keep_for: std::time::Duration::ZERO,
+    };
     let (mut spool, _) = Spool::open(options, CLUSTER).unwrap();
     let (mut model, mut all) = (Model::new(), vec![Model::new()]);
     save(&catalog, &model, 0, 0);
@@ -169,7 +173,12 @@ fn a_log_of_another_cluster_is_not_mixed_in() {
     let directory = TempDir::new().unwrap();
     let (catalog, _, _) = live(&directory, &[Happens::Snapshot]);
     let other = directory.path().join("other");
-    let options = SpoolOptions { directory: other.clone(), max_bytes: 1 << 20, segment_bytes: 512 };
+    let options = SpoolOptions {
+        directory: other.clone(),
+        max_bytes: 1 << 20,
+        segment_bytes: 512,
+        keep_for: std::time::Duration::ZERO,
+    };
     let (mut spool, _) = Spool::open(options, ClusterId(8)).unwrap();
     spool.append(&[Entry::Gap { through: Revision(1), seen_ms: 1 }]).unwrap();
     let log = History::open(&other).unwrap().unwrap();
@@ -208,7 +217,12 @@ fn values_stay_in_the_log_until_they_are_asked_for_and_are_what_they_were() {
     let catalog = Catalog::new(directory.path().join("snapshots"));
     save(&catalog, &Model::from([(key(0), (b"base".to_vec(), 1))]), 1, 1_000);
     let log = directory.path().join("spool");
-    let options = SpoolOptions { directory: log.clone(), max_bytes: 1 << 24, segment_bytes: 1 << 20 };
+    let options = SpoolOptions {
+        directory: log.clone(),
+        max_bytes: 1 << 24,
+        segment_bytes: 1 << 20,
+        keep_for: std::time::Duration::ZERO,
+    };
     let (mut spool, _) = Spool::open(options, CLUSTER).unwrap();
     spool.append(&[Entry::Gap { through: Revision(1), seen_ms: 1 }]).unwrap();
     let value = |at: u8| vec![at; 200_000];
