@@ -408,13 +408,13 @@ mod tests {
         assert!(!left(Some(3), false), "in vain");
         assert!(!left(Some(3), true), "the others fail too");
         assert!(!left(Some(0), true) && !left(None, true), "three that went well are no proof, nor are none");
-        // A minute of failures at 80/10/10, at half a request a second and at a quarter, while the others are well.
+        // A minute of failures at 80/10/10, at 0.6 requests a second and at half of that, while the others are well.
         let sparse = |k: u32, every: usize| {
             let one = [(0, 0)].repeat(every - 1).into_iter().chain([(k, 1)]).collect::<Vec<_>>();
             past(&one.repeat(600 / every))
         };
         let dead = |every| strongest(&sparse(1, every), &sparse(0, every * 4), u64::MAX, NORMAL, Some(1.0));
-        assert!(dead(25).is_some() && dead(50).is_none());
+        assert!(dead(20).is_some() && dead(40).is_none());
         let busy = ticks(&[((1, 1), 300)]);
         assert!(strongest(&busy, &Profile::default(), u64::MAX, NORMAL, Some(1.0)).is_some());
     }
