@@ -338,8 +338,12 @@ impl Promotion {
     ) -> Result<bool, ReplicationError> {
         let SourceSeen::Answers { own, .. } = &seen.source else { return Ok(false) };
         if seen.checkpoint.role == Role::Replica {
-            // From the fence on nobody may write: the destination must be known to take what comes after it.
-            self.claim().await?;
+            // From the fence on nobody may write: the destination must be known to take what comes after it. The checkpoint is not
+            // asked for that: a busy replicator far from here replaces it faster than we can.
+            let (cluster, key) = (&self.context.destination.cluster, self.context.options.checkpoint_key());
+            let probe = format!("{key}.probe");
+            cluster.ask(here.kv().put(probe.as_str(), "", None)).await?;
+            cluster.ask(here.kv().delete(probe.as_str(), None)).await?;
         }
         let (becomes, from) = (self.owner(here, epoch), self.prefixes().0);
         let fenced =
