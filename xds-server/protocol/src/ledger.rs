@@ -418,7 +418,6 @@ mod tests {
     use envoy_types::pb::google::rpc::Status;
 
     use super::*;
-    use crate::resource::Resource;
     use crate::session::{Effect, Event, Request, SessionOptions};
     use crate::snapshot::Snapshot;
 

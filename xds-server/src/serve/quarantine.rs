@@ -2,7 +2,7 @@
 //!
 //! Withheld is *content*, under a type and a name. A publication that still holds it gets the good version in its place, or
 //! nothing where there never was one. One that holds something else under that name, or nothing, releases it: the operator has
-//! changed what was wrong. It can be written down ([`text`]), so that a restart is no release.
+//! changed what was wrong. It can be written down, so that a restart is no release.
 
 mod text;
 
