@@ -82,7 +82,7 @@ fn breaker(bytes: &mut Unstructured<'_>) -> Result<Value> {
     }
     if bytes.arbitrary()? {
         let over = if bytes.arbitrary()? { " over peers" } else { "" };
-        breaker["slow"] = json!(format!("{}{over}", time(bytes, 0)?));
+        breaker["slow"] = json!(format!("{}{over}", time(bytes, 1)?));
     }
     Ok(breaker)
 }
