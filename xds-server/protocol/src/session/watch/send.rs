@@ -1,6 +1,6 @@
 //! What a type sends next, by comparing what the client has with what it should have.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use super::errors::absent;
 use super::state::{InFlight, Watch};
 use crate::resource::{Resource, ResourceError};
 use crate::session::event::Resources;
-use crate::session::held::{Held, Holds};
+use crate::session::held::Held;
 use crate::session::names::Names;
 use crate::type_set::{Errors, TypeSet};
 use crate::types::{ChangeId, Protocol, TypeUrl, Version};
@@ -127,7 +127,7 @@ impl Watch {
         if self.takes_all(rules) {
             return Some(self.send_all(now, serial, nonce(), rules));
         }
-        self.resume_from(past, goal);
+        self.resume_from(past);
         let subscription = &self.subscription;
         self.held.rebase(goal, |name| subscription.covers(name), |name| subscription.names_exactly(name));
         self.prune_strays(goal);
@@ -356,42 +356,18 @@ impl Watch {
     }
 
     /// Compares what a state-of-the-world client says it has with what we know of: once, as soon as there is a goal.
-    fn resume_from(&mut self, past: impl FnOnce(&str) -> Option<Arc<TypeSet>>, goal: &Arc<TypeSet>) {
+    fn resume_from(&mut self, past: impl FnOnce(&str) -> Option<Arc<TypeSet>>) {
         let Some(version) = self.resume.take() else { return };
-        if self.subscription.is_wildcard() {
-            if let Some(set) = past(&version) {
-                // xds_protocol.rst, "ACK/NACK and resource type instance version": "Servers may decide to optimize by not
-                // resending resources that the client had already seen on the previous stream".
-                self.held = Held::all_of(&set);
-                self.owed = false;
-                self.resumed = false;
-                self.acked = Some(Version::new(&version));
-            }
-            return;
-        }
-        // The version names the content of exactly the names subscribed to, so equality is safe for any type.
-        if !goal.has_explicit_version()
-            && !self.subscription.has_globs()
-            && let Some(set) = past(&version).filter(|set| self.subscription.names().are_all_of(set))
+        // By names, the version says what was sent for names that may have been dropped and asked for again since: gRPC keeps it from
+        // one stream to the next. xds_protocol.rst, "ACK/NACK and resource type instance version": not to resend what "the client
+        // had already seen on the previous stream" takes "that the client is not subscribing to a new resource".
+        if self.subscription.is_wildcard()
+            && let Some(set) = past(&version)
         {
             self.held = Held::all_of(&set);
-            self.acked = Some(Version::new(&version));
+            self.owed = false;
             self.resumed = false;
-            return;
-        }
-        let wanted: BTreeMap<_, _> =
-            self.subscription.names().iter().map(|name| (name.clone(), goal.get(name).cloned())).collect();
-        let fresh = Held::nothing();
-        if !goal.has_explicit_version()
-            && !self.subscription.has_globs()
-            && fresh.sum_with(&wanted).version().as_str() == version
-        {
-            for (name, resource) in wanted {
-                self.held.begin(&name, Holds::Nothing);
-                self.held.set(&name, resource.map_or(Holds::Nothing, Holds::This));
-            }
             self.acked = Some(Version::new(&version));
-            self.resumed = false;
         }
     }
 
