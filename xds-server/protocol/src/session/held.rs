@@ -20,7 +20,8 @@ pub(crate) enum Holds {
     /// This.
     This(Arc<Resource>),
     /// What it `had` or nothing, or else what it `refused` along with others: Envoy takes the good part of a response it refuses.
-    Doubtful { had: Option<Arc<Resource>>, refused: Option<Arc<Resource>> },
+    /// It may be `gone` when a removal was among that.
+    Doubtful { had: Option<Arc<Resource>>, refused: Option<Arc<Resource>>, gone: bool },
 }
 
 /// What a client has of one type. For names it did not subscribe to the answer means nothing.
@@ -49,6 +50,11 @@ impl Holds {
     /// Whether it may well be nothing.
     pub(crate) fn is_nothing(&self) -> bool {
         matches!(self, Self::Nothing | Self::Doubtful { had: None, .. })
+    }
+
+    /// Whether nothing can be relied on to be there.
+    pub(crate) fn may_be_gone(&self) -> bool {
+        self.is_nothing() || matches!(self, Self::Doubtful { gone: true, .. })
     }
 
     /// What we know the client by.
@@ -150,10 +156,11 @@ impl Held {
             self.set(name, Holds::Unseen(None));
             return;
         }
+        let gone = refused.is_none() || matches!(before, Holds::Doubtful { gone: true, .. });
         // Of several the one that goes by most names, for the client may know it by any of them.
         let refused = before.possible().chain(refused).max_by_key(|it| it.aliases().len());
         let (had, refused) = (before.resource().cloned(), refused.cloned());
-        self.set(name, Holds::Doubtful { had, refused });
+        self.set(name, Holds::Doubtful { had, refused, gone });
     }
 
     /// The client subscribed to this name and has nothing of it from us.

@@ -471,6 +471,40 @@ fn cases() -> u32 {
     std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(2000)
 }
 
+/// A find of the model: a refused response held a cluster, and the client's version said that it had it.
+#[test]
+fn a_route_waits_for_a_cluster_that_was_refused_for_no_reason() {
+    let of = |services: &[(&'static str, &str)], to: &[&'static str]| Spec {
+        services: services
+            .iter()
+            .map(|(name, cluster)| (*name, ((*cluster).to_owned(), "0".to_owned())))
+            .collect(),
+        routes: [("r", (true, to.to_vec()))].into(),
+        listeners: 0,
+        last: false,
+    };
+    let ops = vec![
+        Op::Publish(of(&[("b", "0")], &[])),
+        Op::Serve(1),
+        Op::Read(1),
+        Op::Serve(2),
+        Op::Read(1),
+        Op::Serve(2),
+        Op::Publish(of(&[("a", "0"), ("d", "0")], &[])),
+        Op::Publish(of(&[("a", "!bad")], &[])),
+        Op::Read(2),
+        Op::Wait(0),
+        Op::Read(3),
+        Op::Refuse,
+        Op::Publish(of(&[("d", "0")], &["d"])),
+        Op::Serve(2),
+        Op::Read(1),
+        Op::Wait(500),
+        Op::Publish(of(&[("a", "0")], &[])),
+    ];
+    run(Protocol::Sotw, Manner::Partial, ops, of(&[("a", "0")], &[]));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -26,9 +26,9 @@ impl Watch {
         if self.nack.is_some() || self.refuses() { Interest::Any } else { self.subscription.interest() }
     }
 
-    /// Whether the client has something of each of these names that it subscribes to and that `set` has.
+    /// Whether the client surely has something of each of these names that it subscribes to and that `set` has.
     pub(crate) fn has_all_of(&self, set: &TypeSet) -> bool {
-        let lacks = |name: &Arc<str>| self.subscription.covers(name) && self.held.of(name).is_nothing();
+        let lacks = |name: &Arc<str>| self.subscription.covers(name) && self.held.of(name).may_be_gone();
         if set.same_content(self.held.base()) {
             return !self.held.differing().keys().any(|name| set.get(name).is_some() && lacks(name));
         }
@@ -57,7 +57,9 @@ impl Watch {
 
     /// Whether the client has nothing under this name because it refused what it was given.
     pub(crate) fn is_refused_and_missing(&self, name: &str) -> bool {
-        self.rejected.contains_key(name) && self.in_flight.is_none() && !self.has(name)
+        self.rejected.contains_key(name)
+            && self.in_flight.is_none()
+            && (!self.covers(name) || self.held.of(name).may_be_gone())
     }
 
     /// Whether the client has, or is just being given or told to give up, a name that `set` has not.
