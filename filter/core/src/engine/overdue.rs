@@ -34,9 +34,11 @@ impl<const WIDTH_MS: u64> UnderWay<WIDTH_MS> {
     pub fn begin(&mut self, now_ns: u64) {
         let now = Self::index(now_ns);
         let ahead = now.after(self.newest);
-        if !(-BUCKETS..=BUCKETS).contains(&ahead) {
+        if !(1_i32.saturating_sub(BUCKETS)..=BUCKETS).contains(&ahead) {
             // A long pause, or a clock that was set: what was known is of no time that comes again.
-            *self = Self { newest: now, swept: now, ..Self::default() };
+            // What was not reported before a pause is not taken for reported after it.
+            let swept = if ahead > 0 { self.swept } else { now };
+            *self = Self { newest: now, swept, ..Self::default() };
         }
         for back in 0..ahead.clamp(0, BUCKETS) {
             self.set(now.plus(0_i32.saturating_sub(back)), |_| 0);
@@ -151,6 +153,15 @@ mod tests {
         assert!(!overdue.end(1_560 * MS), "begun in the same bucket, after it was forgotten");
         overdue.begin(1_600 * MS);
         assert_eq!(overdue.sweep(1_900 * MS, 60 * MS), 1);
+    }
+
+    #[test]
+    fn what_began_before_a_pause_is_not_taken_for_reported() {
+        let (mut overdue, start, limit) = (Overdue::default(), 1_000_000 * MS, 5_000 * MS);
+        overdue.begin(start);
+        assert_eq!(overdue.sweep(start + 1_000 * MS, limit), 0);
+        overdue.begin(start + 2_000 * MS);
+        assert!(!overdue.end(start), "nothing was reported yet");
     }
 
     /// What is counted is bounded by the buckets there are, and so is the time that it takes.

@@ -361,7 +361,9 @@ impl Watch {
         // By names, the version says what was sent for names that may have been dropped and asked for again since: gRPC keeps it from
         // one stream to the next. xds_protocol.rst, "ACK/NACK and resource type instance version": not to resend what "the client
         // had already seen on the previous stream" takes "that the client is not subscribing to a new resource".
-        if self.subscription.is_wildcard()
+        // By a wildcard, it is "generally safe [...] for wildcard requests for LDS and CDS", of which every change is told.
+        if self.type_url.is_full_state()
+            && self.subscription.is_wildcard()
             && let Some(set) = past(&version)
         {
             self.held = Held::all_of(&set);
