@@ -262,7 +262,12 @@ async fn comes_back_to_a_restarted_server(protocol: Protocol) {
     load.go_on(20).await;
     second.publish("front", 2, view("red", 1, a, "p"));
     converged(&second).await;
-    let resent: u64 = second.server.metrics().types().iter().map(|kind| kind.resources).sum();
+    // In state of the world a version says nothing of what a client has by names: endpoints and routes.
+    let told = |kind: &TypeUrl| protocol == Protocol::Delta || kind.is_full_state();
+    let known = [TypeUrl::CLUSTER, TypeUrl::ENDPOINT, TypeUrl::LISTENER, TypeUrl::ROUTE];
+    let sent = second.server.metrics().types();
+    let resent: u64 =
+        known.iter().filter(|kind| told(kind)).map(|kind| sent[kind.position()].resources).sum();
     assert_eq!(resent, 0, "the client had it all");
     second.publish("front", 3, view("blue", 1, b, "p"));
     answered(at, "b", "p").await;
@@ -278,7 +283,7 @@ async fn delta_envoy_comes_back_to_a_restarted_server_and_is_sent_nothing_again(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sotw_envoy_comes_back_to_a_restarted_server_and_is_sent_nothing_again() {
+async fn sotw_envoy_comes_back_to_a_restarted_server_and_is_sent_no_cluster_or_listener_again() {
     comes_back_to_a_restarted_server(Protocol::Sotw).await;
 }
 

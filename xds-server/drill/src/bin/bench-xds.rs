@@ -114,7 +114,7 @@ async fn main() -> anyhow::Result<()> {
             );
         }
         if args.quick {
-            check(&figures)?;
+            check(&plan, &figures)?;
         }
         measured.push((plan, figures));
     }
@@ -150,13 +150,18 @@ fn plans(args: &Args) -> Vec<Plan> {
 }
 
 /// What holds on any machine, however busy: everything arrived (or there would be no figures), and to those who came back nothing
-/// was sent but what had changed.
-fn check(figures: &[Figures]) -> anyhow::Result<()> {
+/// was sent but what had changed. In state of the world that is known of clusters and listeners only; endpoints and the one route
+/// configuration are asked for by names, and their version does not say which of them a client still has.
+fn check(plan: &Plan, figures: &[Figures]) -> anyhow::Result<()> {
     let Some(ours) = figures.iter().find(|it| it.cache == Cache::Ours) else { return Ok(()) };
     let resources = ours.storm.map_or(0.0, |storm| storm.resources);
+    let most = match plan.speaks {
+        Speaks::Delta => 1.0,
+        Speaks::Sotw => plan.services as f64 + 1.0,
+    };
     anyhow::ensure!(
-        resources == 1.0,
-        "clients that came back were sent {resources} resources each, and one had changed"
+        (1.0..=most).contains(&resources),
+        "clients that came back were sent {resources} resources each, at most {most} had to be"
     );
     Ok(())
 }
