@@ -15,7 +15,10 @@ use crate::{
     error::ReplicationError,
     options::prefixes,
     pipeline::Halt,
-    region::own::{self, Ownership},
+    region::{
+        own::{self, Ownership},
+        tell_apart,
+    },
     run::{Context, Replicator},
     session::End,
     spool::Spool,
@@ -58,6 +61,8 @@ impl Replicator {
                 (Err(_), Some(known)) if known.overlap.is_some() => known.source_cluster,
                 (Err(error), _) => return Err(error.clone().into()),
             };
+            // What a write came from is told by the cluster's ID.
+            tell_apart(there, member.cluster)?;
             self.open_spool(there).await?;
             let holder = self.spool.as_ref().map(Spool::holder).unwrap_or_default();
             let prefixes = prefixes(&context.options.rules);

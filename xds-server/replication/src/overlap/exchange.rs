@@ -308,12 +308,15 @@ impl Exchange {
             }
         };
         drop(hold);
-        lock(&self.ours).insert(at);
         metrics.transactions.inc();
         let done: Vec<bool> = response.map_or_else(Vec::new, |response| {
             let each = response.op_responses().into_iter();
             each.map(|one| matches!(one, TxnOpResponse::Txn(txn) if txn.succeeded())).collect()
         });
+        // Where nothing was written, the revision that etcd names is somebody else's.
+        if done.contains(&true) {
+            lock(&self.ours).insert(at);
+        }
         let (mut again, mut done) = (Vec::new(), done.into_iter());
         for write in writes {
             if done.next() == Some(true) {

@@ -341,7 +341,7 @@ impl Promotion {
             // From the fence on nobody may write: the destination must be known to take what comes after it. The checkpoint is not
             // asked for that: a busy replicator far from here replaces it faster than we can.
             let (cluster, key) = (&self.context.destination.cluster, self.context.options.checkpoint_key());
-            let probe = format!("{key}.probe");
+            let probe = format!("{key}/probe");
             cluster.ask(here.kv().put(probe.as_str(), "", None)).await?;
             cluster.ask(here.kv().delete(probe.as_str(), None)).await?;
         }

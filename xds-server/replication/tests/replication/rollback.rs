@@ -6,6 +6,7 @@ use std::{fs, path::Path, time::Duration};
 use zonebreak_drill::lab::{Etcd, Lab, Link};
 use zonebreak_replication::{
     ClusterOptions, ReplicationError, ReplicationOptions,
+    overlap::{Overlap, Policy},
     region::{self, RegionError, own},
     revision::Revision,
     spool::{Entry, History, MIN_BYTES},
@@ -232,6 +233,15 @@ async fn two_etcds_with_one_id_are_refused_before_anything_is_written() {
     let error = Running::start(pair.options()).gives_up().await.to_string();
     assert!(error.contains("--initial-cluster-token"), "{error}");
     assert!(list(&mut to, "/").await.is_empty(), "nothing was written");
+    let region = |name| Some(region::Region::new(name).unwrap());
+    let shared = ReplicationOptions {
+        source_region: region("west"),
+        destination_region: region("east"),
+        overlap: Some(Overlap::new(Policy::LwwHlc)),
+        ..pair.options_with_spool("shared")
+    };
+    let error = Running::start(shared).gives_up().await.to_string();
+    assert!(error.contains("--initial-cluster-token"), "two that write: {error}");
     // One that was replicated to nevertheless, by a version that did not ask: no fence of it would hold.
     let (id, of) = (source.status().await.unwrap(), (PREFIX.to_owned(), PREFIX.to_owned()));
     let id = zonebreak_replication::checkpoint::ClusterId(id.header().unwrap().cluster_id());
