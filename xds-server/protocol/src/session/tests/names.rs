@@ -311,6 +311,20 @@ fn r28_a_collection_of_a_full_state_type_is_told_whole() {
     }
 }
 
+/// A find of the model.
+#[test]
+fn r28_a_collection_asked_for_along_with_everything_is_sent() {
+    for mut client in everywhere(&EDS) {
+        client.publish(&[(EDS, "plain", "1"), (EDS, ONE, "1")]);
+        let first = only(client.subscribe(&EDS, &["plain"]));
+        client.ack(&first);
+        let all = only(client.subscribe(&EDS, &["*", GLOB]));
+        assert!(names(&all).contains(&ONE), "{all:?}");
+        client.ack(&all);
+        assert!(client.converged());
+    }
+}
+
 #[test]
 fn r28_context_parameters_mean_the_same_in_any_order() {
     let said = "xdstp://a/t/shop/1?zone=az-a&tier=1";

@@ -17,13 +17,15 @@ use crate::types::Protocol;
 // === impl Watch ===
 
 impl Watch {
-    /// The names the client has something of because it asked for them, or for their collection.
-    pub(super) fn kept_without_a_wildcard(&self, fresh: &Names) -> Vec<Arc<str>> {
+    /// The names the client has something of because it asked for them, or for their collection: before now, and so neither for those
+    /// that are `fresh` nor for a collection that `began` in the same request.
+    pub(super) fn kept_without_a_wildcard(&self, fresh: &Names, began: &[Arc<str>]) -> Vec<Arc<str>> {
         let names = self.subscription.names().iter().filter(|name| !fresh.contains(name)).cloned();
         let mut kept: Vec<Arc<str>> = names.collect();
-        kept.extend(
-            self.members(|name| self.subscription.collects(name) && !self.subscription.names_exactly(name)),
-        );
+        let new = |name: &str| name::glob_of(name).is_some_and(|of| began.iter().any(|glob| *of == **glob));
+        kept.extend(self.members(|name| {
+            self.subscription.collects(name) && !new(name) && !self.subscription.names_exactly(name)
+        }));
         kept
     }
 

@@ -217,13 +217,13 @@ impl Watch {
         self.turned |= !change.is_nothing();
         if change.wildcard_began {
             // What the wildcard adds is news to the client, whatever the set we last compared with.
-            let kept = self.kept_without_a_wildcard(&change.new);
+            let kept = self.kept_without_a_wildcard(&change.new, &change.globs_began);
             self.held.narrow(&kept);
             self.recall_all();
             self.owed = true;
         }
         if change.wildcard_ended {
-            let kept = self.kept_without_a_wildcard(&change.asked);
+            let kept = self.kept_without_a_wildcard(&change.asked, &change.globs_began);
             let had = self.held.differing().clone();
             self.held.narrow(&kept);
             had.iter().for_each(|(name, had)| self.may_keep(name, had));
