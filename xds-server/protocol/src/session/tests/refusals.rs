@@ -184,3 +184,18 @@ fn what_was_perhaps_refused_goes_out_again_when_its_type_changes_under_a_name_th
         assert!(client.converged());
     }
 }
+
+/// A find of the model: Envoy takes the good part of what it refuses, whether the bad one is new or was only repeated.
+#[test]
+fn what_came_with_something_else_that_was_refused_is_taken_back() {
+    for mut client in both(Protocol::Sotw, &CDS) {
+        client.publish(&[(CDS, "a", "1")]);
+        let first = only(client.subscribe(&CDS, &["a", "b"]));
+        client.ack(&first);
+        let both = only(client.publish(&[(CDS, "a", "1"), (CDS, "b", "1")]));
+        assert_eq!(names(&both), ["a", "b"]);
+        assert!(client.nack(&both, "a: bad").is_empty());
+        let without = only(client.publish(&[(CDS, "a", "1")]));
+        assert_eq!(names(&without), ["a"]);
+    }
+}

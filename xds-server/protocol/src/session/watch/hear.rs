@@ -103,6 +103,9 @@ impl Watch {
             brought.iter().map(|(name, content)| own_name(name, content).clone()).collect();
         let count = names.len();
         let mut blamed = attribution::blamed(message, &names);
+        // A full state repeats what the client has: if nothing new is named it may have taken that and refused something else.
+        let full_state = self.protocol == Protocol::Sotw && self.type_url.is_full_state();
+        let guessed = full_state && blamed.is_empty();
         if count == 1 || blamed.is_empty() {
             blamed = names.into_iter().collect();
         }
@@ -112,7 +115,7 @@ impl Watch {
             // They are in the order of names.
             let certain = attributed && blamed.binary_search(own_name(name, content)).is_ok();
             let news = !self.held.of(name).is(content.as_ref());
-            if news && !certain && self.subscription.covers(name) {
+            if news && (!certain || guessed) && self.subscription.covers(name) {
                 self.held.doubt(name, content.as_ref());
             }
             if let (false, Some(resource)) = (certain, content) {
