@@ -143,6 +143,11 @@ impl Client {
         self.kinds.entry(type_url.clone()).or_default().version.clear();
     }
 
+    /// The client asks for nothing of this type any more, and has not said so: it is away.
+    pub fn forget_names(&mut self, type_url: &TypeUrl) {
+        self.kinds.entry(type_url.clone()).or_default().names.clear();
+    }
+
     /// The view holds exactly this now.
     pub fn publish(&mut self, items: &[Item]) -> Vec<Response> {
         self.changes += 1;

@@ -38,8 +38,9 @@ enum Op {
     /// Refuses it: all of it without a word, or the first resource by its name.
     Refuse(bool),
     Wait(u64),
-    /// With what it has, or without.
-    Reconnect(bool),
+    /// With what it has, or without; and in between it begins, or ceases, to ask for one of these, but for everything: of that alone
+    /// a version says what the client has.
+    Reconnect(bool, Option<usize>),
 }
 
 fn spec() -> impl Strategy<Value = Spec> {
@@ -54,7 +55,7 @@ fn op() -> impl Strategy<Value = Op> {
         6 => Just(Op::Answer),
         2 => any::<bool>().prop_map(Op::Refuse),
         1 => (0..1000u64).prop_map(Op::Wait),
-        1 => any::<bool>().prop_map(Op::Reconnect),
+        1 => (any::<bool>(), prop::option::of(0..ASKED.len() - 1)).prop_map(|(with, at)| Op::Reconnect(with, at)),
     ]
 }
 
@@ -66,6 +67,11 @@ struct World {
     /// Content by name.
     held: BTreeMap<&'static str, &'static str>,
     sent: Vec<Response>,
+    /// What it ceased to ask for in state of the world while a response was under way: such a request is stale, and so is the next that
+    /// asks for it again. Then the first that counts is like the last that did, and nobody could tell.
+    unheard: BTreeSet<&'static str>,
+    /// How many responses it must take until one answered that it asks for everything: only then does it have all of its version.
+    until_all: usize,
     view: Vec<Item>,
     /// Whether it ever refused anything.
     refused: bool,
@@ -75,8 +81,18 @@ impl World {
     fn new(mut client: Client, kind: &TypeUrl) -> Self {
         assert!(client.publish(&[]).is_empty());
         let (asked, held) = (BTreeSet::new(), BTreeMap::new());
-        let (sent, view) = (Vec::new(), Vec::new());
-        Self { client: Some(client), kind: kind.clone(), asked, held, sent, view, refused: false }
+        let (sent, unheard, view) = (Vec::new(), BTreeSet::new(), Vec::new());
+        Self {
+            client: Some(client),
+            kind: kind.clone(),
+            asked,
+            held,
+            sent,
+            unheard,
+            until_all: 0,
+            view,
+            refused: false,
+        }
     }
 
     fn client(&self) -> &Client {
@@ -94,11 +110,17 @@ impl World {
     fn apply(&mut self, op: Op) {
         match op {
             Op::Publish(spec) => self.publish(&spec, &CONTENTS),
-            Op::Ask(at) => {
-                self.asked.insert(ASKED[at]);
+            Op::Ask(at) if !self.unheard.contains(ASKED[at]) => {
+                if self.asked.insert(ASKED[at]) && ASKED[at] == "*" {
+                    self.until_all = 1 + self.sent.len();
+                }
                 self.hears(|client, kind| client.subscribe(kind, &[ASKED[at]]));
             }
+            Op::Ask(_) => {}
             Op::Drop(at) if self.asked.remove(ASKED[at]) => {
+                if self.client().protocol == Protocol::Sotw && !self.sent.is_empty() {
+                    self.unheard.insert(ASKED[at]);
+                }
                 self.hears(|client, kind| client.unsubscribe(kind, &[ASKED[at]]));
                 self.forget();
             }
@@ -106,7 +128,7 @@ impl World {
             Op::Answer => _ = self.answer(),
             Op::Refuse(names) => self.refuse(names),
             Op::Wait(millis) => self.hears(|client, _| client.wait(Duration::from_millis(millis))),
-            Op::Reconnect(with) => self.reconnect(with),
+            Op::Reconnect(with, toggled) => self.reconnect(with, toggled),
         }
     }
 
@@ -119,13 +141,16 @@ impl World {
 
     fn answer(&mut self) -> bool {
         let Some(response) = self.sent.pop() else { return false };
+        self.unheard.clear();
         self.take(&response, None);
+        self.until_all = self.until_all.saturating_sub(1);
         self.hears(|client, _| client.ack(&response));
         true
     }
 
     fn refuse(&mut self, names: bool) {
         let Some(response) = self.sent.pop() else { return };
+        self.unheard.clear();
         self.refused = true;
         let first = response.resources.first().map(|resource| resource.name().to_string());
         let message = match first.filter(|_| names) {
@@ -168,23 +193,34 @@ impl World {
         self.held = held;
     }
 
-    /// The same client on a new stream, which asks for all it asked for, and has what it had or has lost it.
-    fn reconnect(&mut self, with: bool) {
-        if self.asked.is_empty() {
+    /// The same client on a new stream, which asks for all it asked for, but for one name, and has what it had or has lost it.
+    fn reconnect(&mut self, with: bool, toggled: Option<usize>) {
+        let mut asked = self.asked.clone();
+        if let Some(at) = toggled
+            && !asked.remove(ASKED[at])
+        {
+            asked.insert(ASKED[at]);
+        }
+        if asked.is_empty() {
             // To say nothing would be to ask for everything.
             return;
         }
+        self.asked = asked;
+        self.forget();
         let before = self.client.take().unwrap();
         if !with {
             self.held.clear();
         }
         self.sent.clear();
+        self.unheard.clear();
         let brings: Vec<Item> =
             self.held.iter().map(|(name, content)| (self.kind.clone(), *name, *content)).collect();
         let mut client = before.reconnect(&brings, &self.view);
-        if !with {
+        if !with || self.until_all > 0 {
             client.forget_version(&self.kind);
+            self.until_all = 1;
         }
+        client.forget_names(&self.kind);
         self.client = Some(client);
         let asked: Vec<&str> = self.asked.iter().copied().collect();
         self.hears(|client, kind| client.subscribe(kind, &asked));
