@@ -14,7 +14,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use crate::resource::{Resource, ResourceError};
 use crate::session::{Resources, Response};
 use crate::type_set::TypeSet;
-use crate::types::Protocol;
+use crate::types::{Protocol, Version};
 use crate::wire;
 
 #[cfg(test)]
@@ -57,9 +57,9 @@ impl Response {
             }
         };
         let refreshed: usize =
-            self.refreshed.iter().map(|resource| wire::bytes_len(self.beat_len(resource))).sum();
+            self.refreshed.iter().map(|resource| wire::bytes_len(beat_len(resource))).sum();
         let unresolved: usize =
-            self.unresolved.iter().map(|alias| wire::bytes_len(self.unresolved_len(alias))).sum();
+            self.unresolved.iter().map(|alias| wire::bytes_len(unresolved_len(&self.version, alias))).sum();
         let removed: usize = match self.protocol {
             Protocol::Sotw => 0,
             Protocol::Delta => self.removed.iter().map(|name| wire::bytes_len(name.len())).sum(),
@@ -104,13 +104,13 @@ impl Response {
     /// What follows the resources.
     fn put_rest(&self, out: &mut impl BufMut) {
         for resource in &self.refreshed {
-            wire::put_header(2, self.beat_len(resource), out);
+            wire::put_header(2, beat_len(resource), out);
             wire::put_string(1, resource.version().as_str(), out);
             wire::put_string(3, resource.name(), out);
             out.put_slice(resource.tail());
         }
         for alias in &self.unresolved {
-            wire::put_header(2, self.unresolved_len(alias), out);
+            wire::put_header(2, unresolved_len(&self.version, alias), out);
             wire::put_string(1, self.version.as_str(), out);
             wire::put_string(3, alias, out);
             wire::put_bytes(4, alias.as_bytes(), out);
@@ -167,17 +167,6 @@ impl Response {
         }
     }
 
-    /// `Resource { version = 1, name = 3, ttl = 6 }`.
-    fn beat_len(&self, resource: &Resource) -> usize {
-        let version = wire::string_len(resource.version().as_str());
-        version + wire::string_len(resource.name()) + resource.tail().len()
-    }
-
-    /// `Resource { version = 1, name = 3, aliases = 4 }`.
-    fn unresolved_len(&self, alias: &str) -> usize {
-        wire::string_len(self.version.as_str()) + wire::string_len(alias) + wire::bytes_len(alias.len())
-    }
-
     /// `ControlPlane { identifier = 1 }`.
     fn put_control_plane(&self, field: u8, out: &mut impl BufMut) {
         let len = wire::string_len(&self.control_plane);
@@ -188,8 +177,19 @@ impl Response {
     }
 }
 
+/// `Resource { version = 1, name = 3, ttl = 6 }`.
+pub(crate) fn beat_len(resource: &Resource) -> usize {
+    let version = wire::string_len(resource.version().as_str());
+    version + wire::string_len(resource.name()) + resource.tail().len()
+}
+
+/// `Resource { version = 1, name = 3, aliases = 4 }`.
+pub(crate) fn unresolved_len(version: &Version, alias: &str) -> usize {
+    wire::string_len(version.as_str()) + wire::string_len(alias) + wire::bytes_len(alias.len())
+}
+
 /// `ResourceError { resource_name = 1 { name = 1 }, error_detail = 2 { code = 1, message = 2 } }`.
-fn error_len(name: &str, error: &ResourceError) -> usize {
+pub(crate) fn error_len(name: &str, error: &ResourceError) -> usize {
     wire::bytes_len(wire::string_len(name)) + wire::bytes_len(status_len(error))
 }
 

@@ -11,6 +11,7 @@ mod names;
 mod order;
 mod refusals;
 mod resume;
+mod room;
 mod subscriptions;
 mod ttl;
 
@@ -18,13 +19,14 @@ mod ttl;
 const RULES: std::ops::RangeInclusive<u32> = 1..=33;
 
 /// Every source of tests that carry a rule's number.
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 11] = [
     include_str!("answers.rs"),
     include_str!("errors.rs"),
     include_str!("names.rs"),
     include_str!("order.rs"),
     include_str!("refusals.rs"),
     include_str!("resume.rs"),
+    include_str!("room.rs"),
     include_str!("subscriptions.rs"),
     include_str!("ttl.rs"),
     include_str!("../../../tests/wire.rs"),

@@ -10,21 +10,26 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::room::Room;
 use super::state::Watch;
+use crate::codec;
 use crate::resource::Resource;
 use crate::session::held::Holds;
 use crate::type_set::TypeSet;
+use crate::wire;
 
 /// How often a type beats at most, whatever the time to live.
 const FASTEST: Duration = Duration::from_millis(10);
 
 /// When a type's times to live last began anew.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Beat {
     /// The client was sent nothing on this stream that could run out.
     Idle,
     /// Then.
     At(Instant),
+    /// Then, but for those from this name on: they had no room in the response.
+    Partly(Instant, Arc<str>),
     /// The client refused a heartbeat: it gets none until it takes something.
     Refused,
 }
@@ -32,40 +37,54 @@ pub(super) enum Beat {
 // === impl Watch ===
 
 impl Watch {
-    /// What is to be kept alive at `now`, if a heartbeat is due; it then counts as given.
-    pub(super) fn beat(&mut self, now: Instant, goal: &TypeSet) -> Vec<Arc<Resource>> {
-        let due = match (self.beat, self.interval(goal)) {
-            (_, None) | (Beat::Refused, _) => false,
+    /// What is to be kept alive at `now`, if a heartbeat is due and as far as there is room; it then counts as given.
+    pub(super) fn beat(&mut self, now: Instant, goal: &TypeSet, room: &mut Room) -> Vec<Arc<Resource>> {
+        let Some(interval) = self.interval(goal) else { return Vec::new() };
+        let (began, from) = match &self.beat {
+            Beat::Refused => return Vec::new(),
+            Beat::At(last) if now < *last + interval => return Vec::new(),
             // What an earlier stream brought has been running out since, who knows how long.
-            (Beat::Idle, _) => true,
-            (Beat::At(last), Some(interval)) => now >= last + interval,
+            Beat::Idle | Beat::At(_) => (now, None),
+            Beat::Partly(began, from) => (*began, Some(from.clone())),
         };
-        if !due {
-            return Vec::new();
-        }
         let alive = |resource: &&Arc<Resource>| {
             let holds = |name: &Arc<str>| self.has_just(name, resource);
             let own = |name: &Arc<str>| self.subscription.covers(name) && holds(name);
             let alias = |name: &Arc<str>| self.subscription.names_exactly(name) && holds(name);
             resource.ttl().is_some() && (own(resource.name()) || resource.aliases().iter().any(alias))
         };
-        let alive: Vec<Arc<Resource>> = goal.iter().filter(alive).cloned().collect();
-        self.beat = if alive.is_empty() { Beat::Idle } else { Beat::At(now) };
-        alive
+        let left = |resource: &&Arc<Resource>| from.as_ref().is_none_or(|from| resource.name() >= from);
+        let mut beats = Vec::new();
+        let mut rest = None;
+        for resource in goal.iter().filter(left).filter(alive) {
+            if !room.takes(|| wire::bytes_len(codec::beat_len(resource))) {
+                rest = Some(resource.name().clone());
+                break;
+            }
+            beats.push(resource.clone());
+        }
+        self.beat = match rest {
+            Some(name) => Beat::Partly(began, name),
+            None if beats.is_empty() && from.is_none() => Beat::Idle,
+            None => Beat::At(began),
+        };
+        beats
     }
 
     /// These were sent: if any of them can run out, it begins to.
     pub(super) fn starts_to_age(&mut self, now: Instant, sent: &[Arc<Resource>]) {
         let aging = self.features.ttl && sent.iter().any(|resource| resource.ttl().is_some());
-        if aging && !matches!(self.beat, Beat::At(_)) {
+        if aging && !matches!(self.beat, Beat::At(_) | Beat::Partly(..)) {
             self.beat = Beat::At(now);
         }
     }
 
     /// When the next heartbeat is due.
     pub(crate) fn next_beat(&self) -> Option<Instant> {
-        match self.beat {
-            Beat::At(last) if self.in_flight.is_none() => Some(last + self.interval(self.held.base())?),
+        match &self.beat {
+            Beat::At(last) | Beat::Partly(last, _) if self.in_flight.is_none() => {
+                Some(*last + self.interval(self.held.base())?)
+            }
             _ => None,
         }
     }

@@ -11,6 +11,7 @@ use super::state::Watch;
 use crate::resource::Resource;
 use crate::type_set::TypeSet;
 use crate::types::TypeUrl;
+use crate::{codec, wire};
 
 /// What the client has no use for any more, and what it asked for in vain.
 #[derive(Debug, Default)]
@@ -36,6 +37,24 @@ impl Watch {
         let resources: Vec<_> =
             names.into_iter().filter(|name| self.subscription.covers(name)).filter_map(after).collect();
         distinct(&resources)
+    }
+
+    /// The most that an answer under this name takes of an incremental response, in bytes.
+    pub(super) fn bytes_of(&self, name: &str, new: Option<&Resource>, goal: &TypeSet) -> usize {
+        let removed = |name: &str| wire::bytes_len(name.len());
+        let had = self.held.of(name);
+        let own = had.resource().map(|had| had.name());
+        match new {
+            Some(new) => {
+                // What an alias led to before it moved is taken away by its own name.
+                let moved = own.filter(|own| *own != new.name()).map_or(0, |own| removed(own));
+                wire::bytes_len(new.entry().len() + new.tail().len()) + moved
+            }
+            None if self.type_url == TypeUrl::VIRTUAL_HOST => {
+                removed(name).max(wire::bytes_len(codec::unresolved_len(goal.version(), name)))
+            }
+            None => own.map_or(0, |own| removed(own)).max(removed(name)),
+        }
     }
 
     /// How an incremental client is told of what it is to give up, or does not exist.

@@ -8,6 +8,7 @@ mod content;
 mod errors;
 mod hear;
 mod know;
+mod room;
 mod send;
 mod state;
 mod strays;

@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::compose::{Gone, distinct};
 use super::content::{Chosen, Content};
 use super::errors::absent;
+use super::room::Room;
 use super::state::{InFlight, Watch};
 use crate::resource::{Resource, ResourceError};
 use crate::session::event::Resources;
@@ -14,6 +15,7 @@ use crate::session::held::Held;
 use crate::session::names::Names;
 use crate::type_set::{Errors, TypeSet};
 use crate::types::{ChangeId, Protocol, TypeUrl, Version};
+use crate::{codec, wire};
 
 /// What a type may send at this moment.
 pub(crate) struct Rules<'a> {
@@ -33,7 +35,7 @@ pub(crate) struct Rules<'a> {
     pub coming: &'a dyn Fn(&str) -> bool,
     /// What to send under a name that was asked for and is not in the goal any more.
     pub promised: &'a dyn Fn(&Arc<str>) -> Option<&'a Arc<Resource>>,
-    /// The most bytes of resources in one incremental response.
+    /// The most bytes of resources, names and errors in one response, as far as it can be split.
     pub max_bytes: usize,
 }
 
@@ -136,17 +138,18 @@ impl Watch {
         self.expand_collections(goal);
 
         let full_state = self.protocol == Protocol::Sotw && self.type_url.is_full_state();
-        let Choice { content, held_back, kept } = self.choose(full_state, rules);
+        let mut room = Room::new(rules.max_bytes, self.protocol == Protocol::Delta);
+        let Choice { content, held_back, kept } = self.choose(rules, &mut room);
         // A client that comes back waits for nothing: its answer may wait for what it will bring.
         let owed = self.owed && !(self.resumed && (held_back || kept));
         // A state-of-the-world client that named an absent listener or cluster learns it from the full state.
         let absent: Vec<&Arc<str>> = self.due.iter().filter(|name| !(rules.coming)(name)).collect();
         let asked_absent = full_state && !absent.is_empty();
-        let errors = self.errors(&absent, goal);
+        let mut errors = self.errors(&absent, goal);
         let news = !content.is_empty() || owed || asked_absent || !errors.is_empty();
-        let alive = self.beat(now, goal);
+        let alive = self.beat(now, goal, &mut room);
         if !news {
-            self.drop_answered(rules);
+            self.drop_answered(rules, &Errors::new());
             if !held_back {
                 self.reach(rules.point);
             }
@@ -171,6 +174,7 @@ impl Watch {
         if self.protocol == Protocol::Sotw {
             resources.append(&mut refreshed);
         }
+        let untold = if errors.is_empty() { Errors::new() } else { cut(&mut errors, room, &resources) };
         self.starts_to_age(now, &resources);
         let Gone { removed, unresolved } =
             if full_state { Gone::default() } else { self.gone(&content, goal) };
@@ -191,12 +195,12 @@ impl Watch {
             self.due.take(name);
         });
         if news {
-            self.drop_answered(rules);
+            self.drop_answered(rules, &untold);
             self.owed = false;
         }
         self.last_nonce = Some(nonce.clone());
         self.sent = Some(version.clone());
-        let point = (news && !held_back).then_some(rules.point);
+        let point = (news && !held_back && untold.is_empty()).then_some(rules.point);
         // That a name is absent needs no clearing up: what is born under it is news.
         let errors = errors.into_iter().filter(|(name, _)| goal.errors().contains_key(name)).collect();
         let goal = goal.clone();
@@ -279,11 +283,13 @@ impl Watch {
         errors
     }
 
-    fn choose(&self, full_state: bool, rules: &Rules<'_>) -> Choice {
+    fn choose(&self, rules: &Rules<'_>, room: &mut Room) -> Choice {
+        let full_state = self.protocol == Protocol::Sotw && self.type_url.is_full_state();
         let mut choice = Choice::default();
         let Choice { content, held_back, kept } = &mut choice;
         let mut promised = Vec::new();
-        let mut bytes = 0;
+        let mut fits =
+            |name: &str, new: Option<&Resource>| room.takes(|| self.bytes_of(name, new, rules.goal));
         let differing = self.held.differing();
         let due_only = self.due.iter().filter(|name| !differing.contains_key(*name));
         for name in differing.keys().chain(due_only) {
@@ -294,40 +300,43 @@ impl Watch {
                     if !due && self.is_refused(name, Some(resource), rules.goal) {
                         continue;
                     }
-                    let fits = full_state
-                        || self.protocol == Protocol::Sotw
-                        || content.is_empty()
-                        || bytes + resource.entry().len() <= rules.max_bytes;
-                    if !fits || !(due || first || rules.changes) {
+                    if (due || first || rules.changes) && fits(name, Some(resource)) {
+                        content.insert(name.clone(), Some(resource.clone()));
+                    } else {
                         *held_back = true;
-                        continue;
                     }
-                    bytes += resource.entry().len();
-                    content.insert(name.clone(), Some(resource.clone()));
                 }
                 None if rules.goal.errors().contains_key(name) => {
                     // The error is the answer; those who may not read it and have nothing are told that there is nothing.
                     let silent = self.features.errors || self.protocol == Protocol::Sotw;
                     if due && !silent && self.held.of(name).is_nothing() {
-                        content.insert(name.clone(), None);
+                        if fits(name, None) {
+                            content.insert(name.clone(), None);
+                        } else {
+                            *held_back = true;
+                        }
                     }
                 }
                 None if due => {
                     if (rules.coming)(name) {
                         *held_back = true;
                     } else if let Some(resource) = (rules.promised)(name) {
-                        promised.push((name.clone(), Some(resource.clone())));
+                        promised.push((name, resource));
                     } else if self.protocol == Protocol::Delta {
                         // xds_protocol.rst, "Knowing When a Requested Resource Does Not Exist": "the server will send a
                         // DeltaDiscoveryResponse message that contains that resource's name in the removed_resources field".
-                        content.insert(name.clone(), None);
+                        if fits(name, None) {
+                            content.insert(name.clone(), None);
+                        } else {
+                            *held_back = true;
+                        }
                     }
                 }
                 None => {
                     // xds_protocol.rst, "Deleting Resources": other types have no way to say it in state of the world.
                     let sayable = full_state || self.protocol == Protocol::Delta;
                     if sayable && !self.is_refused(name, None, rules.goal) {
-                        if (rules.removable)(name) {
+                        if (rules.removable)(name) && fits(name, None) {
                             content.insert(name.clone(), None);
                         } else {
                             *kept = true;
@@ -343,14 +352,21 @@ impl Watch {
             } else if rules.goal.get(name).is_none() && !(rules.removable)(name) {
                 *kept = true;
             } else if !self.is_refused(name, None, rules.goal) {
-                content.insert(name.clone(), None);
+                if fits(name, None) {
+                    content.insert(name.clone(), None);
+                } else {
+                    *kept = true;
+                }
             }
         }
         // On its own: were it refused, what is still wanted should not be refused with it.
-        if content.is_empty() {
-            content.extend(promised);
-        } else {
-            *held_back |= !promised.is_empty();
+        let alone = content.is_empty();
+        for (name, resource) in promised {
+            if alone && fits(name, Some(resource)) {
+                content.insert(name.clone(), Some(resource.clone()));
+            } else {
+                *held_back = true;
+            }
         }
         choice
     }
@@ -412,18 +428,34 @@ impl Watch {
         }
     }
 
-    /// Forgets the names that were asked for and do not exist, where the protocol has no word for that.
-    fn drop_answered(&mut self, rules: &Rules<'_>) {
+    /// Forgets the names that were asked for and do not exist, where the protocol has no word for that, or it was said.
+    fn drop_answered(&mut self, rules: &Rules<'_>, untold: &Errors) {
         let errors = rules.goal.errors();
         if !errors.is_empty() {
             self.due.retain(|name| !errors.contains_key(name));
         }
         if self.protocol == Protocol::Sotw && !self.due.is_empty() {
             self.due.retain(|name: &Arc<str>| {
-                rules.goal.get(name).is_some() || (rules.coming)(name) || (rules.promised)(name).is_some()
+                let promised = (rules.promised)(name).is_some();
+                rules.goal.get(name).is_some()
+                    || (rules.coming)(name)
+                    || promised
+                    || untold.contains_key(name)
             });
         }
     }
+}
+
+/// Leaves only those errors that fit into a response with these resources. Answers the others.
+fn cut(errors: &mut Errors, room: Room, resources: &[Arc<Resource>]) -> Errors {
+    let mut room = room.beside(resources.iter().map(|resource| wire::bytes_len(resource.any().len())).sum());
+    let untold = |(name, error): &(&Arc<str>, &Arc<ResourceError>)| {
+        !room.takes(|| wire::bytes_len(codec::error_len(name, error)))
+    };
+    let untold: Errors =
+        errors.iter().filter(untold).map(|(name, error)| (name.clone(), error.clone())).collect();
+    errors.retain(|name, _| !untold.contains_key(name));
+    untold
 }
 
 /// Whether two contents, or two removals, are the same.
