@@ -68,13 +68,21 @@ struct World {
     held: BTreeMap<&'static str, &'static str>,
     sent: Vec<Response>,
     /// What it ceased to ask for in state of the world while a response was under way: such a request is stale, and so is the next that
-    /// asks for it again. Then the first that counts is like the last that did, and nobody could tell.
+    /// asks for it again, under whatever name. Then the first that counts is like the last that did, and nobody could tell.
     unheard: BTreeSet<&'static str>,
     /// How many responses it must take until one answered that it asks for everything: only then does it have all of its version.
     until_all: usize,
     view: Vec<Item>,
     /// Whether it ever refused anything.
     refused: bool,
+}
+
+/// Whether two things to ask for have a resource in common.
+fn overlap(one: &str, other: &str) -> bool {
+    let covers = |one: &str, other: &str| {
+        one == "*" || one == other || one == COLLECTION && other.starts_with("xdstp:")
+    };
+    covers(one, other) || covers(other, one)
 }
 
 impl World {
@@ -110,7 +118,7 @@ impl World {
     fn apply(&mut self, op: Op) {
         match op {
             Op::Publish(spec) => self.publish(&spec, &CONTENTS),
-            Op::Ask(at) if !self.unheard.contains(ASKED[at]) => {
+            Op::Ask(at) if !self.unheard.iter().any(|unheard| overlap(unheard, ASKED[at])) => {
                 if self.asked.insert(ASKED[at]) && ASKED[at] == "*" {
                     self.until_all = 1 + self.sent.len();
                 }
