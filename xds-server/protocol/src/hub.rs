@@ -85,7 +85,8 @@ impl Hub {
         let mut changed = Vec::new();
         for (view, snapshot) in views {
             let old = next.insert(view.clone(), snapshot.clone());
-            if !old.as_ref().is_some_and(|old| old.same_content(&snapshot)) {
+            // One of other versions only wakes nobody: the index knows contents. But it counts among those passed over.
+            if !old.as_ref().is_some_and(|old| old.reads_the_same(&snapshot)) {
                 changed.push((view, old, snapshot));
             }
         }
@@ -194,12 +195,13 @@ impl Subscription {
         Poll::Pending
     }
 
-    /// The newest snapshot if it holds anything else than the one this stream was given last, whether that concerns it or not.
+    /// The newest snapshot if it holds anything else than the one this stream was given last, whether that concerns it or not, or
+    /// says it in other versions: what the client asks for next is told in those.
     pub(crate) fn newer(&mut self) -> Option<Arc<Snapshot>> {
         let snapshot = self.hub.snapshot_for(self.stream, &self.view)?;
         let last = self.last.replace(snapshot.clone());
         // The bell rings for others too: for those who take part in a trial, and those who do not.
-        let same = |last: &Arc<Snapshot>| Arc::ptr_eq(last, &snapshot) || last.same_content(&snapshot);
+        let same = |last: &Arc<Snapshot>| Arc::ptr_eq(last, &snapshot) || last.reads_the_same(&snapshot);
         (!last.as_ref().is_some_and(same)).then_some(snapshot)
     }
 

@@ -124,8 +124,16 @@ impl Snapshot {
 
     /// Whether a client in sync with one is in sync with the other.
     pub fn same_content(&self, other: &Self) -> bool {
-        let covers =
-            |a: &Self, b: &Self| a.types.iter().all(|(type_url, set)| set.same_content(b.set(type_url)));
+        self.agrees(other, TypeSet::same_content)
+    }
+
+    /// Whether clients are told the same of both: the contents are equal, and so are the versions.
+    pub(crate) fn reads_the_same(&self, other: &Self) -> bool {
+        self.agrees(other, TypeSet::reads_the_same)
+    }
+
+    fn agrees(&self, other: &Self, same: impl Fn(&TypeSet, &TypeSet) -> bool) -> bool {
+        let covers = |a: &Self, b: &Self| a.types.iter().all(|(type_url, set)| same(set, b.set(type_url)));
         covers(self, other) && covers(other, self)
     }
 

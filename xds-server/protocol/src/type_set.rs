@@ -277,6 +277,14 @@ impl TypeSet {
                 && self.errors == other.errors)
     }
 
+    /// Whether a client is told the same of both, word for word: of equal contents the versions may differ that publishers choose.
+    pub(crate) fn reads_the_same(&self, other: &Self) -> bool {
+        self.id == other.id
+            || (self.same_content(other)
+                && self.version == other.version
+                && self.versions_sum == other.versions_sum)
+    }
+
     pub(crate) fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }

@@ -174,6 +174,27 @@ async fn types_that_a_change_does_not_name_keep_their_version_and_are_silent() {
     }
 }
 
+/// Content decides whether something is sent; what is sent carries the version of now, on old streams as on new ones.
+#[tokio::test]
+async fn a_version_that_moved_alone_is_the_one_that_is_told_next() {
+    let example = start().await;
+    for (n, stream) in STREAMS.into_iter().enumerate() {
+        let node = format!("node-{n}");
+        let both = [set(&EDS, "e", "E"), set(&EDS, "f", "F")];
+        example.post(&node, json!({"version": "1", "set": both})).await;
+        let mut peer = example.peer(&node, stream, &EDS).await;
+        peer.ask(&EDS, &["e"]).await;
+        let first = peer.expect().await;
+        assert_eq!(first.version, "1");
+        peer.ack(&first, &["e"]).await;
+        example.post(&node, json!({"version": "2", "set": both})).await;
+        assert!(peer.is_silent(QUIET).await, "{stream:?}");
+        peer.ask_more(&EDS, &["e", "f"], &first).await;
+        let more = peer.expect().await;
+        assert_eq!((more.version.as_str(), texts(&more.values)), ("2", vec!["F".into()]), "{stream:?}");
+    }
+}
+
 #[tokio::test]
 async fn what_was_set_is_published_when_it_is_answered() {
     let example = start().await;

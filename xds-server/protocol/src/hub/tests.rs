@@ -3,7 +3,7 @@
 use super::*;
 use crate::interest::Interest;
 use crate::resource::{Resource, ResourceError};
-use crate::types::{ChangeId, TypeUrl};
+use crate::types::{ChangeId, TypeUrl, Version};
 
 /// As a stream does that watches all clusters.
 fn follow(hub: &Arc<Hub>, stream: StreamId, view: ViewKey) -> Subscription {
@@ -54,6 +54,30 @@ async fn a_stream_waits_for_its_view_and_then_sees_only_the_newest() {
 
     let mut late = follow(&hub, StreamId(2), view);
     assert_eq!(late.next().await.change(), ChangeId(4));
+}
+
+#[test]
+fn a_version_that_moved_alone_wakes_nobody_and_is_what_who_looks_is_given() {
+    let made = |change, version: &str| {
+        let mut builder = Snapshot::builder(ChangeId(change));
+        builder.put(cluster("a", "1")).unwrap().version(&TypeUrl::CLUSTER, Version::new(version));
+        Arc::new(builder.build())
+    };
+    let hub = Hub::new();
+    let mut streams = streams(&hub, &made(1, "one"), [interests(Interest::Any), names(&["a"])]);
+    hub.publish([(ViewKey::new("az-a"), made(2, "two"))]);
+    assert_eq!(all_woken(&mut streams), [0usize; 0]);
+    assert_eq!(streams[1].newer().map(|it| it.change()), Some(ChangeId(2)));
+    hub.publish([(ViewKey::new("az-a"), made(3, "two"))]);
+    assert!(streams[1].newer().is_none(), "nothing moved");
+    // Such publications keep old snapshots alive as any others do.
+    let woken: Vec<_> = (4..4 + u64::from(TOGETHER))
+        .flat_map(|n| {
+            hub.publish([(ViewKey::new("az-a"), made(n, &n.to_string()))]);
+            all_woken(&mut streams)
+        })
+        .collect();
+    assert_eq!(woken, [0, 1]);
 }
 
 #[tokio::test]
