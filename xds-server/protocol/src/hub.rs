@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 
 use crate::interest::{Ear, Ears, Index, Interests};
 use crate::snapshot::Snapshot;
-use crate::types::{StreamId, ViewKey};
+use crate::types::{ChangeId, StreamId, ViewKey};
 
 #[cfg(test)]
 mod tests;
@@ -63,6 +63,8 @@ pub(crate) struct Subscription {
     /// What it was given last.
     last: Option<Arc<Snapshot>>,
     ear: Arc<Ear>,
+    /// The change that it was woken for last.
+    woken_for: Option<ChangeId>,
     interests: Interests,
 }
 
@@ -149,7 +151,15 @@ impl Hub {
     pub(crate) fn subscribe(self: &Arc<Self>, stream: StreamId, view: ViewKey) -> Subscription {
         let ear = Ear::new(stream);
         self.followers().entry(view.clone()).or_default().all.insert(&ear);
-        Subscription { hub: self.clone(), stream, view, last: None, ear, interests: Interests::default() }
+        Subscription {
+            hub: self.clone(),
+            stream,
+            view,
+            last: None,
+            ear,
+            woken_for: None,
+            interests: Interests::default(),
+        }
     }
 
     fn followers(&self) -> MutexGuard<'_, HashMap<ViewKey, Followers>> {
@@ -159,7 +169,11 @@ impl Hub {
 }
 
 fn ring_all(followers: &HashMap<ViewKey, Followers>, trial: &Trial) {
-    trial.views.keys().filter_map(|view| followers.get(view)).for_each(|followers| followers.all.ring());
+    for (view, snapshot) in &trial.views {
+        if let Some(followers) = followers.get(view) {
+            followers.all.ring(snapshot.change());
+        }
+    }
 }
 
 // === impl Followers ===
@@ -171,7 +185,7 @@ impl Followers {
             Some(old) if self.passed_over < TOGETHER => self.index.ring(old, new),
             _ => {
                 self.passed_over = 0;
-                self.all.ring();
+                self.all.ring(new.change());
             }
         }
     }
@@ -187,12 +201,19 @@ impl Subscription {
     }
 
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Arc<Snapshot>> {
-        if self.ear.heard(context.waker())
+        if let Some(change) = self.ear.heard(context.waker())
             && let Some(snapshot) = self.newer()
         {
+            self.woken_for = Some(change);
             return Poll::Ready(snapshot);
         }
         Poll::Pending
+    }
+
+    /// The first change that may concern the stream and came after what it had when it was given its newest snapshot; all between
+    /// the two passed it over. `None` where there was no such change.
+    pub(crate) fn concerned_since(&mut self) -> Option<ChangeId> {
+        self.woken_for.take().or_else(|| self.ear.rung())
     }
 
     /// The newest snapshot if it holds anything else than the one this stream was given last, whether that concerns it or not, or
@@ -214,7 +235,7 @@ impl Subscription {
         drop(followers);
         self.interests = interests;
         // What was published in between was for others than the stream is now.
-        self.ear.ring();
+        self.ear.ring(ChangeId(0));
     }
 }
 

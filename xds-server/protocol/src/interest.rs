@@ -17,7 +17,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 
 use futures::task::AtomicWaker;
@@ -26,7 +26,7 @@ use crate::by_type::ByType;
 use crate::name;
 use crate::snapshot::Snapshot;
 use crate::type_set::TypeSet;
-use crate::types::{StreamId, TypeUrl};
+use crate::types::{ChangeId, StreamId, TypeUrl};
 
 /// The most names that are told apart, of one type on one stream. An entry costs some forty bytes on each side; a stream with
 /// more names than this is concerned by so many changes that little is won.
@@ -48,7 +48,8 @@ pub(crate) type Interests = ByType<Interest>;
 #[derive(Debug)]
 pub(crate) struct Ear {
     stream: StreamId,
-    rung: AtomicBool,
+    /// The change it was rung for first, and one more, since no change may be 0; 0 when it was not.
+    rung: AtomicU64,
     waker: AtomicWaker,
 }
 
@@ -74,19 +75,26 @@ struct OfType {
 impl Ear {
     /// Rung already: there may be something to hear.
     pub(crate) fn new(stream: StreamId) -> Arc<Self> {
-        Arc::new(Self { stream, rung: AtomicBool::new(true), waker: AtomicWaker::new() })
+        Arc::new(Self { stream, rung: AtomicU64::new(1), waker: AtomicWaker::new() })
     }
 
-    pub(crate) fn ring(&self) {
-        if !self.rung.swap(true, Ordering::AcqRel) {
+    /// Rings it for `change`, before which it was passed over; [`ChangeId`] 0 leaves that open.
+    pub(crate) fn ring(&self, change: ChangeId) {
+        let first = change.0.saturating_add(1);
+        if self.rung.compare_exchange(0, first, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             self.waker.wake();
         }
     }
 
-    /// Whether it was rung since this was asked last. If not, `waker` is woken when it is.
-    pub(crate) fn heard(&self, waker: &Waker) -> bool {
+    /// The change for which it was rung first since this was asked last. If for none, `waker` is woken when it is.
+    pub(crate) fn heard(&self, waker: &Waker) -> Option<ChangeId> {
         self.waker.register(waker);
-        self.rung.swap(false, Ordering::AcqRel)
+        self.rung.swap(0, Ordering::AcqRel).checked_sub(1).map(ChangeId)
+    }
+
+    /// The same for who only wants to know, and leaves it to be heard.
+    pub(crate) fn rung(&self) -> Option<ChangeId> {
+        self.rung.load(Ordering::Acquire).checked_sub(1).map(ChangeId)
     }
 }
 
@@ -109,8 +117,8 @@ impl Ears {
         self.0.is_empty()
     }
 
-    pub(crate) fn ring(&self) {
-        self.0.iter().for_each(|ear| ear.ring());
+    pub(crate) fn ring(&self, change: ChangeId) {
+        self.0.iter().for_each(|ear| ear.ring(change));
     }
 
     fn place(&self, ear: &Arc<Ear>) -> Result<usize, usize> {
@@ -143,7 +151,7 @@ impl Index {
             .map(|(type_url, _)| type_url)
             .filter_map(|type_url| self.types.get(type_url).map(|of_type| (type_url, of_type)))
         {
-            of_type.ring(old.set(type_url), new.set(type_url));
+            of_type.ring(old.set(type_url), new.set(type_url), new.change());
         }
     }
 
@@ -184,23 +192,24 @@ impl OfType {
         self.any.is_empty() && self.names.is_empty()
     }
 
-    fn ring(&self, old: &TypeSet, new: &TypeSet) {
+    fn ring(&self, old: &TypeSet, new: &TypeSet, change: ChangeId) {
+        let ring = |ears: &Ears| ears.ring(change);
         if old.errors() != new.errors() {
-            self.any.ring();
-            return self.names.values().for_each(Ears::ring);
+            ring(&self.any);
+            return self.names.values().for_each(ring);
         }
         let changed = new.changed_since(old);
         if changed.is_empty() {
             return;
         }
-        self.any.ring();
+        ring(&self.any);
         if self.names.is_empty() {
             return;
         }
         let named = |name: &str| self.names.get(name).into_iter();
         for name in changed.iter() {
             let collection = name::glob_of(name);
-            named(name).chain(collection.iter().flat_map(|glob| named(glob))).for_each(Ears::ring);
+            named(name).chain(collection.iter().flat_map(|glob| named(glob))).for_each(ring);
         }
     }
 }

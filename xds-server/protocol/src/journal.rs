@@ -40,7 +40,7 @@ pub struct ChangeStatus {
     pub refused: usize,
     /// Of those, the ones that went away before they had it.
     pub gone: usize,
-    /// From the publication until half of those that have it had it.
+    /// From the publication until half of those that it concerned and that have it had it. Whom it passed over had it at once.
     pub p50: Option<Duration>,
     /// Likewise for 99 of 100.
     pub p99: Option<Duration>,
@@ -93,6 +93,8 @@ struct Row {
     acked: usize,
     refused: usize,
     gone: usize,
+    /// Of those that have it, the ones that it concerned.
+    timed: usize,
     last: Duration,
     latencies: Box<[u32; BUCKETS]>,
     refusals: Vec<Refusal>,
@@ -134,10 +136,10 @@ impl Journal {
         self.each(view, &mut reached.acked, change, |row| row.have(now));
     }
 
-    /// A stream holds all of `change`, which was published without concerning it: it had it from then on.
+    /// A stream holds all of `change`, which was published without concerning it: it took no time that could be told.
     pub(crate) fn held(&self, view: &ViewKey, reached: &mut Reached, change: ChangeId) {
         self.sent(view, reached, change);
-        self.each(view, &mut reached.acked, change, |row| row.have(row.at.0));
+        self.each(view, &mut reached.acked, change, |row| row.acked += 1);
     }
 
     /// A stream refused something while `change` was the newest that it was given.
@@ -214,6 +216,7 @@ impl Row {
             acked: 0,
             refused: 0,
             gone: 0,
+            timed: 0,
             last: Duration::ZERO,
             latencies: Box::new([0; BUCKETS]),
             refusals: Vec::new(),
@@ -223,15 +226,16 @@ impl Row {
     fn have(&mut self, now: Instant) {
         let latency = now.saturating_duration_since(self.at.0);
         self.acked += 1;
+        self.timed += 1;
         self.last = self.last.max(latency);
         if let Some(count) = self.latencies.get_mut(bucket(latency)) {
             *count += 1;
         }
     }
 
-    /// The latency that this share of the streams which have it did not exceed.
+    /// The latency that this share of the streams which it concerned and which have it did not exceed.
     fn percentile(&self, share: f64) -> Option<Duration> {
-        let rank = (share * self.acked as f64).ceil().max(1.0) as u64;
+        let rank = (share * self.timed as f64).ceil().max(1.0) as u64;
         let mut seen = 0;
         let counts = self.latencies.iter().position(|count| {
             seen += u64::from(*count);
@@ -251,7 +255,7 @@ impl Row {
             gone: self.gone,
             p50: self.percentile(0.5),
             p99: self.percentile(0.99),
-            last: (self.acked > 0).then_some(self.last),
+            last: (self.timed > 0).then_some(self.last),
             refusals: self.refusals.clone(),
         }
     }
@@ -352,7 +356,16 @@ mod tests {
         near(status.p50, 0.05);
         near(status.p99, 0.099);
         assert_eq!(status.last, Some(Duration::from_millis(100)));
-        assert_eq!(Row::new(ChangeId(1), views(&["a"]), 0).status().p50, None);
+        // Whom the change passes over makes it no faster.
+        let (journal, a) = (Journal::default(), ViewKey::new("a"));
+        let mut streams = [journal.join(|| ()), journal.join(|| ())];
+        journal.announce(ChangeId(1), views(&["a"]), || 2);
+        journal.held(&a, &mut streams[0], ChangeId(1));
+        let untold = &journal.changes()[0];
+        assert_eq!((untold.acked, untold.p50, untold.last), (1, None, None));
+        journal.acked(&a, &mut streams[1], ChangeId(1), now() + Duration::from_secs(1));
+        near(journal.changes()[0].p50, 1.0);
+        assert_eq!(journal.changes()[0].acked, 2);
         assert_eq!((bucket(Duration::ZERO), bucket(Duration::from_secs(9999))), (0, BUCKETS - 1));
     }
 

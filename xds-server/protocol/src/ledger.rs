@@ -19,7 +19,7 @@ use crate::hub::Hub;
 use crate::journal::{Journal, Reached, Refusal};
 use crate::resource::Resource;
 use crate::session::{Nack, ResourceStatus, Session, TypeStatus};
-use crate::snapshot::NamesByType;
+use crate::snapshot::{NamesByType, Snapshot};
 use crate::types::{ChangeId, Protocol, Scope, StreamId, TypeUrl, ViewKey};
 
 /// One client's stream.
@@ -236,7 +236,7 @@ impl Ledger {
 
     /// Tells the journal who holds the newest of its view without having been woken for it.
     pub(crate) fn credit(&self, hub: &Hub, journal: &Journal) {
-        self.entries().iter().for_each(|entry| entry.credit(hub, journal));
+        self.entries().iter().for_each(|entry| entry.credit_newest(hub, journal));
     }
 
     /// How many streams follow one of these views.
@@ -323,18 +323,28 @@ impl Entry {
         }
     }
 
-    /// Tells the journal that the stream holds the newest of its view, if it does and that was not known: streams are passed over by
-    /// what does not concern them.
-    pub(crate) fn credit(&self, hub: &Hub, journal: &Journal) {
+    /// Tells the journal what the stream holds without having been woken for it, for what does not concern a stream passes it over:
+    /// the newest of its view, or else all before the change that it was woken for.
+    pub(crate) fn credit(&self, newest: &Snapshot, woken_for: Option<ChangeId>, journal: &Journal) {
         let (Some(view), mut reached) = (self.view(), self.reached()) else { return };
-        let (Some(reached), Some(newest)) = (reached.as_mut(), hub.snapshot_for(self.id, view)) else {
+        let Some(reached) = reached.as_mut().filter(|reached| reached.acked() < newest.change()) else {
             return;
         };
-        if reached.acked() < newest.change() {
-            let session = self.session();
-            if session.snapshot().is_some() && session.converged(&newest) {
-                journal.held(view, reached, newest.change());
-            }
+        let session = self.session();
+        let Some(last) = session.snapshot() else { return };
+        if session.converged(newest) {
+            journal.held(view, reached, newest.change());
+        } else if let Some(ChangeId(first)) = woken_for
+            && session.converged(last)
+        {
+            journal.held(view, reached, ChangeId(first.saturating_sub(1)));
+        }
+    }
+
+    /// The same for who asks how things stand.
+    pub(crate) fn credit_newest(&self, hub: &Hub, journal: &Journal) {
+        if let Some(newest) = self.view().and_then(|view| hub.snapshot_for(self.id, view)) {
+            self.credit(&newest, None, journal);
         }
     }
 
@@ -491,7 +501,7 @@ mod tests {
         entry.session().step(Instant::now(), Event::Request(Request::Delta(Box::new(wanted))));
         publish(4, b"4");
         assert_eq!(acked(), [0, 1, 1, 0], "now it does");
-        assert_eq!(journal.changes()[1].last, Some(Duration::ZERO));
+        assert_eq!(journal.changes()[1].last, None, "it concerned nobody");
     }
 
     #[test]

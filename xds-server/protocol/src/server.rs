@@ -206,7 +206,7 @@ impl Shared {
 
     pub(crate) fn closed(&self, entry: &Entry) {
         self.ledger.close(entry.id());
-        entry.credit(&self.hub, &self.journal);
+        entry.credit_newest(&self.hub, &self.journal);
         entry.leave(&self.journal);
         self.metrics.stream_closed(entry.protocol(), entry.scope());
     }

@@ -19,7 +19,11 @@ use crate::inbound::Inbound;
 use crate::ledger::{Entry, Progress};
 use crate::server::Shared;
 use crate::session::{Effect, Event, Heard, Response};
+use crate::snapshot::Snapshot;
 use crate::types::TypeUrl;
+
+#[cfg(test)]
+mod tests;
 
 /// How long an aged stream may wait for the answers under way, and how often it looks.
 const AGE_GRACE: Duration = Duration::from_secs(5);
@@ -159,6 +163,12 @@ impl Served {
         }
     }
 
+    /// What passed the stream over until it was given this took no time, whatever its client does now.
+    fn credit(&mut self, snapshot: &Snapshot) {
+        let woken_for = self.view.as_mut().and_then(Subscription::concerned_since);
+        self.entry.credit(snapshot, woken_for, self.shared.journal());
+    }
+
     /// Ends the stream at a quiet moment, or looks again a little later.
     fn age(&mut self) {
         let now = now();
@@ -178,6 +188,9 @@ impl Served {
             self.recognise(request);
         }
         let given = matches!(event, Event::Snapshot(_));
+        if let Event::Snapshot(snapshot) = &event {
+            self.credit(snapshot);
+        }
         let now = now();
         let mut session = self.entry.session();
         let effects = session.step(now, event);

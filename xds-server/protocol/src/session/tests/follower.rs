@@ -30,7 +30,7 @@ impl Follower {
         // Before the first ring nobody was given anything.
         self.ear.heard(Waker::noop());
         self.index.ring(old, new);
-        let rung = self.ear.heard(Waker::noop());
+        let rung = self.ear.heard(Waker::noop()).is_some();
         self.passed_over = session.snapshot().is_some() && !rung;
         !self.passed_over
     }
