@@ -5,7 +5,9 @@
 //!
 //! - the node comes with the first message alone: it is remembered for the stream;
 //! - a client that cannot report on all clusters (no feature `envoy.lrs.supports_send_all_clusters`) is asked for those that
-//!   its view holds when it connects;
+//!   its view holds when it connects, or as soon as there is one: it would report on nothing for as long as it stays;
+//! - a stream ends when it has had its time, like those of the discovery services: one that stayed would keep its connection, and
+//!   so its client here when the others go elsewhere;
 //! - the interval that counts is the measured one in the report, not the one that was asked for;
 //! - clusters that share an EDS service name are one service: the name of the EDS service is handed on where there is one;
 //! - only localities with requests are reported. What is not reported is no sample, and not a good one;
@@ -14,7 +16,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterStats;
 use envoy_types::pb::envoy::service::load_stats::v3::load_reporting_service_server::{
@@ -26,9 +28,12 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::Node;
+use crate::clock::now;
+use crate::hub::Subscription;
 use crate::ledger::Locality;
 use crate::server::{Server, Shared};
-use crate::types::TypeUrl;
+use crate::snapshot::Snapshot;
+use crate::types::{StreamId, TypeUrl};
 
 /// The feature by which a client says that it can report on all of its clusters.
 const ALL_CLUSTERS: &str = "envoy.lrs.supports_send_all_clusters";
@@ -78,14 +83,29 @@ pub struct LoadReporting {
 
 /// One client's reports.
 struct Reports {
+    id: StreamId,
     shared: Arc<Shared>,
     sink: Arc<Sink>,
     metrics: Arc<LoadMetrics>,
     interval: Duration,
     requests: Streaming<LoadStatsRequest>,
     draining: watch::Receiver<bool>,
+    /// When the stream has had its time.
+    aged: Option<Instant>,
     node: Option<Node>,
+    /// The view whose clusters the client is to be asked for, until it was.
+    view: Option<Subscription>,
     over: bool,
+}
+
+/// What woke the stream.
+enum Wake {
+    Drained,
+    Aged,
+    View(Arc<Snapshot>),
+    Request(Box<LoadStatsRequest>),
+    /// The client closed its side, or went away.
+    Closed,
 }
 
 // === impl LoadReporting ===
@@ -123,14 +143,18 @@ impl LoadReportingService for LoadReporting {
         request: Request<Streaming<LoadStatsRequest>>,
     ) -> Result<Response<Self::StreamLoadStatsStream>, Status> {
         self.metrics.open.fetch_add(1, Relaxed);
+        let id = self.shared.number();
         let reports = Reports {
+            id,
             draining: self.shared.draining(),
+            aged: self.shared.age_of(id).map(|age| now() + age),
             shared: self.shared.clone(),
             sink: self.sink.clone(),
             metrics: self.metrics.clone(),
             interval: self.interval,
             requests: request.into_inner(),
             node: None,
+            view: None,
             over: false,
         };
         let answers = futures::stream::unfold(reports, async |mut reports| {
@@ -143,59 +167,88 @@ impl LoadReportingService for LoadReporting {
 // === impl Reports ===
 
 impl Reports {
-    /// The answer to the first message; nothing after it but the end.
+    /// The answer to the first message, when it can be made; nothing after it but the end.
     async fn next(&mut self) -> Option<Result<LoadStatsResponse, Status>> {
         while !self.over {
-            let request = tokio::select! {
-                biased;
-                _ = self.draining.wait_for(|draining| *draining) => {
-                    self.over = true;
-                    return Some(Err(Status::unavailable("the server is shutting down; connect to another")));
-                }
-                request = self.requests.message() => request,
-            };
-            let Ok(Some(request)) = request else { return None };
-            let LoadStatsRequest { node, cluster_stats } = request;
-            let answer = match (&self.node, node) {
-                (Some(_), _) => None,
-                (None, Some(node)) => {
-                    let answer = self.ask(&node);
-                    self.node = Some(node);
-                    Some(answer)
-                }
-                (None, None) => {
-                    self.over = true;
-                    return Some(Err(Status::invalid_argument("the first message must carry a node")));
+            let end = match self.wake().await {
+                Wake::View(view) => return Some(Ok(self.ask_for_those_of(&view))),
+                Wake::Request(request) => match self.hear(*request) {
+                    Ok(None) => continue,
+                    Ok(Some(answer)) => return Some(Ok(answer)),
+                    Err(status) => status,
+                },
+                Wake::Closed => return None,
+                Wake::Drained => Status::unavailable("the server is shutting down; connect to another"),
+                Wake::Aged => {
+                    Status::unavailable("the stream has had its time; open another, here or elsewhere")
                 }
             };
-            if let Some(node) = &self.node {
-                for stats in cluster_stats {
-                    self.metrics.reports.fetch_add(1, Relaxed);
-                    (self.sink)(node, LoadReport::of(stats));
-                }
-            }
-            if let Some(answer) = answer {
-                return Some(Ok(answer));
-            }
+            self.over = true;
+            return Some(Err(end));
         }
         None
     }
 
-    fn ask(&self, node: &Node) -> LoadStatsResponse {
-        let all = node.client_features.iter().any(|feature| feature == ALL_CLUSTERS);
-        let clusters = if all { Vec::new() } else { self.clusters(node) };
-        LoadStatsResponse {
-            clusters,
-            send_all_clusters: all,
-            load_reporting_interval: Some(duration(self.interval)),
-            report_endpoint_granularity: false,
+    async fn wake(&mut self) -> Wake {
+        let aged = self.aged;
+        let age = async {
+            match aged {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let view = async {
+            match &mut self.view {
+                Some(view) => view.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            // An error means that the server is gone, which ends its streams as well.
+            _ = self.draining.wait_for(|draining| *draining) => Wake::Drained,
+            // Before the requests: a client may have one ready at any time.
+            () = age => Wake::Aged,
+            view = view => Wake::View(view),
+            request = self.requests.message() => match request {
+                Ok(Some(request)) => Wake::Request(Box::new(request)),
+                Ok(None) | Err(_) => Wake::Closed,
+            },
         }
     }
 
-    fn clusters(&self, node: &Node) -> Vec<String> {
-        let view = self.shared.hub().snapshot(&self.shared.view_of(node));
-        let names = view.iter().flat_map(|view| view.set(&TypeUrl::CLUSTER).iter());
-        names.map(|cluster| cluster.name().to_string()).collect()
+    /// Takes a message's reports. The first message may be answered at once, or when its view is there.
+    fn hear(&mut self, request: LoadStatsRequest) -> Result<Option<LoadStatsResponse>, Status> {
+        let mut answer = None;
+        if self.node.is_none() {
+            let node = request.node.ok_or(Status::invalid_argument("the first message must carry a node"))?;
+            if node.client_features.iter().any(|feature| feature == ALL_CLUSTERS) {
+                answer = Some(LoadStatsResponse { send_all_clusters: true, ..self.ask() });
+            } else {
+                self.view = Some(self.shared.hub().subscribe(self.id, self.shared.view_of(&node)));
+            }
+            self.node = Some(node);
+        }
+        if let Some(node) = &self.node {
+            for stats in request.cluster_stats {
+                self.metrics.reports.fetch_add(1, Relaxed);
+                (self.sink)(node, LoadReport::of(stats));
+            }
+        }
+        Ok(answer)
+    }
+
+    fn ask_for_those_of(&mut self, view: &Snapshot) -> LoadStatsResponse {
+        self.view = None;
+        let clusters = view.set(&TypeUrl::CLUSTER).iter().map(|cluster| cluster.name().to_string());
+        LoadStatsResponse { clusters: clusters.collect(), ..self.ask() }
+    }
+
+    fn ask(&self) -> LoadStatsResponse {
+        LoadStatsResponse {
+            load_reporting_interval: Some(duration(self.interval)),
+            ..LoadStatsResponse::default()
+        }
     }
 }
 

@@ -37,7 +37,7 @@ pub struct ServerOptions {
     /// `initial_resource_versions` of 50,000 resources.
     pub max_request_bytes: usize,
     /// After how long a stream is ended, a tenth more or less so that not all go at once, and at a moment when no answer is
-    /// under way. Its client comes back with what it has and is sent nothing again. `None`: never.
+    /// under way. Its client comes back with what it has and is sent nothing again. Load reports end likewise. `None`: never.
     pub max_stream_age: Option<Duration>,
     /// How many streams are brought up at once; the rest wait, in the order of their coming. 128: a start on two cores is
     /// bound by the processor well below that, and a proxy far away needs several round trips.
@@ -191,11 +191,16 @@ impl Shared {
         peer: Option<SocketAddr>,
         requests: Inbound,
     ) -> impl Stream<Item = Result<Response, Status>> + Send + 'static {
-        let id = StreamId(self.streams.fetch_add(1, Ordering::Relaxed) + 1);
+        let id = self.number();
         self.metrics.stream_opened(protocol, &scope);
         let session = Session::new(self.session.clone(), id, protocol, scope);
         let entry = self.ledger.open(id, peer, session);
         stream::serve(self.clone(), entry, requests)
+    }
+
+    /// The number of a stream that is opened.
+    pub(crate) fn number(&self) -> StreamId {
+        StreamId(self.streams.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
     /// A row without its stream.

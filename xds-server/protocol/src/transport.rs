@@ -47,7 +47,8 @@ pub struct TransportOptions {
     /// How many streams one connection may have open at once: 1,024. A proxy that uses the per-type services has about ten.
     pub max_streams: u32,
     /// After how long a connection is told to open its next stream elsewhere, so that proxies spread over servers that came
-    /// later. Its streams end by themselves: give [`crate::ServerOptions::max_stream_age`] the same. `None`: never.
+    /// later. Its streams end by themselves, those of load reports too: give [`crate::ServerOptions::max_stream_age`] the same.
+    /// `None`: never.
     pub max_connection_age: Option<Duration>,
 }
 

@@ -5,7 +5,7 @@ mod support;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::config::core::v3::{Locality, Node};
 use envoy_types::pb::envoy::config::endpoint::v3::{ClusterStats, UpstreamLocalityStats};
@@ -39,13 +39,14 @@ struct Reporter {
 }
 
 async fn start() -> Collecting {
-    let hub = Hub::new();
-    let mut view = Snapshot::builder(ChangeId(1));
-    for name in ["order", "pay"] {
-        view.put(Resource::from_value(name, TypeUrl::CLUSTER, name)).unwrap();
-    }
-    hub.publish([(ViewKey::new("front"), Arc::new(view.build()))]);
-    let server = Server::new(hub, |node| ViewKey::new(&node.cluster), ServerOptions::default());
+    let collecting = start_empty(ServerOptions::default()).await;
+    collecting.publish();
+    collecting
+}
+
+/// A server that knows of no view yet.
+async fn start_empty(options: ServerOptions) -> Collecting {
+    let server = Server::new(Hub::new(), |node| ViewKey::new(&node.cluster), options);
     let reports = Arc::new(Mutex::new(Vec::new()));
     let seen = reports.clone();
     let sink = move |node: &Node, report| seen.lock().unwrap().push((node.id.clone(), report));
@@ -58,6 +59,14 @@ async fn start() -> Collecting {
 }
 
 impl Collecting {
+    fn publish(&self) {
+        let mut view = Snapshot::builder(ChangeId(1));
+        for name in ["order", "pay"] {
+            view.put(Resource::from_value(name, TypeUrl::CLUSTER, name)).unwrap();
+        }
+        self.server.hub().publish([(ViewKey::new("front"), Arc::new(view.build()))]);
+    }
+
     async fn reporter(&self, first: LoadStatsRequest) -> Reporter {
         let (requests, outgoing) = mpsc::channel(8);
         requests.send(first).await.unwrap();
@@ -156,6 +165,46 @@ async fn a_client_that_does_not_say_who_it_is_is_told_so() {
     assert_eq!(error.code(), Code::InvalidArgument, "{error}");
     assert!(error.message().contains("node"), "{error}");
     assert!(collecting.reports.lock().unwrap().is_empty());
+}
+
+/// A server that starts takes connections before it knows what there is.
+#[tokio::test]
+async fn a_client_that_comes_before_its_view_is_asked_as_soon_as_there_is_one() {
+    let collecting = start_empty(ServerOptions::default()).await;
+    let mut reporter = collecting.reporter(hello(&[])).await;
+    let early = tokio::time::timeout(Duration::from_millis(300), reporter.responses.message()).await;
+    assert!(early.is_err(), "there is nothing to ask for: {early:?}");
+    // What it reports of its own accord is taken all the same.
+    let report = LoadStatsRequest { node: None, cluster_stats: vec![stats("order", "", "az-a", 1, 0)] };
+    reporter.requests.send(report).await.unwrap();
+    eventually("it is taken", || collecting.metrics.reports() == 1).await;
+    collecting.publish();
+    let asked = reporter.next().await.unwrap();
+    assert_eq!((asked.send_all_clusters, asked.clusters), (false, vec!["order".into(), "pay".into()]));
+    assert_eq!(asked.load_reporting_interval, Some(protobuf::Duration { seconds: 2, nanos: 500_000_000 }));
+    // Who can report on all of them waits for nothing.
+    let unknown = node("nobody")
+        .map(|node| Node { client_features: vec!["envoy.lrs.supports_send_all_clusters".into()], ..node });
+    let mut other = collecting.reporter(LoadStatsRequest { node: unknown, ..Default::default() }).await;
+    assert!(other.next().await.unwrap().send_all_clusters);
+}
+
+/// Else it would keep its connection here for good, while the streams beside it move to another server.
+#[tokio::test]
+async fn reports_that_have_had_their_time_end_and_may_go_on_elsewhere() {
+    let age = Duration::from_secs(1);
+    let options = ServerOptions { max_stream_age: Some(age), ..ServerOptions::default() };
+    let collecting = start_empty(options).await;
+    collecting.publish();
+    let started = Instant::now();
+    let mut reporter = collecting.reporter(hello(&[])).await;
+    reporter.next().await.unwrap();
+    let end = reporter.next().await.unwrap_err();
+    assert_eq!(end.code(), Code::Unavailable, "{end}");
+    assert!(end.message().contains("had its time"), "{end}");
+    assert!(started.elapsed() >= age.mul_f64(0.9), "{:?}", started.elapsed());
+    eventually("it has gone", || collecting.metrics.open() == 0).await;
+    collecting.reporter(hello(&[])).await.next().await.unwrap();
 }
 
 #[tokio::test]
