@@ -41,6 +41,12 @@ pub fn own_service(kind: &TypeUrl) -> &'static str {
 pub const STREAMS: [(Protocol, bool); 4] =
     [(Protocol::Sotw, true), (Protocol::Sotw, false), (Protocol::Delta, true), (Protocol::Delta, false)];
 
+/// The method by which a type is asked for on this kind of stream.
+pub fn path((protocol, aggregated): (Protocol, bool), kind: &TypeUrl) -> String {
+    let verb = if protocol == Protocol::Sotw { "Stream" } else { "Delta" };
+    if aggregated { ADS } else { own_service(kind) }.replace("{}", verb)
+}
+
 /// An open stream.
 pub struct Peer {
     protocol: Protocol,
@@ -72,34 +78,25 @@ pub struct Said {
 }
 
 impl Peer {
-    /// Opens a stream; nothing is said yet.
-    pub async fn open(
+    /// Opens a stream of this kind for a type; nothing is said yet.
+    pub async fn of(
         channel: Channel,
         node: Node,
-        protocol: Protocol,
-        service: &str,
+        stream: (Protocol, bool),
+        kind: &TypeUrl,
     ) -> Result<Self, Status> {
+        let (protocol, path) = (stream.0, path(stream, kind));
         let wire = match protocol {
             Protocol::Sotw => {
-                let (requests, responses) = call(channel, &service.replace("{}", "Stream")).await?;
+                let (requests, responses) = call(channel, &path).await?;
                 Wire::Sotw(requests, responses)
             }
             Protocol::Delta => {
-                let (requests, responses) = call(channel, &service.replace("{}", "Delta")).await?;
+                let (requests, responses) = call(channel, &path).await?;
                 Wire::Delta(requests, responses)
             }
         };
         Ok(Self { protocol, node: Some(node), brings: HashMap::new(), wire })
-    }
-
-    /// The same for a type, on its own service or not.
-    pub async fn of(
-        channel: Channel,
-        node: Node,
-        (protocol, aggregated): (Protocol, bool),
-        kind: &TypeUrl,
-    ) -> Result<Self, Status> {
-        Self::open(channel, node, protocol, if aggregated { ADS } else { own_service(kind) }).await
     }
 
     /// Subscribes to these names: all of them in state of the world, besides others in incremental.
