@@ -122,6 +122,11 @@ impl Client {
         }
     }
 
+    /// Its protocol, and whether its stream is the aggregated service's.
+    pub fn kind(&self) -> (Protocol, bool) {
+        (self.protocol, self.scope == Scope::Aggregated)
+    }
+
     /// The same client on a new stream to a server with this view, with what it has.
     pub fn reconnect(self, brings: &[Item], view: &[Item]) -> Self {
         let mut fresh = Self::with(self.protocol, self.scope, self.options);

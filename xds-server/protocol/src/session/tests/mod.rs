@@ -15,6 +15,10 @@ mod room;
 mod subscriptions;
 mod ttl;
 
+use std::collections::BTreeSet;
+
+use crate::types::Protocol;
+
 /// The rules there are.
 const RULES: std::ops::RangeInclusive<u32> = 1..=33;
 
@@ -33,11 +37,17 @@ const SOURCES: [&str; 11] = [
     include_str!("../../../tests/envoy.rs"),
 ];
 
+const PAGE: &str = include_str!("../../../../../docs/xds.md");
+
+/// Every function of these sources: its name, and what follows that until the next one.
+fn functions() -> impl Iterator<Item = (&'static str, &'static str)> {
+    SOURCES.iter().flat_map(|source| source.split("fn ").skip(1)).filter_map(|rest| rest.split_once('('))
+}
+
 #[test]
 fn every_rule_has_tests_by_its_number_and_the_page_names_them_all() {
-    let page = include_str!("../../../../../docs/xds.md");
-    let functions = SOURCES.iter().flat_map(|source| source.split("fn ").skip(1));
-    let names: Vec<&str> = functions.filter_map(|rest| rest.split('(').next()).collect();
+    let page = PAGE;
+    let names: Vec<&str> = functions().map(|(name, _)| name).collect();
     for rule in RULES {
         let tests: Vec<&&str> =
             names.iter().filter(|name| name.starts_with(&format!("r{rule:02}_"))).collect();
@@ -57,4 +67,57 @@ fn every_rule_has_tests_by_its_number_and_the_page_names_them_all() {
         .flat_map(|line| line.split('`').skip(1).step_by(2));
     let unknown: Vec<&str> = quoted.filter(|word| !known(word)).collect();
     assert!(unknown.is_empty(), "docs/xds.md names tests there are not: {unknown:?}");
+}
+
+/// A kind of stream: its protocol, and whether it is the aggregated service's.
+type Kind = (Protocol, bool);
+
+fn kinds(protocols: &[Protocol], aggregated: &[bool]) -> BTreeSet<Kind> {
+    protocols.iter().flat_map(|protocol| aggregated.iter().map(|it| (*protocol, *it))).collect()
+}
+
+/// The streams that a test runs on, by the helpers with which it makes its clients.
+fn runs_on(body: &str) -> BTreeSet<Kind> {
+    const BOTH: [bool; 2] = [true, false];
+    if body.contains("everywhere(") || body.contains("STREAMS") {
+        return kinds(&client::PROTOCOLS, &BOTH);
+    }
+    let mut runs = BTreeSet::new();
+    for (said, protocols) in [
+        ("(protocol", &client::PROTOCOLS[..]),
+        ("(Protocol::Sotw", &[Protocol::Sotw]),
+        ("(Protocol::Delta", &[Protocol::Delta]),
+    ] {
+        for (at, _) in body.match_indices(said) {
+            // These go through the services as well.
+            let services = ["both", "narrow"].iter().any(|helper| body[..at].ends_with(helper));
+            runs.extend(kinds(protocols, if services { &BOTH } else { &[true] }));
+        }
+    }
+    runs
+}
+
+#[test]
+fn every_rule_is_tested_on_the_streams_that_the_page_says_it_applies_to() {
+    let (both, either) = (&client::PROTOCOLS, &[true, false]);
+    for rule in RULES {
+        let row = PAGE.lines().find(|line| line.starts_with(&format!("| R{rule} |")));
+        let applies = row.and_then(|row| row.split(" | ").nth(2)).unwrap();
+        let wanted = match applies {
+            "all" => kinds(both, either),
+            "ADS" => kinds(both, &[true]),
+            "SotW" => kinds(&[Protocol::Sotw], either),
+            "incr." => kinds(&[Protocol::Delta], either),
+            "incr., ADS" => kinds(&[Protocol::Delta], &[true]),
+            other => panic!("R{rule} applies to {other:?}"),
+        };
+        let number = format!("r{rule:02}_");
+        let tests = functions().filter(|(name, _)| name.starts_with(&number));
+        let runs: BTreeSet<Kind> = tests.flat_map(|(_, body)| runs_on(body)).collect();
+        assert_eq!(runs, wanted, "R{rule} applies to {applies}");
+    }
+    let made =
+        |clients: Vec<client::Client>| clients.iter().map(client::Client::kind).collect::<BTreeSet<_>>();
+    assert_eq!(made(client::everywhere(&client::EDS)), kinds(both, either));
+    assert_eq!(made(client::both(Protocol::Delta, &client::EDS)), kinds(&[Protocol::Delta], either));
 }
