@@ -117,6 +117,40 @@ fn a_full_disk_is_a_full_spool_and_what_was_delivered_makes_room() {
     assert_eq!((recovery.cut, spool.tail().revision), (0, Revision(last)));
 }
 
+/// Where the file system allocates nothing in advance, it is the write itself that finds no room. The log is as it was then, and
+/// goes on where it was once there is some.
+#[test]
+fn a_disk_that_fills_up_within_a_segment_is_a_full_spool_and_the_log_goes_on_where_it_was() {
+    let Some(disk) = SmallDisk::of(256) else {
+        eprintln!("LEFT OUT: this user may not mount a small disk");
+        return;
+    };
+    let sized = SpoolOptions { segment_bytes: 64 << 10, ..options(&disk.0, 1000) };
+    let (mut spool, _) = Spool::open(sized.clone(), CLUSTER).unwrap();
+    spool.append(&[revision(1, 1000)]).unwrap();
+    // As a file system without it leaves the file: of its size, and without its blocks.
+    let segment = fs::File::options().write(true).open(path(&disk.0, 1)).unwrap();
+    segment.set_len(spool.tail().offset).unwrap();
+    segment.set_len(64 << 10).unwrap();
+    let filler = disk.0.path().join("filler");
+    let _full = fs::write(&filler, vec![1; 1 << 20]);
+    let more: Vec<Entry> = (2..=20).map(|at| revision(at, 1000)).collect();
+    for _ in 0..2 {
+        let full = spool.append(&more).unwrap_err();
+        assert!(matches!(full, SpoolError::Full { .. }), "{full}");
+        assert_eq!((spool.tail().revision, read_after(&spool, 0)), (Revision(1), vec![revision(1, 1000)]));
+    }
+    fs::remove_file(filler).unwrap();
+    // Less than what did not fit: nothing of that may be left behind it.
+    spool.append(&[revision(3, 10)]).unwrap();
+    drop(spool);
+    let (mut spool, recovery) = Spool::open(sized, CLUSTER).unwrap();
+    assert_eq!((recovery.cut, spool.tail().revision), (0, Revision(3)));
+    spool.append(&more[2..]).unwrap();
+    assert_eq!(read_after(&spool, 0).len(), 2 + more.len() - 2);
+    assert_eq!(Spool::check(disk.0.path(), CLUSTER).unwrap(), Some(Revision(20)));
+}
+
 /// Each is whole by itself; only together they are not the log that was written.
 #[test]
 fn a_segment_of_another_log_is_not_read_on_into() {

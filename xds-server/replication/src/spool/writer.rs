@@ -26,6 +26,8 @@ pub struct Spool {
     file: Option<(File, PathBuf)>,
     tail: watch::Sender<Tail>,
     chain: u128,
+    /// The same as of `tail`: without what is in a group that is not safe yet.
+    safe: u128,
     /// What the destination has.
     released: Revision,
 }
@@ -68,6 +70,7 @@ impl Spool {
             file,
             tail: watch::Sender::new(tail),
             chain,
+            safe: chain,
             released: Revision(0),
         })
     }
@@ -165,11 +168,42 @@ impl Spool {
 
     /// Writes a group that ends at `tail`.
     fn write(&mut self, group: &mut Vec<u8>, tail: &mut Tail) -> Result<(), SpoolError> {
+        while let Err(error) = self.put(group, *tail) {
+            if !is_full(&error) {
+                return Err(error);
+            }
+            // The file system allocated nothing in advance, and somebody else fills the disk.
+            if let Err(error) = self.drop_first() {
+                self.take_back()?;
+                return Err(error);
+            }
+        }
+        if !group.is_empty() {
+            group.clear();
+            self.safe = self.chain;
+            self.tail.send_replace(*tail);
+        }
+        Ok(())
+    }
+
+    fn put(&self, group: &[u8], tail: Tail) -> Result<(), SpoolError> {
         let Some((file, path)) = self.file.as_ref().filter(|_| !group.is_empty()) else { return Ok(()) };
         file.write_all_at(group, tail.offset - group.len() as u64).map_err(SpoolError::io("write", path))?;
-        file.sync_data().map_err(SpoolError::io("synchronise", path))?;
-        group.clear();
-        self.tail.send_replace(*tail);
+        file.sync_data().map_err(SpoolError::io("synchronise", path))
+    }
+
+    /// Makes the log what it was before a group that could not be written: the next one is chained to what is safe, and nothing of
+    /// this one is left behind it.
+    fn take_back(&mut self) -> Result<(), SpoolError> {
+        self.chain = self.safe;
+        let (tail, last) = (self.tail(), self.segments.back_mut());
+        if let (Some(last), Some((file, path))) = (last, &self.file) {
+            if tail.offset == HEADER_BYTES {
+                last.first_ms = 0;
+            }
+            let blank = file.set_len(tail.offset).and_then(|()| file.set_len(last.size));
+            blank.map_err(SpoolError::io("cut", path))?;
+        }
         Ok(())
     }
 
@@ -182,9 +216,7 @@ impl Spool {
         self.file = Some(loop {
             match header.create(&self.options.directory, size) {
                 // Somebody else fills the disk: what the destination has goes before what it has not is refused.
-                Err(SpoolError::Io { error, .. }) if error.kind() == io::ErrorKind::StorageFull => {
-                    self.drop_first()?;
-                }
+                Err(error) if is_full(&error) => self.drop_first()?,
                 made => break made?,
             }
         });
@@ -232,4 +264,10 @@ impl Spool {
         let path = self.file.as_ref().map_or(&self.options.directory, |(_, path)| path).clone();
         SpoolError::Damaged { path, offset, why }
     }
+}
+
+/// Whether a disk has no room, or no more of it for us.
+fn is_full(error: &SpoolError) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error, SpoolError::Io { error, .. } if matches!(error.kind(), StorageFull | QuotaExceeded))
 }
