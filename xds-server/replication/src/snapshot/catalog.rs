@@ -3,7 +3,7 @@
 //! ```text
 //! DIR/r0000001234-20261126T101500Z.snap     revision and time; the time in the header counts, this is for people
 //! DIR/r0000001234-20261126T101500Z-2.snap   another one of the same second, such as of another prefix
-//! DIR/new.part                              being written, locked; a crash leaves it, and the next snapshot writes over it
+//! DIR/new.part                              being written, locked; a kill leaves it, and the next snapshot writes over it
 //! ```
 //!
 //! Several streams may share a directory: what is there is never written over, and each prunes its own alone.
@@ -49,7 +49,17 @@ pub struct Listed {
 pub struct Draft {
     catalog: Catalog,
     header: Header,
+    // Before the writer: it goes while that one has the lock.
+    part: Part,
     writer: Writer<BufWriter<File>>,
+}
+
+/// The file that is being written: gone when it was not given a name.
+struct Part {
+    path: PathBuf,
+    /// The lock, so that nobody else's is removed.
+    _lock: File,
+    named: bool,
 }
 
 /// Which snapshots stay.
@@ -131,9 +141,10 @@ impl Catalog {
         if !ours {
             return Err(SnapshotError::Busy(self.directory.clone()));
         }
+        let part = Part { path: part.clone(), _lock: file.try_clone().map_err(write)?, named: false };
         file.set_len(0).map_err(write)?;
         let writer = Writer::new(BufWriter::new(file), &header).map_err(write)?;
-        Ok(Draft { catalog: self.clone(), header, writer })
+        Ok(Draft { catalog: self.clone(), header, part, writer })
     }
 
     /// Every snapshot of exactly this prefix, the oldest first, that can be used.
@@ -236,19 +247,31 @@ impl Draft {
     /// Makes it safe, and gives it its name: until then it does not exist.
     ///
     /// # Errors
-    /// When the disk fails.
+    /// When the disk fails. Nothing is left behind.
     pub fn finish(self, leases: &BTreeMap<i64, i64>) -> Result<Listed, SnapshotError> {
-        let part = self.catalog.part();
-        let write = |error| SnapshotError::io("write", &part)(error);
-        let (footer, out) = self.writer.finish(leases).map_err(write)?;
+        let Self { catalog, header, mut part, writer } = self;
+        let path = part.path.clone();
+        let write = |error| SnapshotError::io("write", &path)(error);
+        let (footer, out) = writer.finish(leases).map_err(write)?;
         let file = out.into_inner().map_err(|error| write(error.into_error()))?;
         file.sync_all().map_err(write)?;
-        let (name, path) = self.catalog.free_name(&self.header);
-        fs::rename(&part, &path).map_err(write)?;
-        let synced = File::open(&self.catalog.directory).and_then(|directory| directory.sync_all());
+        let (name, path) = catalog.free_name(&header);
+        fs::rename(&part.path, &path).map_err(write)?;
+        part.named = true;
+        let synced = File::open(&catalog.directory).and_then(|directory| directory.sync_all());
         synced.map_err(write)?;
         let bytes = file.metadata().map_err(write)?.len();
-        Ok(Listed { name, path, bytes, content: Ok((self.header, footer)) })
+        Ok(Listed { name, path, bytes, content: Ok((header, footer)) })
+    }
+}
+
+// === impl Part ===
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if !self.named {
+            let _gone = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -281,8 +304,11 @@ mod tests {
         let busy = catalog.draft(header(1, 1_000)).err().unwrap().to_string();
         assert!(busy.contains("another snapshot is being made"), "{busy}");
         assert!(catalog.list().unwrap().is_empty(), "what is being written is no snapshot");
-        // A crash leaves the part; the next one writes over it.
+        // One that was given up leaves nothing.
         drop(draft);
+        assert_eq!(fs::read_dir(catalog.directory()).unwrap().count(), 0);
+        // A kill leaves the part; the next one writes over it.
+        fs::write(catalog.part(), b"half of another one").unwrap();
         make(&catalog, 12, 1_000);
         let names: Vec<String> = catalog.list().unwrap().into_iter().map(|listed| listed.name).collect();
         assert_eq!(names, ["r0000000012-19700101T000001Z"]);
