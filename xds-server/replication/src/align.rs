@@ -105,8 +105,7 @@ impl Context {
                 Listing::start(&self.destination.cluster, &member, there, Revision(at)),
             );
             let wrote = if tolerated {
-                Box::pin(self.report(&mut comparison, &mut hold)).await?;
-                0
+                Box::pin(self.report(&mut comparison, &mut hold)).await?
             } else {
                 Box::pin(self.repair(&mut comparison, &mut hold, revision)).await?
             };
@@ -150,10 +149,25 @@ impl Context {
         .into())
     }
 
-    /// Counts what differs, and leaves it.
-    async fn report(&self, comparison: &mut Comparison<'_>, hold: &mut Hold) -> Result<(), ReplicationError> {
-        let (mut keys, mut first) = (0_u64, None);
+    /// Counts what differs, and leaves it; but for keys that are missing and that a lease of the source keeps alive: nobody deleted
+    /// them here, their lease ran out while nobody renewed it. How many were written.
+    ///
+    /// There is no marker before these: the destination was not a revision of the source, and each brings it nearer to the one that
+    /// its checkpoint names. A marker that a crash leaves would have everything put back.
+    async fn report(
+        &self,
+        comparison: &mut Comparison<'_>,
+        hold: &mut Hold,
+    ) -> Result<u64, ReplicationError> {
+        let (mut keys, mut first, mut wrote) = (0_u64, None, 0);
         while let Some(finding) = self.holding(hold, comparison.next()).await?? {
+            if finding.is_lapsed() {
+                hold.land(AT_ONCE).await?;
+                let (context, fence) = (self.clone(), hold.fence);
+                hold.flying.spawn(async move { context.write(fence, &[finding.change]).await });
+                wrote += 1;
+                continue;
+            }
             keys += 1;
             first.get_or_insert_with(|| finding.change.key.escape_ascii().to_string());
         }
@@ -165,7 +179,15 @@ impl Context {
                 "the destination is not what its checkpoint says; left as it is, as asked"
             );
         }
-        Ok(())
+        if wrote > 0 {
+            tracing::warn!(
+                keys = wrote,
+                "keys had lost the lease that their source still has; they are back"
+            );
+            // Lands them, and moves the fence that they relied on.
+            self.show(hold, None).await?;
+        }
+        Ok(wrote)
     }
 
     /// Writes what differs; the marker before the first of it.

@@ -64,6 +64,12 @@ pub(crate) struct Entry {
 // === impl Finding ===
 
 impl Finding {
+    /// Whether the destination lacks what a lease keeps alive at the source: its own has run out.
+    pub(crate) const fn is_lapsed(&self) -> bool {
+        matches!(self.difference, Difference::Missing)
+            && matches!(self.change.op, Op::Put { lease, .. } if lease != 0)
+    }
+
     /// Bytes of a request that mends it.
     pub(crate) fn size(&self) -> usize {
         self.change.key.len() + self.change.op.size() + 32

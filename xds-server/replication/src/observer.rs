@@ -51,6 +51,8 @@ pub enum Verdict {
         at: Revision,
         /// The keys.
         keys: Vec<Vec<u8>>,
+        /// Those of them that it deleted, or that were gone when their lease ended.
+        gone: Vec<Vec<u8>>,
     },
     /// Ours, but not what was sent.
     Corrupt {
@@ -128,7 +130,8 @@ impl Observer {
         self.ours = self.ours.split_off(&at);
         let Some(ours) = self.ours.remove(&at) else {
             let keys = seen.changes.iter().map(|change| change.key.clone()).collect();
-            return Verdict::Stranger { at, keys };
+            let gone = seen.changes.iter().filter(|change| matches!(change.op, Op::Delete));
+            return Verdict::Stranger { at, keys, gone: gone.map(|change| change.key.clone()).collect() };
         };
         for change in &seen.changes {
             if ours.values.get(&change.key) != Some(&checksum(&change.op)) {
@@ -188,8 +191,10 @@ mod tests {
     #[test]
     fn a_stranger_s_write_is_known_by_the_next_sign_of_life() {
         let mut observer = Observer::new(Ledger::default(), Revision(1));
-        assert!(observer.seen(seen(2, vec![put(9, 9)])).is_empty());
-        let stranger = Verdict::Stranger { at: Revision(2), keys: vec![vec![9]] };
+        let both = vec![put(9, 9), Change { key: vec![8], op: Op::Delete }];
+        assert!(observer.seen(seen(2, both)).is_empty());
+        let keys = vec![vec![9], vec![8]];
+        let stranger = Verdict::Stranger { at: Revision(2), keys, gone: vec![vec![8]] };
         assert_eq!(observer.applied(&applied(3, vec![], None)), [stranger]);
     }
 

@@ -161,6 +161,13 @@ impl Replicator {
                     }
                     None
                 }
+                Ok(End::RanOut) => {
+                    "leases ran out at the destination alone".clone_into(&mut self.cause);
+                    if before.elapsed() > RETRY.1 {
+                        wait = RETRY.0;
+                    }
+                    None
+                }
                 Ok(End::Begin) => {
                     "the source is back".clone_into(&mut self.cause);
                     wait = RETRY.0;

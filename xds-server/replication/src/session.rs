@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use etcd_client::{Txn, TxnOp, TxnOpResponse};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +41,12 @@ const SCRUBBED: usize = 1_024;
 /// Revisions that the destination may lack at a sign of life; more is an alarm.
 const IDLE_OFFSET: u64 = 3;
 
+/// Keys that are asked for in one request.
+const ASKED: usize = 64;
+
+/// Keys that went at the destination of which it is not known yet why; the rest is left to the next start.
+const GONE: usize = 65_536;
+
 /// Why a session ended well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
@@ -51,6 +58,8 @@ pub(crate) enum End {
     Mend(&'static str),
     /// The source, without which this began, is back: begin again with it.
     Begin,
+    /// Keys ran out at the destination alone: begin again, which brings those back and leaves strangers' alone.
+    RanOut,
 }
 
 /// The source of a session.
@@ -75,6 +84,8 @@ enum Told {
     Blind,
     /// A scrub found this many differences, of these keys or more.
     Scrubbed(u64, Vec<Vec<u8>>),
+    /// Whether one of the keys that went at the destination lives by a lease at the source.
+    RanOut(bool),
 }
 
 struct Session {
@@ -98,6 +109,9 @@ struct Session {
     then_compare: Option<&'static str>,
     /// Keys of the destination that there is reason to doubt.
     suspects: BTreeSet<Vec<u8>>,
+    /// Keys that went there, where strangers are left alone: they may have run out. Whether the source is being asked.
+    gone: BTreeSet<Vec<u8>>,
+    asking: bool,
     trouble: bool,
     source_lost: bool,
     /// Begun from the spool alone, with nobody to compare the destination with.
@@ -156,6 +170,8 @@ impl Context {
             progress: None,
             then_compare: None,
             suspects: BTreeSet::new(),
+            gone: BTreeSet::new(),
+            asking: false,
             trouble: false,
             source_lost: false,
             alone: source.away,
@@ -210,6 +226,25 @@ impl Context {
                 }
             }
         }
+    }
+
+    /// Whether one of these keys of the destination lives by a lease at the source.
+    async fn have_leases(&self, keys: &BTreeSet<Vec<u8>>) -> Result<bool, EtcdError> {
+        let rules = &self.options.rules;
+        let names: Vec<Vec<u8>> = keys.iter().filter_map(|key| rules.unmap_key(key)).collect();
+        let source = self.source.connect().await?;
+        for names in names.chunks(ASKED) {
+            let gets: Vec<TxnOp> = names.iter().map(|name| TxnOp::get(name.as_slice(), None)).collect();
+            let answer = self.source.ask(source.kv().txn(Txn::new().and_then(gets))).await?;
+            let leased = answer.op_responses().into_iter().any(|response| match response {
+                TxnOpResponse::Get(get) => get.kvs().iter().any(|kv| rules.map_lease(kv.lease()) != 0),
+                _ => false,
+            });
+            if leased {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Compares both sides from time to time, beside everything else.
@@ -373,6 +408,12 @@ impl Session {
                 let verdicts = self.observer.seen(revision);
                 Ok(self.judge(verdicts))
             }
+            Told::RanOut(true) => Ok(Some(End::RanOut)),
+            Told::RanOut(false) => {
+                self.asking = false;
+                self.ask_why_gone();
+                Ok(None)
+            }
             Told::Blind => Ok(Some(End::Compare("destination compacted"))),
             Told::Scrubbed(differences, keys) => {
                 self.context.metrics.mismatches.inc();
@@ -513,7 +554,7 @@ impl Session {
                     metrics.verified.inc_by(values as u64);
                     metrics.digests.inc_by(u64::from(digest));
                 }
-                Verdict::Stranger { at, keys } => {
+                Verdict::Stranger { at, keys, gone } => {
                     metrics.strangers.inc();
                     let first = keys.first().map(|key| key.escape_ascii().to_string()).unwrap_or_default();
                     tracing::warn!(
@@ -523,7 +564,10 @@ impl Session {
                         tolerated,
                         "somebody else wrote"
                     );
-                    if !tolerated {
+                    if tolerated {
+                        let room = GONE.saturating_sub(self.gone.len());
+                        self.gone.extend(gone.into_iter().take(room));
+                    } else {
                         self.suspects.extend(keys);
                         end = Some(End::Mend("stranger"));
                     }
@@ -548,7 +592,32 @@ impl Session {
                 }
             }
         }
+        self.ask_why_gone();
         end
+    }
+
+    /// Who deleted a key cannot be told from a lease that ended while nobody could renew it, but by whether the source's lives.
+    fn ask_why_gone(&mut self) {
+        if self.asking || self.gone.is_empty() {
+            return;
+        }
+        self.asking = true;
+        let (context, tell, keys) = (self.context.clone(), self.tell.clone(), std::mem::take(&mut self.gone));
+        tokio::spawn(async move {
+            // They ran out because the source could not be asked, most likely, and it may not answer yet.
+            while !tell.is_closed() {
+                match context.have_leases(&keys).await {
+                    Ok(ran_out) => {
+                        let _gone = tell.send(Told::RanOut(ran_out)).await;
+                        return;
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "asking later whether keys were deleted or ran out")
+                    }
+                }
+                tokio::time::sleep(context.options.heartbeat).await;
+            }
+        });
     }
 }
 

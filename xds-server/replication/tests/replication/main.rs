@@ -7,6 +7,7 @@ mod clusters;
 mod failures;
 mod guards;
 mod leader;
+mod leases;
 mod links;
 mod overlap;
 mod region;
