@@ -75,6 +75,9 @@ pub struct ReplicationOptions {
     pub backlog: u64,
     /// Strangers' writes.
     pub strangers: StrangerPolicy,
+    /// How long leased keys live at least, from when the destination is promoted, for whoever renews them to register them there;
+    /// as long as their leases have left, when less than a second.
+    pub lease_grace: Duration,
     /// Set where both regions write the prefix; without it the destination only follows.
     pub overlap: Option<Overlap>,
     /// Whether a destination that holds other keys under the prefix, or the checkpoint of another source, may be overwritten.
@@ -174,6 +177,7 @@ impl ReplicationOptions {
             scrub: Duration::from_secs(3600),
             backlog: 20_000,
             strangers: StrangerPolicy::default(),
+            lease_grace: Duration::from_secs(300),
             overlap: None,
             overwrite: false,
         }

@@ -373,6 +373,12 @@ pub const KEYS: &[Key] = &[
         set: |c, text| put(&mut c.replicate.strangers, text),
     },
     Key {
+        path: "replicate.lease_grace",
+        doc: "how long leased keys live at least after a promotion, for their registrars to move; 0s: as long as their leases have left",
+        reload: Restart,
+        set: |c, text| put(&mut c.replicate.lease_grace, text),
+    },
+    Key {
         path: "replicate.overlap",
         doc: "set where both regions write the prefix: lww-hlc, source-wins, dest-wins or reject-and-alert decides conflicts",
         reload: Restart,
@@ -553,6 +559,7 @@ mod tests {
             ("replicate.backlog", "5"),
             ("replicate.leases", "report"),
             ("replicate.strangers", "report"),
+            ("replicate.lease_grace", "2m"),
             ("replicate.max_operations", "9"),
             ("snapshots.directory", "some"),
             ("snapshots.every", "1h"),

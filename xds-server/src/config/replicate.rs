@@ -84,6 +84,8 @@ pub struct ReplicateConfig {
     pub leases: LeaseChoice,
     /// What to do about strangers' writes.
     pub strangers: StrangerChoice,
+    /// How long leased keys live at least after a promotion.
+    pub lease_grace: Millis,
     /// Set where both regions write the prefix: by what conflicts are decided.
     pub overlap: Option<Policy>,
     /// How long such a prefix remembers deletes.
@@ -177,6 +179,7 @@ impl Default for ReplicateConfig {
             backlog: 20_000,
             leases: LeaseChoice::default(),
             strangers: StrangerChoice::default(),
+            lease_grace: Millis(300_000),
             overlap: None,
             overlap_remember: Millis(7 * 86_400_000),
             max_operations: 127,
@@ -267,6 +270,7 @@ impl ReplicateConfig {
                 StrangerChoice::Repair => StrangerPolicy::Repair,
                 StrangerChoice::Report => StrangerPolicy::Report,
             },
+            lease_grace: Duration::from_millis(self.lease_grace.0),
             overlap: self
                 .overlap
                 .map(|policy| Overlap { policy, remember: Duration::from_millis(self.overlap_remember.0) }),

@@ -37,6 +37,7 @@ mod converge;
 mod enter;
 mod export;
 mod forward;
+mod grace;
 pub mod own;
 pub mod plan;
 mod promote;

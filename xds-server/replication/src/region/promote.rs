@@ -44,6 +44,8 @@ pub struct Assessment {
     pub epoch: u64,
     /// Why the source did not answer; when it did, nothing is lost.
     pub source_error: Option<String>,
+    /// Keys at the destination that live by a lease: nobody renews it once the owner is another.
+    pub leased_keys: u64,
     /// What is known of the loss, should the source be given up.
     pub estimate: Estimate,
 }
@@ -86,6 +88,10 @@ pub struct Promoted {
     pub forwarded: u64,
     /// The digest of both sides, when they were compared.
     pub digest: Option<crate::digest::Digest>,
+    /// Keys that the replicator held by leases, and that nobody had registered with the new owner when this ended.
+    pub leased_keys: u64,
+    /// How long each of them lives at least for that, in milliseconds; 0: as long as its lease had left.
+    pub lease_grace_ms: u64,
     /// How long it took.
     pub elapsed_ms: u64,
 }
@@ -127,6 +133,7 @@ pub async fn assess(options: ReplicationOptions) -> Result<Assessment, Replicati
     if let Ok(source) = &source {
         super::tell_apart(source.cluster, here.cluster)?;
     }
+    let leased = context.leased(&here).await?.len();
     let age_ms = now_ms().saturating_sub(checkpoint.source_ms);
     let known = super::forward::survey(&context.options, &checkpoint).unwrap_or_default();
     let lost = known
@@ -138,6 +145,7 @@ pub async fn assess(options: ReplicationOptions) -> Result<Assessment, Replicati
         promoted: checkpoint.role == Role::Primary,
         epoch: checkpoint.epoch,
         source_error: source.err().map(|error| error.to_string()),
+        leased_keys: u64::try_from(leased).unwrap_or(u64::MAX),
         estimate: Estimate {
             safe_revision: checkpoint.source_revision,
             safe_time: Timestamp::from_millisecond(i64::try_from(checkpoint.source_ms).unwrap_or(0))
@@ -185,6 +193,8 @@ pub async fn demote(options: ReplicationOptions, actor: &str) -> Result<Promoted
         Some(_) => {
             // A source that does not answer cannot be told.
             context.source.connect().await?;
+            // Who renews what here is not known any more, and none of this command's business.
+            let options = ReplicationOptions { lease_grace: Duration::ZERO, ..options };
             promote(options, actor, false, false).await
         }
     }
@@ -251,7 +261,10 @@ impl Promotion {
             let step = plan::next(&seen, &prefix)?;
             tracing::info!(?step, "promoting");
             let moved = match (step, &source) {
-                (Step::Done, _) => return Ok(self.report(&seen, &here, first, &source)),
+                (Step::Done, _) => match self.leave(&here, &seen, first).await {
+                    Ok(leased) => return Ok(self.report(&seen, &here, (first, leased), &source)),
+                    Err(error) => Err(error),
+                },
                 (Step::FenceSource(epoch), Some(source)) => self.fence(epoch, source, &here, &seen).await,
                 (Step::Drain(fence), Some(source)) => self.drain(source, fence, &seen).await,
                 (Step::Forward, _) => self.forward(&seen.checkpoint).await,
@@ -443,7 +456,21 @@ impl Promotion {
         Ok(taken.is_some())
     }
 
-    fn report(&self, seen: &Seen, here: &Member, already: bool, source: &Option<Member>) -> Promoted {
+    /// Leaves the keys that live by leases time to be registered with the new owner, and says how many they are. Done again after a
+    /// kill: what was registered here since, or has its time already, is left alone.
+    async fn leave(&self, here: &Member, seen: &Seen, already: bool) -> Result<u64, ReplicationError> {
+        let nothing = already && self.context.options.lease_grace.is_zero();
+        let Some(own) = seen.own_here.as_ref().filter(|_| !nothing) else { return Ok(0) };
+        self.context.give_grace(here, &self.prefixes().1, own).await
+    }
+
+    fn report(
+        &self,
+        seen: &Seen,
+        here: &Member,
+        (already, leased_keys): (bool, u64),
+        source: &Option<Member>,
+    ) -> Promoted {
         Promoted {
             prefix: self.prefixes().1,
             region: self.context.region_here(here.cluster),
@@ -454,6 +481,8 @@ impl Promotion {
             drained_keys: self.wrote,
             forwarded: self.rolled,
             digest: self.digest,
+            leased_keys,
+            lease_grace_ms: u64::try_from(self.context.options.lease_grace.as_millis()).unwrap_or(u64::MAX),
             elapsed_ms: 0,
         }
     }

@@ -1,7 +1,10 @@
 //! `zonebreak replicate promote` and `demote`: who owns the prefix from now on. Tells what would be lost and asks before it gives a
 //! source up; the work is in `zonebreak_replication::region`.
 
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::{
+    io::{BufRead as _, IsTerminal as _, Write as _},
+    time::Duration,
+};
 
 use zonebreak_replication::region::{self, Aborted, Assessment, Estimate, Promoted};
 
@@ -27,11 +30,14 @@ pub struct PromoteArgs {
     #[arg(long)]
     yes: bool,
     /// Take back a promotion that fenced the source and did not come to its end: the source is the owner again.
-    #[arg(long, conflicts_with_all = ["spool", "accept_torn"])]
+    #[arg(long, conflicts_with_all = ["spool", "accept_torn", "lease_grace"])]
     abort: bool,
     /// Promote a destination between two revisions, which the spool cannot complete.
     #[arg(long)]
     accept_torn: bool,
+    /// How long leased keys live at least from then on, for their registrars to move [default: 5m].
+    #[arg(long, value_name = "TIME")]
+    lease_grace: Option<String>,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -57,9 +63,14 @@ struct WhoArgs {
 
 /// Promotes the destination.
 pub async fn promote(args: PromoteArgs) -> Outcome {
-    let spool =
-        args.spool.clone().map(|value| Override { flag: "--spool", path: "replicate.spool_dir", value });
-    let config = args.stream.load(spool.into_iter().collect())?;
+    let more = [
+        ("--spool", "replicate.spool_dir", &args.spool),
+        ("--lease-grace", "replicate.lease_grace", &args.lease_grace),
+    ];
+    let more = more
+        .into_iter()
+        .filter_map(|(flag, path, value)| Some(Override { flag, path, value: value.clone()? }));
+    let config = args.stream.load(more.collect())?;
     let options = config.replicate.options().map_err(Failure::usage)?;
     if args.abort {
         let aborted = region::abort(options, &args.who.actor(), args.yes).await.map_err(failure)?;
@@ -67,6 +78,9 @@ pub async fn promote(args: PromoteArgs) -> Outcome {
         return Ok(Exit::Ok);
     }
     let assessed = region::assess(options.clone()).await.map_err(failure)?;
+    if !assessed.promoted {
+        eprint!("{}", leased(assessed.leased_keys, options.lease_grace));
+    }
     let given_up = match &assessed.source_error {
         Some(why) if !assessed.promoted => {
             eprint!("{}", warning(&assessed, why));
@@ -99,6 +113,18 @@ pub async fn demote(args: DemoteArgs) -> Outcome {
         "the source is fenced; a replicator in the other direction brings it up and saves what only it has"
     );
     Ok(Exit::Ok)
+}
+
+/// What becomes of keys that live by leases, said before and after.
+fn leased(keys: u64, grace: Duration) -> String {
+    let until = match grace.as_secs() {
+        _ if keys == 0 => return String::new(),
+        0 => "they go when that ends".to_owned(),
+        seconds => format!("each lives for {seconds} s more at least"),
+    };
+    format!(
+        "leased    {keys} keys, whose leases nobody renews for the new owner: {until}. Register them there\n"
+    )
 }
 
 /// What an operator must know before giving a source up.
@@ -174,6 +200,8 @@ fn table(promoted: &Promoted) -> String {
         drained_keys,
         forwarded,
         digest,
+        leased_keys,
+        lease_grace_ms,
         elapsed_ms,
     } = promoted;
     let mut out = format!(
@@ -190,6 +218,7 @@ fn table(promoted: &Promoted) -> String {
         }
         _ => format!("loss      see above; {forwarded} revisions were written from the change log\n"),
     };
+    out += &leased(*leased_keys, Duration::from_millis(*lease_grace_ms));
     out += if *source_fenced { "source    fenced\n" } else { "source    NOT FENCED: it does not answer\n" };
     if !already {
         out += &format!("took      {:.2} s\n", *elapsed_ms as f64 / 1000.0);

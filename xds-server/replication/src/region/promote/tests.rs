@@ -59,3 +59,35 @@ async fn a_drain_to_a_fence_that_is_compacted_moves_its_own_fence_and_compares_a
     let now = client(&destination).await.get(options.checkpoint_key(), None).await.unwrap();
     assert_eq!((now.kvs()[0].mod_revision(), now.kvs()[0].value()), (at, &checkpoint.encode()[..]));
 }
+
+/// Killed between the two: the same command gives what is left its time, and nothing that was registered with the new owner since.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promotion_that_was_killed_before_leased_keys_had_their_time_gives_it_to_them_when_run_again() {
+    let lab = Lab::new().unwrap();
+    let ([source, destination], options) = replicated(&lab).await;
+    let (mut from, mut to) = (client(&source).await, client(&destination).await);
+    let lease = from.lease_grant(60, None).await.unwrap().id();
+    for key in ["/app/left", "/app/moved"] {
+        let leased = etcd_client::PutOptions::new().with_lease(lease);
+        from.put(key, "1", Some(leased)).await.unwrap();
+    }
+    let mut promotion = Promotion::new(options.clone(), "eve", false, false).unwrap();
+    let (here, there, seen) = promotion.look().await.unwrap();
+    assert!(promotion.fence(2, &there.unwrap(), &here, &seen).await.unwrap());
+    let (_, there, seen) = promotion.look().await.unwrap();
+    let SourceSeen::Answers { own: Some(Held { mod_revision, .. }), .. } = &seen.source else {
+        panic!("{seen:?}")
+    };
+    assert!(promotion.drain(&there.unwrap(), Revision(*mod_revision), &seen).await.unwrap());
+    assert!(promotion.take(2, &here, &seen).await.unwrap());
+    to.put("/app/moved", "1", Some(etcd_client::PutOptions::new().with_lease(lease))).await.unwrap();
+
+    let promoted = promote(options, "eve", false, false).await.unwrap();
+    assert_eq!((promoted.already, promoted.leased_keys), (true, 1));
+    let of = async |to: &mut Client, key: &str| to.get(key, None).await.unwrap().kvs()[0].lease();
+    assert_eq!(of(&mut to, "/app/moved").await, lease);
+    let left = of(&mut to, "/app/left").await;
+    assert!(left != lease && left != 0);
+    let ttl = to.lease_time_to_live(left, None).await.unwrap().ttl();
+    assert!((200..=300).contains(&ttl), "{ttl}");
+}
