@@ -255,6 +255,7 @@ async fn a_server_replicates_beside_the_rest_and_says_how_that_goes() {
     let mut regions = Regions::start().await;
     regions.done(&apply("WEST"));
     let (port, spool) = (Port::reserve().unwrap(), regions.lab.path().join("spool"));
+    let snapshots = regions.lab.path().join("snapshots");
     let serve = "exec zonebreak serve --etcd \"$EAST\" --listen 127.0.0.1:0 --admin 127.0.0.1:0";
     let server = regions
         .shell(serve)
@@ -263,6 +264,8 @@ async fn a_server_replicates_beside_the_rest_and_says_how_that_goes() {
         .env("ZONEBREAK_REPLICATE__SOURCE", regions.west.url())
         .env("ZONEBREAK_REPLICATE__DESTINATION", regions.east.url())
         .env("ZONEBREAK_REPLICATE__SPOOL_DIR", &spool)
+        .env("ZONEBREAK_SNAPSHOTS__DIRECTORY", &snapshots)
+        .env("ZONEBREAK_SNAPSHOTS__EVERY", "1h")
         .spawn()
         .unwrap();
     regions.running.push(server);
@@ -271,6 +274,14 @@ async fn a_server_replicates_beside_the_rest_and_says_how_that_goes() {
         .await;
     let (_, metrics) = health.get("/metrics").await.unwrap();
     assert!(metrics.contains("zonebreak_replication_keys 1\n"), "{metrics}");
+    until("a snapshot to be taken", async || {
+        let (_, metrics) = health.get("/metrics").await.unwrap();
+        metrics.contains("zonebreak_snapshot_count 1\n")
+    })
+    .await;
+    let verified =
+        format!("ZONEBREAK_SNAPSHOTS__DIRECTORY={} zonebreak snapshot verify --all", snapshots.display());
+    regions.done(&verified);
     let sides = "--source \"$WEST\" --destination \"$EAST\"";
     regions.done(&format!("zonebreak replicate promote {sides}"));
     until("the end to be told", async || {

@@ -1,5 +1,5 @@
-//! Replication beside the server, where `replicate.enabled` asks for it: the same replicator that `zonebreak replicate run` is, with its
-//! condition among the health checks. Never ends the server: one that has lost its replica still serves its proxies.
+//! Replication beside the server, where `replicate.enabled` asks for it: the same replicator that `zonebreak replicate run` is, with the
+//! same snapshots, and its condition among the health checks. Never ends the server: one that has lost its replica still serves its proxies.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -8,7 +8,10 @@ use std::{
 
 use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
-use zonebreak_replication::{Metrics, ReplicationOptions};
+use zonebreak_replication::{
+    Metrics, ReplicationOptions,
+    snapshot::keeper::{self, KeeperMetrics, Policy},
+};
 
 use super::checks::{Check, Condition};
 
@@ -20,6 +23,8 @@ const AGAIN: Duration = Duration::from_secs(30);
 pub struct Replica {
     options: ReplicationOptions,
     metrics: Metrics,
+    /// What snapshots of its source are taken by, where they are.
+    snapshots: Option<(Policy, KeeperMetrics)>,
     /// Why it ended, while it has.
     ended: Mutex<Option<String>>,
 }
@@ -31,16 +36,26 @@ impl Replica {
     ///
     /// # Errors
     /// When a name is registered twice.
-    pub fn new(options: ReplicationOptions, registry: &Registry) -> prometheus::Result<Arc<Self>> {
+    pub fn new(
+        options: ReplicationOptions,
+        snapshots: Option<Policy>,
+        registry: &Registry,
+    ) -> prometheus::Result<Arc<Self>> {
         let metrics = Metrics::new(registry)?;
-        Ok(Arc::new(Self { options, metrics, ended: Mutex::default() }))
+        let snapshots = snapshots.map(|policy| KeeperMetrics::new(registry).map(|counted| (policy, counted)));
+        let snapshots = snapshots.transpose()?;
+        Ok(Arc::new(Self { options, metrics, snapshots, ended: Mutex::default() }))
     }
 
-    /// Replicates until `stop`.
+    /// Replicates until `stop`, and takes snapshots while it does.
     ///
     /// # Errors
     /// Never: what ends it is told by [`Self::check`], and it begins again later.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) -> anyhow::Result<()> {
+        if let Some((policy, counted)) = self.snapshots.clone() {
+            let (options, metrics) = (self.options.clone(), self.metrics.clone());
+            tokio::spawn(keeper::keep(policy, options, metrics, counted, stop.clone()));
+        }
         while !stop.is_cancelled() {
             tracing::info!(stream = self.options.stream, "replicating");
             // Boxed: it is large, and a worker's stack is not.

@@ -95,9 +95,12 @@ pub async fn run(layers: Layers) -> Outcome {
     tasks.spawn(announce(state.clone(), readiness, stop.clone()));
     tasks.spawn(feed::run(state.clone(), hub, inputs, gate, stop.clone()));
     if let Some(options) = replicate {
-        let replica = Replica::new(options, &registry).map_err(anyhow::Error::from)?;
+        let replica =
+            Replica::new(options, config.snapshots.policy(), &registry).map_err(anyhow::Error::from)?;
         state.replicate(replica.clone());
         tasks.spawn(replica.run(stop.clone()));
+    } else if config.snapshots.policy().is_some() {
+        tracing::info!("no snapshots are taken here: they are beside a replicator alone (replicate.enabled)");
     }
     if let Some(disk) = disk {
         tasks.spawn(disk.keep(kept, stop.clone()));
