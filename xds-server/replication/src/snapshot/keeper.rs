@@ -1,5 +1,6 @@
 //! Snapshots from time to time, beside a replicator, and which of them stay. The first one is read from the source; each one after
-//! it is the one before and the change log, so that neither etcd is asked. Where the log has a gap, the source is read again.
+//! it is the one before and the change log, so that neither etcd is asked. Where the log has a gap, the source is read again; where
+//! it has nothing new, the last snapshot stands for the next.
 //!
 //! A failure is logged and counted, and tried again; the stream does not notice.
 
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     SnapshotError,
     catalog::{Catalog, Listed, Retention},
-    save::{self, blocking},
+    save::{self, Rolled, blocking},
 };
 use crate::{Metrics, options::ReplicationOptions, spool::History, watch::now_ms};
 
@@ -36,7 +37,7 @@ pub struct Policy {
 /// What Prometheus reads of a keeper: names `zonebreak_snapshot_*`.
 #[derive(Debug, Clone)]
 pub struct KeeperMetrics {
-    /// When the last one was made, in seconds since 1970.
+    /// When the last one was made, or found to be still what the log says, in seconds since 1970.
     pub last: Gauge,
     /// Bytes of the last one.
     pub bytes: IntGauge,
@@ -61,7 +62,7 @@ impl KeeperMetrics {
         let metrics = Self {
             last: Gauge::new(
                 "zonebreak_snapshot_last_success_seconds",
-                "When the last snapshot was made, in seconds since 1970.",
+                "When the last snapshot was made, or found to be still what it would be, in seconds since 1970.",
             )?,
             bytes: IntGauge::new("zonebreak_snapshot_bytes", "Bytes of the last snapshot.")?,
             count: IntGauge::new(
@@ -144,7 +145,13 @@ async fn take(
         blocking(move || roll(&catalog, &spool, &prefix)).await?
     };
     let (taken, from) = match rolled {
-        Ok(Some(rolled)) => (rolled, "log"),
+        Ok(Some(Rolled::Taken(taken))) => (taken, "log"),
+        Ok(Some(Rolled::Unchanged(same))) => {
+            metrics.last.set(now_ms() as f64 / 1000.0);
+            metrics.bytes.set(i64::try_from(same.bytes).unwrap_or(i64::MAX));
+            tracing::debug!(name = same.name, "nothing has changed since the last snapshot");
+            return Ok(());
+        }
         Ok(None) => (save::save(&options.source, prefix, catalog, Arc::default()).await?, "source"),
         // A damaged snapshot or log is no reason to have no snapshot at all.
         Err(error @ (SnapshotError::Damaged { .. } | SnapshotError::Spool(_))) => {
@@ -162,7 +169,7 @@ async fn take(
     Ok(())
 }
 
-fn roll(catalog: &Catalog, spool: &Path, prefix: &str) -> Result<Option<Listed>, SnapshotError> {
+fn roll(catalog: &Catalog, spool: &Path, prefix: &str) -> Result<Option<Rolled>, SnapshotError> {
     match History::open(spool)? {
         Some(history) => save::roll(catalog, &history, prefix),
         None => Ok(None),

@@ -114,24 +114,37 @@ pub async fn live(etcd: &ClusterOptions, header: &Header) -> Result<(u64, Digest
     Ok((keys, digest))
 }
 
+/// What became of a snapshot and the log that goes on from it.
+#[derive(Debug)]
+pub enum Rolled {
+    /// A new snapshot.
+    Taken(Listed),
+    /// The same again: the log has nothing that this one, which was read and is whole, has not.
+    Unchanged(Listed),
+}
+
 /// Makes the newest snapshot that the log goes on from, and the log up to its end, into a new snapshot: asks no etcd. `None` when
 /// there is no such snapshot.
 ///
 /// # Errors
 /// When a file is damaged, or the disk fails.
-pub fn roll(catalog: &Catalog, history: &History, prefix: &str) -> Result<Option<Listed>, SnapshotError> {
+pub fn roll(catalog: &Catalog, history: &History, prefix: &str) -> Result<Option<Rolled>, SnapshotError> {
     let snapshots = catalog.list()?;
-    let of_prefix = |it: &&Listed| {
+    let of_prefix = |it: &Listed| {
         it.content
             .as_ref()
             .is_ok_and(|(header, _)| (header.prefix.as_str(), header.cluster) == (prefix, history.cluster))
     };
-    let Some(newest) = snapshots.iter().rfind(of_prefix) else { return Ok(None) };
-    let mut moment = moment::of_snapshot(newest)?;
+    let Some(newest) = snapshots.into_iter().rfind(of_prefix) else { return Ok(None) };
+    let mut moment = moment::of_snapshot(&newest)?;
     // A snapshot of the source may be ahead of the log, which has what comes after it when that comes.
     let known = moment.revision >= history.begins_after;
     if !known || !moment.replay(history, Target::Revision(history.through()))? {
         return Ok(None);
+    }
+    // Of what does not change one copy is enough: the others would push out snapshots of what was before it.
+    if moment.replayed == 0 {
+        return Ok(Some(Rolled::Unchanged(newest)));
     }
     let cluster = history.cluster;
     // No later than what the log is known to hold: changes may be on their way to it.
@@ -142,7 +155,8 @@ pub fn roll(catalog: &Catalog, history: &History, prefix: &str) -> Result<Option
         draft.push(&item)?;
     }
     let known = moment.leases.iter().filter(|(lease, _)| named.contains(lease));
-    draft.finish(&known.map(|(lease, ttl)| (*lease, *ttl)).collect()).map(Some)
+    let taken = draft.finish(&known.map(|(lease, ttl)| (*lease, *ttl)).collect())?;
+    Ok(Some(Rolled::Taken(taken)))
 }
 
 async fn drain(

@@ -240,6 +240,49 @@ async fn old_snapshots_go_and_a_gap_in_the_log_makes_the_keeper_read_the_source_
     assert_eq!(metrics.failures.get(), 0);
 }
 
+/// Copies of one state, pushed in by restarts or by time, would push out what can be gone back to.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_source_has_one_snapshot_however_often_the_keeper_looks_and_starts() {
+    let pair = Pair::start().await;
+    let mut source = pair.from().await;
+    fill(&mut source, PREFIX, 0..50).await;
+    let (options, catalog) = (pair.options(), Catalog::new(pair.lab.path().join("snapshots")));
+    let policy = Policy {
+        directory: catalog.directory().to_owned(),
+        every: Duration::from_millis(20),
+        retention: Retention { keep: 3, keep_for: Duration::from_secs(3600) },
+    };
+    let metrics = KeeperMetrics::new(&Registry::new()).unwrap();
+    let replicator = Running::start(options.clone());
+    replicator.streams().await;
+    for change in 1..=2 {
+        for _start in 0..3 {
+            let stop = CancellationToken::new();
+            let (copy, running) = (metrics.clone(), replicator.metrics.clone());
+            let keeper =
+                tokio::spawn(keeper::keep(policy.clone(), options.clone(), running, copy, stop.clone()));
+            // Each look is a success, whether it found anything or not.
+            let (mut looks, mut last) = (0, metrics.last.get());
+            until("the keeper to look a few times", async || {
+                looks += u32::from(metrics.last.get() > last);
+                last = metrics.last.get();
+                looks > 5 && catalog.list().unwrap().len() == change
+            })
+            .await;
+            stop.cancel();
+            keeper.await.unwrap();
+        }
+        assert_eq!(catalog.list().unwrap().len(), change, "one for each state that there was");
+        let revision = put(&mut source, "/app/changed", &change.to_string()).await;
+        until("the log to have it", async || {
+            History::open(&options.spool).unwrap().unwrap().through() >= Revision(revision)
+        })
+        .await;
+    }
+    assert_eq!(metrics.failures.get(), 0);
+    replicator.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn beside_another_writer_a_restore_ends_with_the_moment_or_says_that_it_cannot() {
     let lab = Lab::new().unwrap();
