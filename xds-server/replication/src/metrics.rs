@@ -27,6 +27,8 @@ pub struct Metrics {
     pub verified: IntCounter,
     /// Digests of both sides compared at one revision.
     pub digests: IntCounter,
+    /// 1 while the destination's own account of what it holds is heard, and compared with what was sent.
+    pub verifying: IntGauge,
     /// Checksums or digests that were not what they should be.
     pub mismatches: IntCounter,
     /// Keys that two regions wrote without knowing of each other, by policy.
@@ -136,6 +138,10 @@ impl Metrics {
                 "Values told back by the destination with the right CRC32.",
             )?,
             digests: counter("digest_comparisons_total", "Digests of both sides compared at one revision.")?,
+            verifying: gauge(
+                "verifying",
+                "1 while the destination's own account of what it holds is compared with what was sent.",
+            )?,
             mismatches: counter(
                 "mismatches_total",
                 "CRC32s or digests that were wrong, and revisions that were missing though nothing waited.",

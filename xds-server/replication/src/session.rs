@@ -82,6 +82,8 @@ enum Told {
     Seen(SourceRevision),
     /// The destination's account has a gap.
     Blind,
+    /// The destination does not let us look, and asking again would not help.
+    Barred(EtcdError),
     /// A scrub found this many differences, of these keys or more.
     Scrubbed(u64, Vec<Vec<u8>>),
     /// Whether one of the keys that went at the destination lives by a lease at the source.
@@ -179,6 +181,7 @@ impl Context {
         session.gauge();
         let result = session.run(told, cancel).await;
         let Session { pipeline, observer, suspects, feed, .. } = session;
+        self.metrics.verifying.set(0);
         let spool = feed.stop().await;
         let known = matches!(result, Ok(End::Mend(_))).then(|| {
             let ((expected, at), (found, seen)) = (pipeline.into_expected(), observer.into_found());
@@ -189,35 +192,55 @@ impl Context {
 
     /// Tells what the destination's watch tells, from after its revision `at` on.
     async fn listen(self, mut at: Revision, tell: mpsc::Sender<Told>) {
+        let mut deaf = false;
         loop {
-            match self.listen_once(&mut at, &tell).await {
+            let told = match self.listen_once(&mut at, &mut deaf, &tell).await {
                 Ok(()) => return,
-                Err(WatchEnd::Compacted { .. } | WatchEnd::Order(_)) => {
-                    let _gone = tell.send(Told::Blind).await;
-                    return;
-                }
+                Err(WatchEnd::Compacted { .. } | WatchEnd::Order(_)) => Told::Blind,
+                Err(WatchEnd::Etcd(error)) if is_final(&error) => Told::Barred(error),
                 Err(WatchEnd::Etcd(error)) => {
-                    tracing::debug!(%error, "the destination's watch ended");
+                    self.metrics.verifying.set(0);
+                    if !std::mem::replace(&mut deaf, true) {
+                        tracing::warn!(
+                            "failed to {error}; what it holds is not verified meanwhile, trying again"
+                        );
+                    }
                     tokio::time::sleep(Duration::from_millis(200)).await;
+                    continue;
                 }
-            }
+            };
+            let _gone = tell.send(told).await;
+            return;
         }
     }
 
-    async fn listen_once(&self, at: &mut Revision, tell: &mpsc::Sender<Told>) -> Result<(), WatchEnd> {
+    async fn listen_once(
+        &self,
+        at: &mut Revision,
+        deaf: &mut bool,
+        tell: &mpsc::Sender<Told>,
+    ) -> Result<(), WatchEnd> {
         let (member, rules) = (self.destination.member().await?, &self.options.rules);
         let cluster = &self.destination.cluster;
         let every = self.options.heartbeat;
         let mut watch = Watch::open(cluster, &member, rules.destination_prefix(), *at, every).await?;
+        let mut opened = false;
         loop {
-            let revisions = match watch.next().await {
-                Ok(News::Revisions(revisions)) => revisions,
-                Ok(News::Progress(_)) => continue,
+            let news = match watch.next().await {
+                Ok(news) => news,
                 Err(end) => {
                     self.destination.lost().await;
                     return Err(end);
                 }
             };
+            // An etcd that lets nobody watch says so in the first answer of a watch that was opened well.
+            if !std::mem::replace(&mut opened, true) {
+                self.metrics.verifying.set(1);
+                if std::mem::take(deaf) {
+                    tracing::info!("what the destination holds is verified again");
+                }
+            }
+            let News::Revisions(revisions) = news else { continue };
             for mut revision in revisions {
                 *at = revision.revision;
                 revision.changes.retain(|change| rules.owns(&change.key));
@@ -245,6 +268,25 @@ impl Context {
             }
         }
         Ok(false)
+    }
+
+    /// Asks what stands at the destination, until it says.
+    async fn look_up(&self) -> Told {
+        let mut told = false;
+        loop {
+            match self.destination.read().await {
+                Ok((found, _)) => return Told::Found(found),
+                Err(error) if is_final(&error) => return Told::Barred(error),
+                Err(error) => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(
+                            "failed to {error}; whether a transaction was carried out is asked again"
+                        );
+                    }
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
     }
 
     /// Compares both sides from time to time, beside everything else.
@@ -415,6 +457,7 @@ impl Session {
                 Ok(None)
             }
             Told::Blind => Ok(Some(End::Compare("destination compacted"))),
+            Told::Barred(error) => Err(error.into()),
             Told::Scrubbed(differences, keys) => {
                 self.context.metrics.mismatches.inc();
                 if self.context.options.strangers == StrangerPolicy::Report {
@@ -447,7 +490,7 @@ impl Session {
             Answer::Failed(error) => ("put_off", error),
             Answer::Unknown(error) => ("unknown", error),
         };
-        if let EtcdError::Denied { .. } | EtcdError::Refused { .. } = error {
+        if is_final(error) {
             return Err(error.clone().into());
         }
         self.context.metrics.retries.with_label_values(&[kind]).inc();
@@ -478,13 +521,7 @@ impl Session {
                 Effect::Read => {
                     let (context, tell) = (self.context.clone(), self.tell.clone());
                     tokio::spawn(async move {
-                        let found = loop {
-                            match context.destination.read().await {
-                                Ok((found, _)) => break found,
-                                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-                            }
-                        };
-                        let _gone = tell.send(Told::Found(found)).await;
+                        let _gone = tell.send(context.look_up().await).await;
                     });
                 }
                 Effect::Applied(applied) => end = self.applied(&applied).or(end),
@@ -625,6 +662,11 @@ impl Session {
 /// be missing either.
 const fn lacks(sign_of_life: bool, idle: bool, offset: u64) -> bool {
     sign_of_life && idle && offset > IDLE_OFFSET
+}
+
+/// Whether only an operator can make the destination answer otherwise.
+const fn is_final(error: &EtcdError) -> bool {
+    matches!(error, EtcdError::Denied { .. } | EtcdError::Refused { .. })
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use etcd_client::{Certificate, Client, ConnectOptions, Identity, Permission};
+use etcd_client::{Certificate, Client, ConnectOptions, Identity, Permission, RoleRevokePermissionOptions};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use zonebreak_drill::lab::{Command, Etcd, Lab, Link, Port, Process, Tool};
 use zonebreak_replication::{
@@ -74,6 +74,44 @@ async fn users_need_no_more_than_the_prefix_and_the_checkpoints() {
     options.source.password = Some("wrong".to_owned());
     let error = Running::start(options).gives_up().await.to_string();
     assert!(error.contains("source etcd as this user") && error.contains("permission"), "{error}");
+}
+
+/// A user who may still write, but not read what was written: nothing of it would be verified any more, and nobody told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_destination_that_does_not_let_itself_be_verified_ends_replication() {
+    let mut pair = Pair::start().await;
+    let both = [PREFIX, RESERVED].map(|prefix| Permission::read_write(prefix).with_prefix());
+    guard(&mut pair.to().await, both.to_vec()).await;
+    let mut options = pair.options();
+    (options.destination.user, options.destination.password) =
+        (Some("replicator".to_owned()), Some("secret".to_owned()));
+    let mut source = pair.from().await;
+    put(&mut source, "/app/a", "1").await;
+    let replicator = Running::start(options);
+    replicator.streams().await;
+    until("it to be verified", async || replicator.metrics.verifying.get() == 1).await;
+    // A watch that merely ends is opened again.
+    let restarts = replicator.metrics.clone();
+    pair.destination.kill();
+    until("the end of the watch to be seen", async || restarts.verifying.get() == 0).await;
+    pair.destination.restart().await.unwrap();
+    until("it to be verified again", async || restarts.verifying.get() == 1).await;
+    let mut root = as_root(pair.destination.url()).await;
+    root.role_revoke_permission(
+        "replication",
+        PREFIX,
+        Some(RoleRevokePermissionOptions::new().with_prefix()),
+    )
+    .await
+    .unwrap();
+    let write = Permission::write(PREFIX).with_prefix();
+    root.role_grant_permission("replication", write).await.unwrap();
+    // What is watched already goes on being watched until the connection ends.
+    pair.destination.kill();
+    pair.destination.restart().await.unwrap();
+    let error = replicator.gives_up().await.to_string();
+    assert!(error.contains("destination") && error.contains("permission"), "{error}");
+    assert_eq!(restarts.verifying.get(), 0);
 }
 
 /// An authority, and a certificate of it for both sides of a connection to this machine.
