@@ -94,7 +94,7 @@ impl Context {
         let tolerated = self.options.strangers == StrangerPolicy::Report
             && checkpoint.is_whole()
             && checkpoint.source_revision == revision;
-        let mut hold = Hold::new(checkpoint, fence);
+        let (mut hold, mut odd) = (Hold::new(checkpoint, fence), None);
         for _ in 0..TRIES {
             let (_, at) = self.destination.read().await?;
             let member = self.destination.member().await?;
@@ -107,7 +107,7 @@ impl Context {
             let wrote = if tolerated {
                 Box::pin(self.report(&mut comparison, &mut hold)).await?
             } else {
-                Box::pin(self.repair(&mut comparison, &mut hold, revision)).await?
+                Box::pin(self.repair(&mut comparison, &mut hold, revision, &mut odd)).await?
             };
             written += wrote;
             self.metrics.leased.set(i64::try_from(comparison.leases.len()).unwrap_or(i64::MAX));
@@ -140,13 +140,9 @@ impl Context {
             let buckets = expected.differing_buckets(&found).len();
             tracing::warn!(buckets, "the destination does not hold what was written; comparing again");
         }
-        Err(EtcdError::Refused {
-            side: "destination",
-            why: format!(
-                "somebody else keeps writing under its prefix: after {TRIES} comparisons it still differs"
-            ),
-        }
-        .into())
+        self.metrics.retries.with_label_values(&["contended"]).inc();
+        let key = odd.map_or_else(String::new, |key: Vec<u8>| key.escape_ascii().to_string());
+        Err(ReplicationError::Contended { key, tries: TRIES })
     }
 
     /// Counts what differs, and leaves it; but for keys that are missing and that a lease of the source keeps alive: nobody deleted
@@ -190,12 +186,13 @@ impl Context {
         Ok(wrote)
     }
 
-    /// Writes what differs; the marker before the first of it.
+    /// Writes what differs, and notes a key that did; the marker before the first of it.
     async fn repair(
         &self,
         comparison: &mut Comparison<'_>,
         hold: &mut Hold,
         revision: Revision,
+        odd: &mut Option<Vec<u8>>,
     ) -> Result<u64, ReplicationError> {
         let (mut wrote, mut chunk, mut bytes) = (0, Vec::new(), 0);
         let limits = self.options.limits;
@@ -204,6 +201,9 @@ impl Context {
             let finding = self.holding(hold, comparison.next()).await??;
             let done = finding.is_none();
             if let Some(finding) = finding {
+                if wrote == 0 && chunk.is_empty() {
+                    *odd = Some(finding.change.key.clone());
+                }
                 let size = finding.size();
                 let fits = chunk.len() < most && bytes + size <= limits.bytes;
                 let ready = if fits || chunk.is_empty() { Vec::new() } else { std::mem::take(&mut chunk) };
@@ -281,22 +281,24 @@ impl Context {
     /// Writes until it is certain that it was written.
     async fn write(&self, fence: i64, changes: &[Change]) -> Result<(), ReplicationError> {
         loop {
-            self.leases.ensure(changes).await?;
-            match self.destination.write(fence, changes).await {
-                Answer::Committed(_) => return Ok(()),
-                Answer::Refused(found) => return Err(Halt::of(&found).into()),
-                Answer::Failed(EtcdError::NoLease(_)) => self.leases.forget(changes).await,
-                Answer::Failed(error) if self.gives_up(&error) => {
-                    return Err(error.into());
+            let answer = match self.leases.ensure(changes).await {
+                Ok(()) => self.destination.write(fence, changes).await,
+                Err(error) => Answer::Failed(error),
+            };
+            match &answer {
+                Answer::Committed(_) => {}
+                Answer::Refused(found) => return Err(Halt::of(found).into()),
+                Answer::Failed(EtcdError::NoLease(_)) => {
+                    self.leases.forget(changes).await;
+                    continue;
                 }
-                Answer::Failed(error @ EtcdError::TooLarge { .. }) => {
-                    tracing::error!("failed to {error}");
-                    tokio::time::sleep(BLOCKED).await;
-                }
-                Answer::Failed(error) | Answer::Unknown(error) => {
-                    tracing::debug!(%error, "repeating a write");
-                    tokio::time::sleep(RETRY).await;
-                }
+                Answer::Failed(error) if self.gives_up(error) => return Err(error.clone().into()),
+                Answer::Failed(_) | Answer::Unknown(_) => {}
+            }
+            self.trouble.note(&answer);
+            match pause(&answer) {
+                None => return Ok(()),
+                Some(pause) => tokio::time::sleep(pause).await,
             }
         }
     }
@@ -312,19 +314,19 @@ impl Context {
         let becomes = Checkpoint { write: checkpoint.write.wrapping_add(1), ..becomes };
         let attempt = Attempt { fence, checkpoint: becomes.encode().into(), changes: Vec::new().into() };
         loop {
-            let at = match self.destination.commit(&attempt).await {
-                Answer::Committed(at) => at,
-                Answer::Refused(Some((bytes, at))) if bytes == attempt.checkpoint[..] => at,
-                Answer::Refused(found) => return Err(Halt::of(&found).into()),
-                Answer::Failed(error) if self.gives_up(&error) => {
-                    return Err(error.into());
-                }
-                Answer::Failed(error) | Answer::Unknown(error) => {
-                    tracing::debug!(%error, "repeating a change of the checkpoint");
-                    tokio::time::sleep(RETRY).await;
-                    continue;
-                }
+            let answer = self.destination.commit(&attempt).await;
+            let at = match &answer {
+                Answer::Committed(at) => *at,
+                Answer::Refused(Some((bytes, at))) if bytes[..] == attempt.checkpoint[..] => *at,
+                Answer::Refused(found) => return Err(Halt::of(found).into()),
+                Answer::Failed(error) if self.gives_up(error) => return Err(error.clone().into()),
+                Answer::Failed(_) | Answer::Unknown(_) => 0,
             };
+            self.trouble.note(&answer);
+            if let Some(pause) = pause(&answer) {
+                tokio::time::sleep(pause).await;
+                continue;
+            }
             *checkpoint = becomes;
             return Ok(at);
         }
@@ -341,6 +343,15 @@ impl Context {
             }
         }
         Ok(ledger)
+    }
+}
+
+/// Until a write that was answered so is repeated; `None` where it is not.
+const fn pause(answer: &Answer) -> Option<Duration> {
+    match answer {
+        Answer::Committed(_) | Answer::Refused(_) => None,
+        Answer::Failed(EtcdError::NoSpace(_) | EtcdError::TooLarge { .. }) => Some(BLOCKED),
+        Answer::Failed(_) | Answer::Unknown(_) => Some(RETRY),
     }
 }
 

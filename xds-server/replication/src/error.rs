@@ -69,6 +69,17 @@ pub enum ReplicationError {
     /// It is not the source that we knew.
     #[error("trust the source: {0}. If it was rebuilt, run once with --overwrite --reset-spool")]
     Strange(String),
+    /// What is put back is written over again before it can be read.
+    #[error(
+        "make both sides equal: somebody else keeps writing under the prefix at the destination ({key} among others), which differs \
+         after {tries} comparisons. Find that writer (`etcdctl watch {key}` there) and stop it"
+    )]
+    Contended {
+        /// A key that differed in the last of them.
+        key: String,
+        /// How many.
+        tries: usize,
+    },
     /// Another region.
     #[error(transparent)]
     Region(Box<RegionError>),
@@ -100,6 +111,8 @@ impl ReplicationError {
             }
             // The destination may have taken in meanwhile what is in the way, or the disk has room again.
             Self::Spool(SpoolError::Full { .. }) => true,
+            // Until that writer pauses; each try brings what came from the source meanwhile.
+            Self::Contended { .. } => true,
             // A standby takes over when the other one dies.
             Self::Halt(Halt::Superseded(_)) => true,
             _ => false,

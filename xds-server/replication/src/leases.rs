@@ -210,6 +210,11 @@ impl Leases {
                 self.renew(lease).await;
                 Ok(())
             }
+            Err(error @ EtcdError::Unreachable { .. }) => {
+                // The next try is made at another member.
+                self.destination.lost().await;
+                Err(error)
+            }
             other => other.map(drop),
         }
     }

@@ -49,6 +49,7 @@ mod session;
 pub mod snapshot;
 mod source;
 pub mod spool;
+mod trouble;
 pub mod verify;
 mod watch;
 mod witness;

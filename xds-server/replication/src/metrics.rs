@@ -15,7 +15,7 @@ pub struct Metrics {
     pub transactions: IntCounter,
     /// Keys written or deleted in them.
     pub operations: IntCounter,
-    /// Transactions of unknown fate, or put off.
+    /// Transactions of unknown fate, or put off; comparisons that somebody else's writes kept from an end.
     pub retries: IntCounterVec,
     /// Full comparisons that wrote something or moved the destination, by reason.
     pub resyncs: IntCounterVec,
@@ -39,7 +39,7 @@ pub struct Metrics {
     pub clamped: IntCounter,
     /// The source's revision that the destination holds.
     pub revision: IntGauge,
-    /// Revisions of the source with something in them that the destination has not.
+    /// Revisions of the source with something in them that the destination has not, though it should by now.
     pub offset: IntGauge,
     /// Revisions of the source, those of other prefixes included, between the last one that the replicator knows of and the one
     /// that the destination holds.
@@ -123,7 +123,7 @@ impl Metrics {
             operations: counter("operations_total", "Keys written or deleted in transactions.")?,
             retries: counters(
                 "retries_total",
-                "Transactions put off, or of unknown fate, by which.",
+                "Transactions put off, or of unknown fate, and comparisons kept from an end, by which.",
                 "kind",
             )?,
             resyncs: counters(
@@ -174,7 +174,7 @@ impl Metrics {
         for side in ["source", "destination"] {
             metrics.connected.with_label_values(&[side]).set(0);
         }
-        for kind in ["put_off", "unknown"] {
+        for kind in ["put_off", "unknown", "contended"] {
             metrics.retries.with_label_values(&[kind]).inc_by(0);
         }
         metrics.is(Role::Replica);

@@ -39,6 +39,7 @@ use crate::{
     revision::Revision,
     session::{End, Source},
     spool::{Entry, Spool, SpoolError, SpoolOptions, note_prefix},
+    trouble::Trouble,
     watch::now_ms,
     witness::Witness,
 };
@@ -57,6 +58,7 @@ pub(crate) struct Context {
     pub destination: Arc<Destination>,
     pub leases: Leases,
     pub metrics: Metrics,
+    pub trouble: Trouble,
     /// Whether a destination that an operator must make room in is waited for; who stands in front of it wants to be told.
     pub patient: bool,
 }
@@ -129,7 +131,8 @@ impl Context {
         let cluster = Arc::new(Cluster::new("destination", options.destination.clone()));
         let destination = Arc::new(Destination::new(cluster, options.checkpoint_key(), options.limits));
         let leases = Leases::new(Arc::clone(&source), Arc::clone(&destination));
-        Self { options: Arc::new(options), source, destination, leases, metrics, patient: true }
+        let trouble = Trouble::new(metrics.clone());
+        Self { options: Arc::new(options), source, destination, leases, metrics, trouble, patient: true }
     }
 
     /// The replicator is in this state from now on; said once, with its cause.

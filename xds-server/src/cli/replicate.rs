@@ -155,6 +155,7 @@ fn failure(error: ReplicationError) -> Failure {
         ReplicationError::Etcd(_) => Exit::Unexpected,
         ReplicationError::Spool(SpoolError::Locked(_))
         | ReplicationError::Twin
+        | ReplicationError::Contended { .. }
         | ReplicationError::Halt(Halt::Superseded(_)) => Exit::Conflict,
         ReplicationError::Spool(
             SpoolError::Damaged { .. } | SpoolError::Missing { .. } | SpoolError::Foreign { .. },

@@ -187,6 +187,7 @@ impl Context {
                         {
                             return Err(error.clone().into());
                         }
+                        self.trouble.note(&answer);
                         effects.extend(pipeline.step(now, Event::from(&answer)));
                     }
                     Effect::Read => {
