@@ -7,14 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use etcd_client::{Txn, TxnOp, TxnOpResponse};
-use tokio::sync::mpsc;
+use etcd_client::{GetOptions, Txn, TxnOp, TxnOpResponse};
+use tokio::{sync::mpsc, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     align::{Aligned, Known},
     checkpoint::ClusterId,
-    client::EtcdError,
+    client::{EtcdError, after_prefix, range_start},
     destination::Answer,
     error::ReplicationError,
     observer::{Observer, Verdict},
@@ -38,8 +38,15 @@ const UNSEEN: usize = 65_536;
 /// Keys that a scrub names; when more differ, everything is compared again.
 const SCRUBBED: usize = 1_024;
 
-/// Revisions that the destination may lack at a sign of life; more is an alarm.
+/// Looks at an idle destination, a heartbeat apart, that must find the same revisions missing: what was on its way at the first is
+/// there by then.
+const LOOKS: u32 = 3;
+
+/// Revisions that may be missing then; more is an alarm.
 const IDLE_OFFSET: u64 = 3;
+
+/// Keys of which the source is asked, at such a look, when they were last put.
+const LOOKED_AT: i64 = 1_000;
 
 /// Keys that are asked for in one request.
 const ASKED: usize = 64;
@@ -88,6 +95,19 @@ enum Told {
     Scrubbed(u64, Vec<Vec<u8>>),
     /// Whether one of the keys that went at the destination lives by a lease at the source.
     RanOut(bool),
+    /// How many revisions the source has beyond this one, which was the last to be brought.
+    Lacks(Revision, u64),
+}
+
+/// What the looks at an idle destination have found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Idle {
+    /// The revision that was the last to be brought, at all of them.
+    at: Revision,
+    /// How many in a row found more than [`IDLE_OFFSET`] missing.
+    looks: u32,
+    /// How many are missing, by the last one.
+    missing: u64,
 }
 
 struct Session {
@@ -106,6 +126,9 @@ struct Session {
     known: Revision,
     /// Revisions with something in them, read so far, counted as the checkpoint counts them.
     taken_version: u64,
+    /// The same at the last look round, and at the one before: what it had then has had a heartbeat's time.
+    looked: (u64, u64),
+    idle: Idle,
     progress: Option<(Revision, Revision, u64)>,
     /// Why both sides must be compared when everything that can be written is.
     then_compare: Option<&'static str>,
@@ -114,7 +137,6 @@ struct Session {
     /// Keys that went there, where strangers are left alone: they may have run out. Whether the source is being asked.
     gone: BTreeSet<Vec<u8>>,
     asking: bool,
-    trouble: bool,
     source_lost: bool,
     /// Begun from the spool alone, with nobody to compare the destination with.
     alone: bool,
@@ -132,19 +154,23 @@ impl Context {
         spool: Spool,
         cancel: &CancellationToken,
     ) -> (Result<End, ReplicationError>, Option<Spool>, Option<Known>) {
+        let (alone, follow) = (source.away, self.follow(source));
+        self.stream_from(follow, alone, aligned, spool, cancel).await
+    }
+
+    /// The same, of what is to be followed.
+    async fn stream_from(
+        &self,
+        follow: Follow,
+        alone: bool,
+        aligned: Aligned,
+        spool: Spool,
+        cancel: &CancellationToken,
+    ) -> (Result<End, ReplicationError>, Option<Spool>, Option<Known>) {
         let options = &self.options;
         let pace = Pace { debounce_ms: millis(options.debounce), heartbeat_ms: millis(options.heartbeat) };
         let through = aligned.checkpoint.source_revision;
         let reader = spool.reader(through);
-        let follow = Follow {
-            cluster: Arc::clone(&self.source),
-            id: source.cluster,
-            prefix: options.rules.source_prefix().to_vec(),
-            backlog: options.backlog,
-            ask_every: (options.heartbeat / 2).max(Duration::from_millis(200)),
-            known: source.known,
-            witness: source.witness,
-        };
         let (tell, told) = mpsc::channel(256);
         let ended = cancel.child_token();
         tokio::spawn(ended.clone().run_until_cancelled_owned(self.clone().listen(aligned.at, tell.clone())));
@@ -154,6 +180,8 @@ impl Context {
             context: self.clone(),
             observer: Observer::new(aligned.found, aligned.at),
             taken_version: aligned.checkpoint.sync_version,
+            looked: (aligned.checkpoint.sync_version, aligned.checkpoint.sync_version),
+            idle: Idle::default(),
             pipeline: Pipeline::new(
                 aligned.checkpoint,
                 aligned.fence,
@@ -174,9 +202,8 @@ impl Context {
             suspects: BTreeSet::new(),
             gone: BTreeSet::new(),
             asking: false,
-            trouble: false,
             source_lost: false,
-            alone: source.away,
+            alone,
         };
         session.gauge();
         let result = session.run(told, cancel).await;
@@ -188,6 +215,19 @@ impl Context {
             Known { expected, at, found, seen, suspects }
         });
         (result, spool, known)
+    }
+
+    fn follow(&self, source: Source) -> Follow {
+        let options = &self.options;
+        Follow {
+            cluster: Arc::clone(&self.source),
+            id: source.cluster,
+            prefix: options.rules.source_prefix().to_vec(),
+            backlog: options.backlog,
+            ask_every: (options.heartbeat / 2).max(Duration::from_millis(200)),
+            known: source.known,
+            witness: source.witness,
+        }
     }
 
     /// Tells what the destination's watch tells, from after its revision `at` on.
@@ -289,6 +329,25 @@ impl Context {
         }
     }
 
+    /// How many revisions of the source put something for us after `since`, as far as [`LOOKED_AT`] keys tell.
+    async fn beyond(&self, since: Revision) -> Result<u64, EtcdError> {
+        let (rules, prefix) = (&self.options.rules, self.options.rules.source_prefix());
+        let newer = GetOptions::new()
+            .with_range(after_prefix(prefix))
+            .with_keys_only()
+            .with_min_mod_revision(since.next().0)
+            .with_limit(LOOKED_AT);
+        let source = self.source.connect().await?;
+        let asking = async { source.kv().get(range_start(prefix), Some(newer)).await };
+        let newer = self.source.ask(asking).await?;
+        let ours = newer
+            .kvs()
+            .iter()
+            .filter(|kv| rules.map_key(kv.key()).is_some() && !rules.is_too_old(Revision(kv.mod_revision())));
+        let revisions: BTreeSet<i64> = ours.map(etcd_client::KeyValue::mod_revision).collect();
+        Ok(revisions.len() as u64)
+    }
+
     /// Compares both sides from time to time, beside everything else.
     async fn scrub(self, tell: mpsc::Sender<Told>) {
         if self.options.scrub.is_zero() {
@@ -322,6 +381,9 @@ impl Session {
         cancel: &CancellationToken,
     ) -> Result<End, ReplicationError> {
         let mut tail = self.reader.tail();
+        let every = self.context.options.heartbeat;
+        let mut look = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if let Some(end) = self.read_on()? {
                 return Ok(end);
@@ -344,6 +406,10 @@ impl Session {
                     None
                 }
                 () = sleep_until(self.started, self.pipeline.deadline_ms()) => self.step(Event::Tick)?,
+                _ = look.tick() => {
+                    self.look_round();
+                    None
+                }
                 () = tokio::task::yield_now(), if busy => None,
             };
             if let Some(end) = end {
@@ -442,7 +508,12 @@ impl Session {
     fn hear(&mut self, told: Told) -> Result<Option<End>, ReplicationError> {
         match told {
             Told::Answer(answer) => {
-                self.note(&answer)?;
+                if let Answer::Failed(error) | Answer::Unknown(error) = &answer
+                    && is_final(error)
+                {
+                    return Err(error.clone().into());
+                }
+                self.context.trouble.note(&answer);
                 self.step(Event::from(&answer))
             }
             Told::Found(found) => self.step(Event::Found(found)),
@@ -450,6 +521,7 @@ impl Session {
                 let verdicts = self.observer.seen(revision);
                 Ok(self.judge(verdicts))
             }
+            Told::Lacks(since, missing) => Ok(self.lacks(since, missing)),
             Told::RanOut(true) => Ok(Some(End::RanOut)),
             Told::RanOut(false) => {
                 self.asking = false;
@@ -473,32 +545,6 @@ impl Session {
                 Ok(Some(if all { End::Mend("scrub") } else { End::Compare("scrub") }))
             }
         }
-    }
-
-    /// Logs and counts an answer that is none; once for each time of trouble.
-    fn note(&mut self, answer: &Answer) -> Result<(), ReplicationError> {
-        let (kind, error) = match answer {
-            Answer::Committed(_) => {
-                if std::mem::take(&mut self.trouble) {
-                    self.context.metrics.connected("destination", true);
-                    tracing::info!("the destination is back");
-                }
-                return Ok(());
-            }
-            Answer::Refused(_) => return Ok(()),
-            Answer::Failed(EtcdError::NoLease(_)) => return Ok(()),
-            Answer::Failed(error) => ("put_off", error),
-            Answer::Unknown(error) => ("unknown", error),
-        };
-        if is_final(error) {
-            return Err(error.clone().into());
-        }
-        self.context.metrics.retries.with_label_values(&[kind]).inc();
-        if !std::mem::replace(&mut self.trouble, true) {
-            self.context.metrics.connected("destination", false);
-            tracing::error!("failed to {error}; changes wait in the spool, trying again");
-        }
-        Ok(())
     }
 
     fn step(&mut self, event: Event) -> Result<Option<End>, ReplicationError> {
@@ -543,19 +589,61 @@ impl Session {
         }
         self.feed.release(applied.through);
         self.gauge();
-        let (alive, idle, offset) = (applied.oldest_ms.is_none(), self.pipeline.is_idle(), self.offset());
-        if lacks(alive, idle, offset) {
-            metrics.mismatches.inc();
-            tracing::error!(offset, "the destination lacks revisions though nothing waits to be written");
-        }
         let verdicts = self.observer.applied(applied);
         let unseen = self.observer.waiting() > UNSEEN;
         self.judge(verdicts).or(unseen.then_some(End::Compare("destination unseen")))
     }
 
-    /// Revisions with something in them that were read and that the destination has not.
+    /// Revisions with something in them that the destination has not, though they were read a heartbeat ago or more. What came since
+    /// is on its way, however much that is under load. While nothing is: what the source has and nobody brought.
     fn offset(&self) -> u64 {
-        self.taken_version.saturating_sub(self.pipeline.checkpoint().sync_version)
+        let late = self.looked.1.saturating_sub(self.pipeline.checkpoint().sync_version);
+        late.max(if self.is_still(self.idle.at) { self.idle.missing } else { 0 })
+    }
+
+    /// Whether nothing but a sign of life is on its way to the destination, and this was the last revision that anybody brought.
+    fn is_still(&self, at: Revision) -> bool {
+        let there = self.pipeline.checkpoint().sync_version;
+        self.drained && self.taken_version <= there && self.read == at
+    }
+
+    /// Every heartbeat: takes note of how far everything is, and has the source asked for what nobody brought while nothing is on
+    /// its way. By our own account nothing is missing then; only the source knows.
+    fn look_round(&mut self) {
+        self.looked = (self.taken_version, self.looked.0);
+        self.gauge_lag();
+        let at = self.read;
+        if self.source_lost || self.alone || self.then_compare.is_some() || !self.is_still(at) {
+            self.idle = Idle::default();
+            return;
+        }
+        let (context, tell) = (self.context.clone(), self.tell.clone());
+        tokio::spawn(async move {
+            match context.beyond(at).await {
+                Ok(missing) => drop(tell.send(Told::Lacks(at, missing)).await),
+                Err(error) => {
+                    tracing::debug!(%error, "the source does not say what it has beyond the destination")
+                }
+            }
+        });
+    }
+
+    /// What the source said then.
+    fn lacks(&mut self, at: Revision, missing: u64) -> Option<End> {
+        // Something moved since it was asked.
+        let missing = if self.is_still(at) { missing } else { 0 };
+        let alarm = self.idle.look(at, missing);
+        self.gauge_lag();
+        if !alarm {
+            return None;
+        }
+        self.context.metrics.mismatches.inc();
+        tracing::error!(
+            missing,
+            revision = at.0,
+            "the source has revisions that nobody brought though nothing waits to be written"
+        );
+        Some(End::Compare("offset"))
     }
 
     fn gauge(&self) {
@@ -658,10 +746,16 @@ impl Session {
     }
 }
 
-/// Whether something is missing that nobody is about to write: a sign of life is written when nothing waits, and then nothing may
-/// be missing either.
-const fn lacks(sign_of_life: bool, idle: bool, offset: u64) -> bool {
-    sign_of_life && idle && offset > IDLE_OFFSET
+// === impl Idle ===
+
+impl Idle {
+    /// Another look, with `at` as the last revision that was brought: whether what is missing has been missing for too long.
+    fn look(&mut self, at: Revision, missing: u64) -> bool {
+        let again = if self.at == at { self.looks } else { 0 };
+        let looks = if missing > IDLE_OFFSET { again + 1 } else { 0 };
+        *self = Self { at, looks, missing };
+        looks >= LOOKS
+    }
 }
 
 /// Whether only an operator can make the destination answer otherwise.
@@ -684,13 +778,4 @@ async fn sleep_until(started: Instant, deadline_ms: Option<u64>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_missing_while_nothing_waits_is_an_alarm() {
-        assert!(lacks(true, true, IDLE_OFFSET + 1));
-        assert!(!lacks(true, true, IDLE_OFFSET), "a few may arrive while a sign of life is on its way");
-        assert!(!lacks(true, false, 1_000) && !lacks(false, true, 1_000), "they are about to be written");
-    }
-}
+mod tests;
