@@ -20,6 +20,8 @@ struct Regions {
     west: Etcd,
     east: Etcd,
     running: Vec<Child>,
+    /// A revision of west, as an operator would read it in `snapshot ls`.
+    good: i64,
 }
 
 /// What a command came to.
@@ -36,7 +38,7 @@ impl Regions {
         let lab = Lab::new().unwrap();
         let (west, east) = tokio::join!(Etcd::start_named(&lab, "west"), Etcd::start_named(&lab, "east"));
         std::fs::write(lab.path().join("topology.yaml"), TOPOLOGY).unwrap();
-        Self { west: west.unwrap(), east: east.unwrap(), lab, running: Vec::new() }
+        Self { west: west.unwrap(), east: east.unwrap(), lab, running: Vec::new(), good: 0 }
     }
 
     fn shell(&self, script: &str) -> Command {
@@ -49,6 +51,7 @@ impl Regions {
             .env("PATH", format!("{}:{path}", program.parent().unwrap().display()))
             .env("WEST", self.west.url())
             .env("EAST", self.east.url())
+            .env("GOOD", self.good.to_string())
             .env("ZONEBREAK_HEALTH__LISTEN", "127.0.0.1:0")
             .env("ZONEBREAK_REPLICATE__HEARTBEAT", "500ms")
             .stdin(Stdio::null());
@@ -130,6 +133,10 @@ async fn the_runbook_does_what_it_says() {
     regions.section("Set up");
     let proof = regions.section("Watch");
     assert!(proof.contains("verdict      equal"), "{proof}");
+    let west = Client::connect([regions.west.url()], None).await.unwrap().get("/", None).await.unwrap();
+    regions.good = west.header().unwrap().revision();
+    let ls = "zonebreak snapshot ls --config west-to-east.yaml";
+    until("a snapshot of west", async || regions.run(ls).out.contains("r00000")).await;
 
     // East is a replica: our own writers are told where to write.
     std::fs::write(regions.lab.path().join("topology.yaml"), TOPOLOGY.replace("az-a", "az-b")).unwrap();
@@ -154,6 +161,19 @@ async fn the_runbook_does_what_it_says() {
     assert!(refused.err.contains("region east owns"), "{}", refused.err);
     regions.done(&apply("EAST"));
     regions.done("zonebreak replicate status --config east-to-west.yaml --wait --timeout 60s");
+    // Which was a mistake: what west had before the owner moved comes back, and reaches west as a replica.
+    let mut zones = Vec::new();
+    for etcd in [&regions.west, &regions.east] {
+        zones.push(Client::connect([etcd.url()], None).await.unwrap());
+    }
+    assert_eq!(has_zones(&mut zones[1]).await, ["az-a", "az-b"]);
+    let restored = regions.section("Bring back what was before the promotion");
+    assert!(restored.contains("zones/az-b"), "{restored}");
+    assert_eq!(has_zones(&mut zones[1]).await, ["az-a"]);
+    regions.done("zonebreak replicate status --config east-to-west.yaml --wait --timeout 60s");
+    assert_eq!(has_zones(&mut zones[0]).await, ["az-a"]);
+    let into_a_replica = commands("Bring back what was before the promotion").replace("$EAST", "$WEST");
+    assert_eq!(regions.run(&into_a_replica).code, 5);
 
     // East takes in what nobody replicates, and is gone.
     regions.stop();
@@ -292,6 +312,13 @@ async fn a_server_replicates_beside_the_rest_and_says_how_that_goes() {
     .await;
     let (status, _) = health.get("/readyz").await.unwrap();
     assert_eq!(status, 200, "proxies are served all the same");
+}
+
+/// The zones of the topology in an etcd.
+async fn has_zones(client: &mut Client) -> Vec<String> {
+    let of = "/zonebreak/v1/zones/";
+    let found = client.get(of, Some(GetOptions::new().with_prefix())).await.unwrap();
+    found.kvs().iter().map(|kv| String::from_utf8_lossy(kv.key()).replacen(of, "", 1)).collect()
 }
 
 /// The record of the prefix in an etcd.
