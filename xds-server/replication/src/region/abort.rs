@@ -1,6 +1,11 @@
 //! Takes back a promotion that fenced the source and did not come to its end: nobody may write then, and the source gets its prefix
 //! back. Undoes no promotion that did: what the new owner took in would be lost.
 //!
+//! Whether one did is known at the source itself, so that a destination that does not answer changes nothing about it: a fence is
+//! *pending* until its promoter has taken the destination, and a replicator that brings back what the new owner took in leaves a
+//! checkpoint of the other direction at an epoch as late as the fence's. One that was killed between taking the destination and
+//! saying so leaves a pending fence; there only the destination can tell.
+//!
 //! A promotion that still runs may be about to take the destination. So the destination comes first: its checkpoint is given a later
 //! epoch than the fence has, and whoever relies on that fence can take it no more ([`super::plan`]). Only then is the source's record
 //! replaced, at the same epoch. Killed in between, it is run again. Where the destination takes no writes, nothing can stop a
@@ -10,10 +15,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{Ownership, Region, RegionError, plan, records};
+use super::{Ownership, Region, RegionError, own, own::Held, plan, records};
 use crate::{
     checkpoint::{Checkpoint, ClusterId, Role},
-    client::EtcdError,
+    client::{EtcdError, Member},
     error::ReplicationError,
     options::{ReplicationOptions, prefixes},
     pipeline::Halt,
@@ -42,7 +47,7 @@ pub struct Aborted {
 /// Gives the source its prefix back. With `given_up`, also when the destination takes no writes.
 ///
 /// # Errors
-/// When the destination is the owner already, when a third region is, and what an operator must decide.
+/// When the promotion came to its end, when a third region is the owner, and what an operator must decide.
 pub async fn abort(
     options: ReplicationOptions,
     actor: &str,
@@ -61,8 +66,8 @@ pub async fn abort(
             let epoch = held.map_or(0, |held| held.ownership.epoch);
             return Ok(Aborted { prefix: from, region, epoch, already: true, destination_told: false });
         };
-        let told = context.tell(source.cluster, fence.ownership.cluster, fence.ownership.epoch, id).await;
-        let (epoch, destination_told) = match told {
+        context.has_followed(&source, fence).await?;
+        let (epoch, destination_told) = match context.tell(source.cluster, fence, id).await {
             Ok(Some(epoch)) => (epoch, true),
             Ok(None) => return Err(plan::elsewhere(&from, &fence.ownership).into()),
             Err(ReplicationError::Halt(Halt::Superseded(_) | Halt::Promoted { .. })) => continue,
@@ -73,8 +78,12 @@ pub async fn abort(
                 if other.is_some_and(|region| *region != fence.ownership.region) {
                     return Err(plan::elsewhere(&from, &fence.ownership).into());
                 }
+                if !fence.ownership.pending {
+                    return Err(completed(fence, "the source's record says so").into());
+                }
                 if !given_up {
-                    return Err(RegionError::DestinationSilent { why }.into());
+                    let Ownership { actor, since, .. } = fence.ownership.clone();
+                    return Err(RegionError::DestinationSilent { why, actor, since }.into());
                 }
                 tracing::warn!(why, "the destination was not told");
                 (fence.ownership.epoch.saturating_add(1), false)
@@ -91,31 +100,55 @@ pub async fn abort(
     Err(RegionError::Lost { prefix, actor, epoch: 0 }.into())
 }
 
+/// That the destination is the owner.
+fn completed(fence: &Held, evidence: &'static str) -> RegionError {
+    let Ownership { region, epoch, .. } = &fence.ownership;
+    RegionError::Completed {
+        region: region.to_string(),
+        epoch: *epoch,
+        evidence,
+        key: own::key(&fence.prefix),
+    }
+}
+
 // === impl Context ===
 
 impl Context {
+    /// An error where the source has followed whoever it is fenced for, at that epoch: nobody follows who is not the owner.
+    async fn has_followed(&self, source: &Member, fence: &Held) -> Result<(), ReplicationError> {
+        let Ownership { cluster, epoch, .. } = fence.ownership;
+        let (from, to) = prefixes(&self.options.rules);
+        let known = records::checkpoints(&self.source, source, cluster, (&from, &to)).await?;
+        if known.iter().any(|known| known.epoch >= epoch) {
+            return Err(completed(fence, "a replicator has brought the source what came after").into());
+        }
+        Ok(())
+    }
+
     /// Has the destination know of a later epoch than the fence's. `None` when the fence is not for it.
-    async fn tell(
-        &self,
-        source: ClusterId,
-        fenced_for: ClusterId,
-        fence: u64,
-        id: Uuid,
-    ) -> Result<Option<u64>, ReplicationError> {
+    async fn tell(&self, source: ClusterId, fence: &Held, id: Uuid) -> Result<Option<u64>, ReplicationError> {
         let found = records::decode(self.destination.read().await?.0)?;
         let here = self.destination.member().await?;
         super::tell_apart(source, here.cluster)?;
-        if here.cluster != fenced_for {
+        let Ownership { cluster, epoch: fenced, pending, .. } = fence.ownership;
+        if here.cluster != cluster {
             return Ok(None);
         }
-        let Some((mut checkpoint, at)) = found else {
-            // Nobody can take what was never replicated to.
-            return Ok(Some(fence.saturating_add(1)));
-        };
-        if checkpoint.role == Role::Primary {
-            return Err(RegionError::Completed { epoch: checkpoint.epoch }.into());
+        let all = records::read_all(&self.destination.cluster, &here).await?;
+        let owns = |held: &Held| held.ownership.cluster == cluster && held.ownership.epoch >= fenced;
+        let primary = found.as_ref().is_some_and(|(checkpoint, _)| checkpoint.role == Role::Primary);
+        // Whatever the stream was called by which it was promoted.
+        if primary || records::of(&all, &prefixes(&self.options.rules).1).is_some_and(owns) {
+            return Err(completed(fence, "the destination says so").into());
         }
-        let epoch = fence.max(checkpoint.epoch).saturating_add(1);
+        let Some((mut checkpoint, at)) = found else {
+            if !pending {
+                return Err(completed(fence, "the source's record says so").into());
+            }
+            // Nobody can take what was never replicated to.
+            return Ok(Some(fenced.saturating_add(1)));
+        };
+        let epoch = fenced.max(checkpoint.epoch).saturating_add(1);
         let later = Checkpoint { holder: id, epoch, logged: None, ..checkpoint.clone() };
         self.settle(at, &mut checkpoint, later).await?;
         Ok(Some(epoch))

@@ -164,22 +164,34 @@ pub enum RegionError {
     },
     /// It came to its end.
     #[error(
-        "take the promotion back: it came to its end, and the destination is the owner (epoch {epoch}). To move the owner back without \
-             loss, replicate from there to here and promote in that direction"
+        "take the promotion back: it came to its end, and region {region} is the owner (epoch {epoch}; {evidence}). Nothing was changed. To move \
+             the owner back, replicate from there to here and promote in that direction: without loss while it answers, and telling what \
+             may be lost where it is gone. Only if no replicator ever ran in that direction and it is gone for good, delete {key} at the source \
+             with etcdctl: what that region took in as the owner is lost then"
     )]
     Completed {
+        /// The owner.
+        region: String,
         /// Since this epoch.
         epoch: u64,
+        /// By what that is known.
+        evidence: &'static str,
+        /// The source's record.
+        key: String,
     },
     /// A promotion that still runs cannot be told that it was taken back.
     #[error(
         "take the promotion back: the destination takes no writes, and a promotion that still runs could take it afterwards, so that there \
-             would be two owners ({why}). Nothing was changed. Make sure that no `zonebreak replicate promote` runs anywhere, and run this \
-             with --yes"
+             would be two owners ({why}). Nothing was changed. Make sure that no `zonebreak replicate promote` runs anywhere, and that the one \
+             of {actor} at {since} never said that the destination is the owner; then run this with --yes"
     )]
     DestinationSilent {
         /// Why.
         why: String,
+        /// Who fenced the source.
+        actor: String,
+        /// When.
+        since: jiff::Timestamp,
     },
     /// The two directions overlap.
     #[error(

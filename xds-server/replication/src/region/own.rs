@@ -35,6 +35,10 @@ pub struct Ownership {
     pub actor: String,
     /// Tells this change of ownership from every other.
     pub id: Uuid,
+    /// Set at a source that is fenced, until the destination is known to have been taken: nobody may write meanwhile, and it can be
+    /// taken back ([`super::abort()`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pending: bool,
 }
 
 /// A record as it was found.
@@ -119,7 +123,16 @@ impl Ownership {
     /// From now on, at this epoch.
     pub fn new(region: Region, cluster: ClusterId, epoch: u64, actor: &str, now: Timestamp) -> Self {
         let id = Uuid::now_v7();
-        Self { format: FORMAT, region, cluster, epoch, since: now, actor: actor.to_owned(), id }
+        Self {
+            format: FORMAT,
+            region,
+            cluster,
+            epoch,
+            since: now,
+            actor: actor.to_owned(),
+            id,
+            pending: false,
+        }
     }
 
     /// The value to write.
@@ -150,6 +163,10 @@ mod tests {
         let region = Region::new("eu-1").unwrap();
         let record = Ownership::new(region, ClusterId(0xcafe), 3, "eve@host", Timestamp::UNIX_EPOCH);
         assert_eq!(Ownership::decode(&record.encode()), Ok(record.clone()));
+        let text = String::from_utf8(record.encode()).unwrap();
+        assert!(!text.contains("pending"), "an owner reads as ever: {text}");
+        let fence = Ownership { pending: true, ..record.clone() };
+        assert_eq!(Ownership::decode(&fence.encode()), Ok(fence));
         let other = Ownership { format: 2, ..record };
         assert!(Ownership::decode(&other.encode()).unwrap_err().contains("its format is 2"));
         assert!(Ownership::decode(b"{}").is_err());

@@ -9,7 +9,8 @@
 //!  source silent, operator said so; the spool is not yet rolled forward      Forward
 //!  ... rolled forward                                                        Take
 //!  destination is primary, and the source does not know of that epoch        FenceSource
-//!  destination is primary, and the source knows, or is silent                Done
+//!  ... knows, but not that the promotion came to its end                     Confirm       (one transaction at the source)
+//!  ... knows all, or is silent                                               Done
 //! ```
 //!
 //! Why nothing is lost when the source answers: whoever compares the record in its transaction cannot write after the
@@ -72,6 +73,8 @@ pub enum Step {
     Forward,
     /// Make the destination the owner, at this epoch.
     Take(u64),
+    /// Have the source know that it is: nobody takes the promotion back from then on.
+    Confirm,
     /// It is.
     Done,
 }
@@ -96,7 +99,7 @@ pub fn next(seen: &Seen, prefix: &str) -> Result<Step, RegionError> {
                     Some(held)
                         if held.ownership.cluster == here && held.ownership.epoch >= checkpoint.epoch =>
                     {
-                        Ok(Step::Done)
+                        Ok(if held.ownership.pending { Step::Confirm } else { Step::Done })
                     }
                     Some(held) if held.ownership.cluster != here && held.ownership.cluster != *cluster => {
                         Err(elsewhere(prefix, &held.ownership))

@@ -269,10 +269,11 @@ impl Promotion {
                 (Step::Drain(fence), Some(source)) => self.drain(source, fence, &seen).await,
                 (Step::Forward, _) => self.forward(&seen.checkpoint).await,
                 (Step::Take(epoch), _) => self.take(epoch, &here, &seen).await,
+                (Step::Confirm, Some(source)) => self.confirm(source, &seen).await,
                 // A step at a source that does not answer is never decided.
-                (Step::FenceSource(_) | Step::Drain(_), None) => Ok(false),
+                (Step::FenceSource(_) | Step::Drain(_) | Step::Confirm, None) => Ok(false),
             };
-            first = false;
+            first &= step == Step::Confirm;
             match moved {
                 Ok(true) => continue,
                 // Nobody knows, or somebody else wrote: what both etcds say now tells.
@@ -358,7 +359,9 @@ impl Promotion {
             cluster.ask(here.kv().put(probe.as_str(), "", None)).await?;
             cluster.ask(here.kv().delete(probe.as_str(), None)).await?;
         }
-        let (becomes, from) = (self.owner(here, epoch), self.prefixes().0);
+        let from = self.prefixes().0;
+        let pending = seen.checkpoint.role == Role::Replica;
+        let becomes = Ownership { pending, ..self.owner(here, epoch) };
         let fenced =
             records::replace(&self.context.source, source, (&from, own.as_ref()), &becomes, None).await?;
         if let Some(revision) = fenced {
@@ -462,6 +465,16 @@ impl Promotion {
         let nothing = already && self.context.options.lease_grace.is_zero();
         let Some(own) = seen.own_here.as_ref().filter(|_| !nothing) else { return Ok(0) };
         self.context.give_grace(here, &self.prefixes().1, own).await
+    }
+
+    /// Tells the source that what it was fenced for has happened.
+    async fn confirm(&self, source: &Member, seen: &Seen) -> Result<bool, ReplicationError> {
+        let SourceSeen::Answers { own: Some(held), .. } = &seen.source else { return Ok(false) };
+        let becomes = Ownership { pending: false, ..held.ownership.clone() };
+        let from = self.prefixes().0;
+        let told =
+            records::replace(&self.context.source, source, (&from, Some(held)), &becomes, None).await?;
+        Ok(told.is_some())
     }
 
     fn report(

@@ -32,29 +32,41 @@ pub(super) async fn read_all(cluster: &Cluster, member: &Member) -> Result<Vec<H
 }
 
 /// The checkpoint by which the source was promoted over `here`, with these prefixes of the source and of `here`, whatever the stream
-/// was called; the latest, if there are several. Some users may not read those of the source; to them there is none.
+/// was called; the latest, if there are several.
 pub(super) async fn promoted_over(
     source: &Cluster,
     member: &Member,
     here: ClusterId,
-    (from, to): (&str, &str),
+    prefixes: (&str, &str),
 ) -> Result<Option<Checkpoint>, ReplicationError> {
+    let known = checkpoints(source, member, here, prefixes).await?;
+    let promoted = known.into_iter().filter(|known| known.role == Role::Primary);
+    Ok(promoted.max_by_key(|known| known.epoch))
+}
+
+/// The source's checkpoints of the other direction: as a destination of `here`, with these prefixes of the source and of `here`,
+/// whatever the streams were called. Some users may not read those of the source; to them there is none.
+pub(super) async fn checkpoints(
+    source: &Cluster,
+    member: &Member,
+    here: ClusterId,
+    (from, to): (&str, &str),
+) -> Result<Vec<Checkpoint>, ReplicationError> {
     let options = GetOptions::new().with_range(own::root());
     // The streams' keys, before and after those of the owners.
     let (mut found, after) = (Vec::new(), after_prefix(own::root().as_bytes()));
     let rest = GetOptions::new().with_range(after_prefix(RESERVED.as_bytes()));
     for (start, options) in [(RESERVED.as_bytes().to_vec(), options), (after, rest)] {
         match source.ask(member.kv().get(start, Some(options))).await {
-            Err(error) if denied(&error) => return Ok(None),
+            Err(error) if denied(&error) => return Ok(Vec::new()),
             other => found.extend(other?.take_kvs()),
         }
     }
-    let promoted = found.iter().filter_map(|kv| Checkpoint::decode(kv.value()).ok()).filter(|known| {
-        known.role == Role::Primary
-            && known.source_cluster == here
-            && (known.prefixes.0.as_str(), known.prefixes.1.as_str()) == (to, from)
+    let known = found.iter().filter_map(|kv| Checkpoint::decode(kv.value()).ok());
+    let of_here = known.filter(|known| {
+        known.source_cluster == here && (known.prefixes.0.as_str(), known.prefixes.1.as_str()) == (to, from)
     });
-    Ok(promoted.max_by_key(|known| known.epoch))
+    Ok(of_here.collect())
 }
 
 /// What an etcd says about the owner of a prefix.

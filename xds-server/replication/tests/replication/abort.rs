@@ -3,7 +3,7 @@
 use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp};
 use jiff::Timestamp;
 use zonebreak_replication::{
-    EtcdError, ReplicationError,
+    EtcdError, ReplicationError, ReplicationOptions,
     checkpoint::{ClusterId, Role},
     region::{self, Ownership, Region, RegionError, own},
     verify,
@@ -27,6 +27,20 @@ async fn write(client: &mut Client, key: &str) -> bool {
 fn region(error: ReplicationError) -> RegionError {
     let ReplicationError::Region(error) = error else { panic!("{error}") };
     *error
+}
+
+/// The source's record as whoever promotes leaves it that dies after the fence.
+async fn fence(pair: &Pair, east: ClusterId, epoch: u64) {
+    let record = Ownership::new(Region::new("east").unwrap(), east, epoch, "eve", Timestamp::now());
+    let record = Ownership { pending: true, ..record };
+    pair.from().await.put(own::key(PREFIX), record.encode(), None).await.unwrap();
+}
+
+async fn not_taken_back(pair: &Pair, options: &ReplicationOptions, why: &str) {
+    let error = region(region::abort(options.clone(), "adam", true).await.unwrap_err());
+    assert!(matches!(error, RegionError::Completed { epoch: 6, .. }), "{error}");
+    assert!(error.to_string().contains(why), "{error}");
+    assert!(!write(&mut pair.from().await, "/app/d").await, "two owners");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -58,13 +72,8 @@ async fn a_promotion_that_did_not_come_to_its_end_is_taken_back() {
     replicator.streams().await;
     let aborted = region::abort(options.clone(), "adam", false).await.unwrap();
     assert!(aborted.already, "{aborted:?}");
-    // As whoever promotes leaves it that dies after the fence.
     let east = ClusterId(pair.to().await.status().await.unwrap().header().unwrap().cluster_id());
-    let fence = async |epoch| {
-        let record = Ownership::new(Region::new("east").unwrap(), east, epoch, "eve", Timestamp::now());
-        pair.from().await.put(own::key(PREFIX), record.encode(), None).await.unwrap();
-    };
-    fence(2).await;
+    fence(&pair, east, 2).await;
     assert!(!write(&mut source, "/app/a").await);
     let status = verify::status(options.clone()).await.unwrap();
     let owners = [status.owner_at_source, status.owner_at_destination].map(Option::unwrap);
@@ -81,10 +90,10 @@ async fn a_promotion_that_did_not_come_to_its_end_is_taken_back() {
     assert_eq!((known.role, known.epoch), (Role::Replica, 3), "who relied on the fence can take nothing");
 
     // The destination is gone after the fence: nobody but an operator knows whether something still runs there.
-    fence(4).await;
+    fence(&pair, east, 4).await;
     pair.destination.kill();
     let error = region(region::abort(options.clone(), "adam", false).await.unwrap_err());
-    assert!(matches!(error, RegionError::DestinationSilent { .. }), "{error}");
+    assert!(matches!(&error, RegionError::DestinationSilent { actor, .. } if actor == "eve"), "{error}");
     assert!(!write(&mut source, "/app/b").await);
     let aborted = region::abort(options.clone(), "adam", true).await.unwrap();
     assert_eq!((aborted.epoch, aborted.destination_told), (5, false));
@@ -96,8 +105,34 @@ async fn a_promotion_that_did_not_come_to_its_end_is_taken_back() {
     // And then it is promoted after all.
     let promoted = region::promote(options.clone(), "eve", false, false).await.unwrap();
     assert_eq!((promoted.region.as_str(), promoted.epoch), ("east", 6));
-    let error = region(region::abort(options, "adam", true).await.unwrap_err());
-    assert!(matches!(error, RegionError::Completed { epoch: 6 }), "{error}");
+    let error = region(region::abort(options.clone(), "adam", true).await.unwrap_err());
+    assert!(matches!(error, RegionError::Completed { epoch: 6, .. }), "{error}");
     assert!(!write(&mut source, "/app/c").await && write(&mut pair.to().await, "/app/c").await);
     replicator.gives_up().await;
+
+    // Long after, with the owner cut off: what it took in would be lost.
+    pair.destination.kill();
+    not_taken_back(&pair, &options, "the source's record says so").await;
+
+    // As whoever promotes leaves it that dies before its last word: the same command says it after all.
+    pair.destination.restart().await.unwrap();
+    fence(&pair, east, 6).await;
+    let again = region::promote(options.clone(), "eve", false, false).await.unwrap();
+    assert!(again.already && again.epoch == 6, "{again:?}");
+    let owner = verify::status(options.clone()).await.unwrap().owner_at_source.unwrap();
+    assert!(!owner.pending && owner.epoch == 6, "{owner:?}");
+    // And if nobody says it, a replicator of the other direction has.
+    fence(&pair, east, 6).await;
+    let back = ReplicationOptions {
+        source: options.destination.clone(),
+        destination: options.source.clone(),
+        source_region: name("east"),
+        destination_region: name("west"),
+        ..pair.options_with_spool("back")
+    };
+    let replicator = Running::start(back);
+    replicator.streams().await;
+    replicator.stop().await;
+    pair.destination.kill();
+    not_taken_back(&pair, &options, "has brought the source what came after").await;
 }

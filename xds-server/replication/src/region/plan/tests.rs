@@ -98,7 +98,19 @@ impl World {
                 let SourceSeen::Answers { own: before, .. } = &seen.source else { return };
                 if self.source_up && own(before) == own(&self.own_source) {
                     self.source += 1;
-                    self.own_source = Some(Self::held(epoch, self.source));
+                    let mut fence = Self::held(epoch, self.source);
+                    fence.ownership.pending = seen.checkpoint.role == Role::Replica;
+                    self.own_source = Some(fence);
+                }
+            }
+            Step::Confirm => {
+                let SourceSeen::Answers { own: Some(before), .. } = &seen.source else { return };
+                if let Some(held) = &mut self.own_source
+                    && (self.source_up, held.mod_revision) == (true, before.mod_revision)
+                {
+                    self.source += 1;
+                    held.ownership.pending = false;
+                    held.mod_revision = self.source;
                 }
             }
             Step::Drain(through) => {
@@ -213,6 +225,10 @@ proptest! {
         let mut world = World::new();
         play(&mut world, &moves, |world| {
             assert!(!(world.here_admits() && world.source_admits()), "two owners");
+            let fenced = world.own_source.as_ref().filter(|held| held.ownership.cluster == HERE);
+            if fenced.is_some_and(|held| !held.ownership.pending) {
+                assert_eq!(world.checkpoint.role, Role::Primary, "a fence counts as final, and nobody owns the prefix");
+            }
             if world.checkpoint.role == Role::Primary {
                 let through = world.checkpoint.source_revision.0;
                 assert!(world.admitted.iter().all(|revision| *revision <= through), "a write was lost");
@@ -240,6 +256,7 @@ proptest! {
         prop_assert!(world.here_admits() && !world.source_admits());
         let epochs = [&world.own_here, &world.own_source].map(|held| held.as_ref().unwrap().ownership.epoch);
         prop_assert_eq!(epochs, [world.checkpoint.epoch; 2]);
+        prop_assert!(!world.own_source.unwrap().ownership.pending, "it can still be taken back");
     }
 
     #[test]
