@@ -40,6 +40,7 @@ pub mod observer;
 mod options;
 pub mod overlap;
 pub mod pipeline;
+mod questions;
 mod queue;
 pub mod region;
 pub mod revision;

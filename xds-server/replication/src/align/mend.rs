@@ -13,9 +13,10 @@
 //! Those are read for real on both sides, and what differs is written under the fence, marked as a comparison marks it. Everything
 //! else is as the stream knew it: nothing of it was written since, by the destination's own account of its revisions.
 
-use std::collections::{BTreeSet, HashSet};
-
-use etcd_client::{GetOptions, Txn, TxnOp, TxnOpResponse};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use super::{Aligned, Hold};
 use crate::{
@@ -26,6 +27,7 @@ use crate::{
     error::ReplicationError,
     listing::Listing,
     options::StrangerPolicy,
+    questions::{all, get},
     revision::{Op, Revision},
     run::Context,
 };
@@ -33,7 +35,7 @@ use crate::{
 /// Keys in doubt that are worth it; when there are more, everything is compared.
 const MOST: usize = 4_096;
 
-/// Keys read in one request.
+/// Keys read together.
 const READ: usize = 64;
 
 /// What a stream knew of both sides when it ended.
@@ -95,7 +97,7 @@ impl Context {
                 )
             };
             let (wanted, there) = match self.holding(&mut hold, reading).await? {
-                // A few very large values: pages of a listing adapt to them.
+                // A very large value: pages of a listing adapt to it.
                 Err(EtcdError::TooLong(_)) => return Ok(Mended::Not(hold.checkpoint, hold.fence)),
                 read => read?,
             };
@@ -262,21 +264,18 @@ fn note(ledger: &mut Ledger, key: &[u8], read: Option<&Entry>) {
     }
 }
 
-/// These keys of an etcd as of a revision, in one request.
+/// These keys of an etcd as of a revision.
 async fn read(
-    cluster: &Cluster,
+    cluster: &Arc<Cluster>,
     member: &Member,
     keys: &[Vec<u8>],
     at: Revision,
 ) -> Result<Vec<Option<Entry>>, EtcdError> {
-    let get = |key: &Vec<u8>| TxnOp::get(key.as_slice(), Some(GetOptions::new().with_revision(at.0)));
-    let gets: Vec<TxnOp> = keys.iter().map(get).collect();
-    let answer = cluster.ask(member.kv().txn(Txn::new().and_then(gets))).await?;
-    let found = answer.op_responses().into_iter().map(|response| match response {
-        TxnOpResponse::Get(mut get) => get.take_kvs().into_iter().next().map(Entry::from),
-        _ => None,
-    });
-    Ok(found.collect())
+    let each = |key: &Vec<u8>| {
+        let (cluster, member, key) = (Arc::clone(cluster), member.clone(), key.clone());
+        async move { Ok(get(&cluster, &member, key, at).await?.map(Entry::from)) }
+    };
+    all(cluster, keys.iter().map(each)).await
 }
 
 #[cfg(test)]

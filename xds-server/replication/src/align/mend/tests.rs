@@ -1,4 +1,4 @@
-use etcd_client::Client;
+use etcd_client::{Client, GetOptions};
 use uuid::Uuid;
 use zonebreak_drill::lab::{Etcd, Lab};
 
@@ -124,4 +124,20 @@ async fn what_is_too_much_or_was_torn_is_left_to_a_comparison_of_everything() {
     let known = sides.known();
     sides.aligned.checkpoint.torn = Some(Torn::Aligning { revision: Revision(1) });
     assert!(matches!(sides.mend(known).await, Mended::Not(..)), "torn");
+}
+
+/// An etcd before 3.4.20 and 3.5.5 dies of a transaction of reads whose client goes away (etcd issue 14110).
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_that_are_stopped_at_any_moment_leave_the_etcd_alive() {
+    let mut sides = Sides::equal().await;
+    let (cluster, at) = (Arc::clone(&sides.context.destination.cluster), sides.aligned.at);
+    let member = cluster.connect().await.unwrap();
+    let keys: Vec<Vec<u8>> = (0..READ).map(|key| format!("/copy/{key:03}").into_bytes()).collect();
+    for round in 0..400_u64 {
+        let (cluster, member, keys) = (Arc::clone(&cluster), member.clone(), keys.clone());
+        let reader = tokio::spawn(async move { while read(&cluster, &member, &keys, at).await.is_ok() {} });
+        tokio::time::sleep(std::time::Duration::from_micros(1_000 + round * 137 % 5_000)).await;
+        reader.abort();
+    }
+    sides.put("/copy/000", "the etcd lives").await;
 }
