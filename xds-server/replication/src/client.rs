@@ -271,7 +271,13 @@ impl Cluster {
                 let hint = "lower replicate.max_operations, or raise --max-txn-ops there";
                 EtcdError::Refused { side, why: format!("{why}; {hint}") }
             }
-            _ if why.contains("request is too large") => EtcdError::TooLarge { side, what: String::new() },
+            // The second is said before etcd has read it, of one that is 512 KiB larger still.
+            _ if ["request is too large", "received message larger than max"]
+                .iter()
+                .any(|w| why.contains(w)) =>
+            {
+                EtcdError::TooLarge { side, what: String::new() }
+            }
             _ if why.contains("database space exceeded") => EtcdError::NoSpace(side),
             _ if why.contains("requested lease not found") => EtcdError::NoLease(side),
             // A user or a role was changed since our token was given out: the next connection has a new one.
@@ -352,8 +358,13 @@ mod tests {
         ] {
             assert!(matches!(of(code, words), EtcdError::Denied { .. }), "{words}");
         }
-        let large = of(Code::InvalidArgument, "etcdserver: request is too large");
-        assert!(matches!(large, EtcdError::TooLarge { .. }));
-        assert!(large.to_string().contains("--max-request-bytes"));
+        for (code, words) in [
+            (Code::InvalidArgument, "etcdserver: request is too large"),
+            (Code::ResourceExhausted, "grpc: received message larger than max (2500000 vs. 2097152)"),
+        ] {
+            let large = of(code, words);
+            assert!(matches!(large, EtcdError::TooLarge { .. }), "{large}");
+            assert!(large.to_string().contains("--max-request-bytes"));
+        }
     }
 }
