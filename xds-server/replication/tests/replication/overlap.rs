@@ -1,14 +1,21 @@
 //! Two regions that both write the same keys: two real etcds, a replicator in each direction, and applications that know nothing
 //! of either.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use etcd_client::{Client, GetOptions};
 use zonebreak_drill::lab::Link;
 use zonebreak_replication::{
     ClusterOptions, RESERVED, ReplicationError, ReplicationOptions,
+    batch::Limits,
     overlap::{Overlap, OverlapError, Policy, conflicts, tag},
     region::{self, Region},
+    snapshot::{
+        catalog::Catalog,
+        moment,
+        restore::{Job, Place, restore},
+        save::save,
+    },
     verify,
 };
 
@@ -427,6 +434,40 @@ async fn links_that_are_stopped_at_any_moment_leave_both_etcds_alive() {
     }
     let running = both.run().await;
     assert_eq!(both.equal().await.len(), 3_000);
+    for one in running {
+        one.stop().await;
+    }
+}
+
+/// To its region a restore is a write like any other, of which the other one hears.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_is_restored_in_either_region_and_the_other_one_follows() {
+    let both = Both::start(Policy::LwwHlc).await;
+    let [mut west, mut east] = both.clients().await;
+    put(&mut west, "/app/a", "1").await;
+    put(&mut east, "/app/b", "1").await;
+    let running = both.run().await;
+    let wanted = both.equal().await;
+    for etcd in [&both.pair.source, &both.pair.destination] {
+        let catalog = Catalog::new(both.pair.lab.path().join(format!("snapshots-{}", etcd.address().port())));
+        let at = ClusterOptions::plain([etcd.url()]);
+        let taken = save(&at, PREFIX, &catalog, Arc::default()).await.unwrap();
+        put(&mut west, "/app/a", "2").await;
+        put(&mut east, "/app/c", "2").await;
+        both.equal().await;
+        east.delete("/app/b", None).await.unwrap();
+        assert_eq!(both.equal().await, state(&[("a", "2"), ("c", "2")]));
+        let job = Job {
+            etcd: at,
+            moment: moment::of_snapshot(&taken).unwrap(),
+            place: Place::InPlace,
+            deletes: true,
+            limits: Limits::default(),
+            progress: Arc::default(),
+        };
+        assert_eq!(restore(&job).await.unwrap().written, 3);
+        assert_eq!(both.equal().await, wanted, "it was undone, or not heard of");
+    }
     for one in running {
         one.stop().await;
     }

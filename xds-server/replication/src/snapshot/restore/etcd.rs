@@ -86,8 +86,9 @@ impl Target {
         Ok(target)
     }
 
-    /// What a replicator writes to would be undone at once; what another region owns is not to be written here.
-    /// Hands out the revision at which that was so.
+    /// What a replicator writes to would be undone at once; what another region owns is not to be written here. Where both regions
+    /// write, a restore is a write of its own region like any other, of which the other one hears. Hands out the revision at which
+    /// that was so.
     async fn refuse_replica(&self, member: &Member, prefix: &str) -> Result<i64, SnapshotError> {
         let options = GetOptions::new().with_range(after_prefix(RESERVED.as_bytes()));
         let found = self.etcd.cluster.ask(member.kv().get(RESERVED, Some(options))).await?;
@@ -97,7 +98,8 @@ impl Target {
         };
         for kv in found.kvs() {
             let replica = Checkpoint::decode(kv.value()).is_ok_and(|checkpoint| {
-                checkpoint.role == Role::Replica && overlap(&checkpoint.prefixes.1, prefix)
+                let follows = checkpoint.role == Role::Replica && checkpoint.overlap.is_none();
+                follows && overlap(&checkpoint.prefixes.1, prefix)
             });
             if replica {
                 return Err(SnapshotError::Replica { stream: name(kv.key()) });
