@@ -63,7 +63,7 @@ impl Context {
         // As of after the fence.
         let (source, destination) = (self.source.connect().await?, cluster.connect().await?);
         let name = format!("divergent-{}-{epoch}-{}", self.options.stream, destination.cluster);
-        match Box::pin(self.export(&source, &destination, Some(safe), name)).await? {
+        match Box::pin(self.export(&source, &destination, reverse.as_ref(), name)).await? {
             None => tracing::info!(after = safe.0, "it has nothing that the owner has not"),
             Some(tail) => tracing::warn!(
                 after = safe.0,

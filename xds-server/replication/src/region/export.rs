@@ -17,7 +17,9 @@ use super::{
     unless_compacted,
 };
 use crate::{
+    checkpoint::Checkpoint,
     client::{EtcdError, Member},
+    digest::Digest,
     error::ReplicationError,
     listing::Listing,
     revision::Revision,
@@ -38,7 +40,7 @@ struct Entry {
 enum Before<'a> {
     /// This one, or none any more.
     Known(Option<&'a Entry>),
-    /// The etcd has compacted that revision: a key that is not here may have been deleted here, or made there.
+    /// The etcd has compacted that revision, or was another one then: a key that is not here may have been deleted here, or made there.
     Forgotten,
 }
 
@@ -54,15 +56,15 @@ struct Side<'a> {
 // === impl Context ===
 
 impl Context {
-    /// Saves what the destination changed after its revision `safe`, or, without one, whatever it has, where the source does not have
-    /// the same. `None` when that is nothing.
+    /// Saves what the destination changed after the revision that the source has of it by its checkpoint `safe`, or, without one,
+    /// whatever it has, where the source does not have the same. `None` when that is nothing.
     ///
-    /// An etcd that has not come as far as `safe` was rebuilt or restored since, and what it knew then is forgotten.
+    /// An etcd that was rebuilt or restored since has forgotten what it knew then, and whatever it has was made after it.
     pub(super) async fn export(
         &self,
         source: &Member,
         destination: &Member,
-        safe: Option<Revision>,
+        safe: Option<&Checkpoint>,
         name: String,
     ) -> Result<Option<Exported>, ReplicationError> {
         let (rules, cluster, directory) =
@@ -71,7 +73,10 @@ impl Context {
         let at = |revision| Listing::start(cluster, destination, rules.destination_prefix(), revision);
         let mut owner = Side::begin(rules, of_owner, true).await?;
         let mut here = Side::begin(rules, at(destination.head), false).await?;
-        let known = safe.filter(|safe| *safe <= destination.head);
+        let known = match safe {
+            Some(safe) if self.remembers(destination, safe).await? => Some(safe.source_revision),
+            _ => None,
+        };
         let mut before = match known {
             Some(safe) => unless_compacted(Side::begin(rules, at(safe), false).await)?,
             None => None,
@@ -110,6 +115,30 @@ impl Context {
         match draft {
             None => Ok(None),
             Some(draft) => Ok(Some(draft.finish().await.map_err(failed)?)),
+        }
+    }
+
+    /// Whether the destination is the etcd that the source knew: at the revision of `safe` it had what that says. Not its ID and no
+    /// revision tells it from one that was made anew, and one that has compacted the revision tells nothing.
+    async fn remembers(&self, destination: &Member, safe: &Checkpoint) -> Result<bool, EtcdError> {
+        if safe.source_revision > destination.head {
+            return Ok(false);
+        }
+        let (rules, cluster) = (&self.options.rules, &self.destination.cluster);
+        let mut listing =
+            Listing::start(cluster, destination, rules.destination_prefix(), safe.source_revision);
+        let mut digest = Digest::default();
+        loop {
+            match unless_compacted(listing.next().await)? {
+                None => return Ok(false),
+                Some(None) => return Ok(digest == safe.digest),
+                // By the owner's names, as its replicator counted them.
+                Some(Some(kv)) => {
+                    if let Some(name) = rules.unmap_key(kv.key()) {
+                        digest = digest.with(&name, kv.value());
+                    }
+                }
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use zonebreak_replication::{
     region::{self, Converged, Ownership, Region, RegionError, own},
 };
 
-use crate::support::{PREFIX, Pair, Running, list, put, until};
+use crate::support::{PREFIX, Pair, Running, State, list, put, until};
 
 /// The record of a prefix in an etcd.
 async fn owner(client: &mut Client, prefix: &str) -> Option<Ownership> {
@@ -393,6 +393,41 @@ async fn a_former_owner_that_was_rebuilt_returns_and_all_that_it_has_is_saved() 
     assert_eq!(tail.len(), 11, "deleted there, or forgotten: nobody can tell");
     assert_eq!(list(&mut pair.from().await, PREFIX).await.len(), 10);
     replicator.stop().await;
+}
+
+/// Its ID and its revision are those of the etcd that was followed, and its keys came before the last revision that the owner knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_former_owner_that_was_rebuilt_and_written_to_since_is_saved_whole() {
+    for compacted in [false, true] {
+        let mut pair = Pair::start().await;
+        let back = reversed(&divided(&mut pair, true).await, "back");
+        let (mut west, known) = (pair.from().await, pair.checkpoint().await.unwrap().source_revision.0);
+        put(&mut west, "/app/3", "west's").await;
+        assert!(put(&mut west, "/app/4", "1").await < known, "what was written comes before");
+        let mut last = 0;
+        while last <= known + 2 {
+            last = put(&mut west, "/elsewhere", "1").await;
+        }
+        if compacted {
+            west.compact(last, None).await.unwrap();
+        }
+        let replicator = Running::start(back.clone());
+        replicator.streams().await;
+        let tail = saved(&back, "divergent-test-2-");
+        let here = |key: &str| tail.iter().find(|line| line["key"] == key).map(|line| &line["here"]);
+        assert_eq!(here("/app/only-west"), Some(&"1".into()), "compacted: {compacted}: {tail:?}");
+        assert_eq!(here("/app/3"), Some(&"west's".into()), "{tail:?}");
+        assert_eq!((here("/app/4"), tail.len()), (None, 10), "what is the same on both sides is not lost");
+        assert_eq!(pair_is_equal(&pair).await.len(), 10);
+        replicator.stop().await;
+    }
+}
+
+/// What both regions hold.
+async fn pair_is_equal(pair: &Pair) -> State {
+    let (west, east) = (list(&mut pair.from().await, PREFIX).await, list(&mut pair.to().await, PREFIX).await);
+    assert_eq!(west, east);
+    west
 }
 
 #[tokio::test(flavor = "multi_thread")]
