@@ -352,17 +352,8 @@ impl Replicator {
 
     /// The last put that the log has, as far as its last segment goes back.
     async fn witness(&self) -> Result<Option<Witness>, ReplicationError> {
-        let Some(mut reader) = self.spool.as_ref().map(Spool::recent) else { return Ok(None) };
-        let look = move || {
-            let mut last = None;
-            while let Some(entry) = reader.read()? {
-                if let Entry::Revision(source) = entry {
-                    last = Witness::of(&source).or(last);
-                }
-            }
-            Ok(last)
-        };
-        blocking(look).await
+        let Some(reader) = self.spool.as_ref().map(Spool::recent) else { return Ok(None) };
+        blocking(move || Witness::last(reader)).await
     }
 
     /// Makes the destination ours, once it may be. `source` is as of the end of it.
@@ -625,7 +616,7 @@ impl Replicator {
 }
 
 /// Runs what blocks on the disk.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, SpoolError> + Send + 'static,
 ) -> Result<T, ReplicationError> {
     match tokio::task::spawn_blocking(work).await {

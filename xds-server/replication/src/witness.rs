@@ -7,6 +7,7 @@ use etcd_client::GetOptions;
 use crate::{
     client::{Cluster, EtcdError, Member},
     revision::{Op, Revision, SourceRevision},
+    spool::{Entry, Reader, SpoolError},
 };
 
 /// A put of the source, as the log has it.
@@ -32,19 +33,24 @@ impl Witness {
         })
     }
 
+    /// The last put that is left to be read. Blocks on the disk.
+    pub(crate) fn last(mut reader: Reader) -> Result<Option<Self>, SpoolError> {
+        let mut last = None;
+        while let Some(entry) = reader.read()? {
+            if let Entry::Revision(source) = entry {
+                last = Self::of(&source).or(last);
+            }
+        }
+        Ok(last)
+    }
+
     /// What the source says against it, in words; `None` where it agrees, or has compacted what would tell.
     pub(crate) async fn against(
         &self,
         cluster: &Cluster,
         member: &Member,
     ) -> Result<Option<String>, EtcdError> {
-        let get = async |options| cluster.ask(member.kv().get(self.key.as_slice(), Some(options))).await;
-        let then = get(GetOptions::new().with_revision(self.revision.0)).await;
-        let (answer, compacted) = match then {
-            Err(EtcdError::Compacted { .. }) => (get(GetOptions::new()).await?, true),
-            other => (other?, false),
-        };
-        let found = answer.kvs().first().map(|kv| (Revision(kv.mod_revision()), crc32c::crc32c(kv.value())));
+        let (found, compacted) = self.ask(cluster, member).await?;
         if self.agrees(found, compacted) {
             return Ok(None);
         }
@@ -52,6 +58,28 @@ impl Witness {
         Ok(Some(format!(
             "it put {key} at revision {at}, and knows nothing of it now: it was rebuilt or restored"
         )))
+    }
+
+    /// Whether the source has the very put: none but the etcd that made it does. One that has put the key again since cannot tell.
+    pub(crate) async fn is_kept_by(&self, cluster: &Cluster, member: &Member) -> Result<bool, EtcdError> {
+        let (found, _) = self.ask(cluster, member).await?;
+        Ok(found == Some((self.revision, self.value_crc)))
+    }
+
+    /// What the source has of the key at the revision, or, where that is compacted, now; and which of the two.
+    async fn ask(
+        &self,
+        cluster: &Cluster,
+        member: &Member,
+    ) -> Result<(Option<(Revision, u32)>, bool), EtcdError> {
+        let get = async |options| cluster.ask(member.kv().get(self.key.as_slice(), Some(options))).await;
+        let then = get(GetOptions::new().with_revision(self.revision.0)).await;
+        let (answer, compacted) = match then {
+            Err(EtcdError::Compacted { .. }) => (get(GetOptions::new()).await?, true),
+            other => (other?, false),
+        };
+        let found = answer.kvs().first().map(|kv| (Revision(kv.mod_revision()), crc32c::crc32c(kv.value())));
+        Ok((found, compacted))
     }
 
     /// Whether a source that has `found` of the key, at the revision or since that was compacted, may have made the put.

@@ -194,6 +194,8 @@ fn region_exit(error: &RegionError) -> Exit {
         | RegionError::OtherSource { .. }
         | RegionError::Alike { .. }
         | RegionError::SourceWentBack { .. }
+        | RegionError::SourceDiffers { .. }
+        | RegionError::SourceForgot { .. }
         | RegionError::Elsewhere { .. }
         | RegionError::SourceBack
         | RegionError::Torn { .. }

@@ -10,7 +10,7 @@
 //! etcd makes that ID of its members' peer URLs and `--initial-cluster-token`, at its birth: two that were made alike have the
 //! same, and none of the records would tell them apart. Two such etcds are refused, here and by the replicators. An etcd restored
 //! from a snapshot has the ID of the flags that it was restored with, and so it may be its former self at an earlier moment:
-//! that is found out by what it does not know any more (`witness`), and not by its ID.
+//! that is found out by what it had, or does not know any more (`trust`, `witness`), and not by its ID.
 //!
 //! The destination's checkpoint is the second record, and the fence of the replicators: it is changed in the same transaction as
 //! the first. Epochs order what two etcds say about the same prefix.
@@ -44,6 +44,7 @@ mod promote;
 pub(crate) mod records;
 pub mod standing;
 mod tail;
+mod trust;
 
 pub use abort::{Aborted, abort};
 pub use converge::{Converged, converge};
@@ -103,6 +104,29 @@ pub enum RegionError {
         /// Its revision.
         head: crate::revision::Revision,
         /// What it once had.
+        known: crate::revision::Revision,
+    },
+    /// The source is not what it was.
+    #[error(
+        "drain the source: the destination holds its revision {known}, and {why}. To drain it would take from the destination what the source \
+             has lost. Nothing was changed. Stop that etcd, and run this again: the destination is promoted without it"
+    )]
+    SourceDiffers {
+        /// Its revision that the destination holds.
+        known: crate::revision::Revision,
+        /// What is not the same.
+        why: String,
+    },
+    /// Nobody can tell whether the source is what it was.
+    #[error(
+        "drain the source: nothing tells whether it is still the etcd that was replicated. The destination holds its revision {known}, which \
+             is compacted there, and no change log here has a last change that it still has; one that was rebuilt would take from the \
+             destination what it has lost. Nothing was changed. Let the replicator catch up first (`zonebreak replicate status --wait`), or \
+             run this where its change log is (--spool). If that etcd was rebuilt or restored, stop it and run this again: the destination \
+             is promoted without it"
+    )]
+    SourceForgot {
+        /// Its revision that the destination holds.
         known: crate::revision::Revision,
     },
     /// A third region has it, or is getting it.

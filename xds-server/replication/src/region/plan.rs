@@ -16,8 +16,9 @@
 //! Why nothing is lost when the source answers: whoever compares the record in its transaction cannot write after the
 //! fence's revision, and everything up to that revision is at the destination before it is taken.
 //!
-//! A fence is put up only after the destination has taken a write of ours: while it stands, nobody may write. What it takes to put
-//! it down again is in [`super::abort()`].
+//! A source is fenced, and drained, only where it is known to be the one that was replicated (`super::trust`). A fence is put up
+//! only after the destination has taken a write of ours: while it stands, nobody may write. What it takes to put it down again is in
+//! [`super::abort()`].
 
 use super::{
     RegionError,

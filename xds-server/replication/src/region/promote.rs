@@ -104,6 +104,8 @@ struct Promotion {
     given_up: bool,
     accept_torn: bool,
     waits: Waits,
+    /// Whether the source that answers is known to be the one that was replicated.
+    trusted: bool,
     drained: Option<(Revision, u64)>,
     /// The checkpoint that it left behind, and that key's `mod_revision`.
     ours: Option<(Checkpoint, i64)>,
@@ -236,6 +238,7 @@ impl Promotion {
             given_up,
             accept_torn,
             waits: Waits::default(),
+            trusted: false,
             drained: None,
             ours: None,
             forwarded: false,
@@ -258,6 +261,8 @@ impl Promotion {
                 return Err(lost(&prefix, seen.own_here.as_ref()));
             }
             self.competes |= !promoted;
+            // One that comes back may be another one.
+            self.trusted &= source.is_some();
             let step = plan::next(&seen, &prefix)?;
             tracing::info!(?step, "promoting");
             let moved = match (step, &source) {
@@ -265,6 +270,9 @@ impl Promotion {
                     Ok(leased) => return Ok(self.report(&seen, &here, (first, leased), &source)),
                     Err(error) => Err(error),
                 },
+                (Step::FenceSource(_) | Step::Drain(_), Some(source)) if !promoted && !self.trusted => {
+                    self.trust(source).await
+                }
                 (Step::FenceSource(epoch), Some(source)) => self.fence(epoch, source, &here, &seen).await,
                 (Step::Drain(fence), Some(source)) => self.drain(source, fence, &seen).await,
                 (Step::Forward, _) => self.forward(&seen.checkpoint).await,
@@ -341,6 +349,13 @@ impl Promotion {
         let owner = Ownership::new(region, here.cluster, epoch, &self.actor, Timestamp::now());
         self.meant.push(owner.id);
         owner
+    }
+
+    /// Before anything is changed: a source that lost what the destination has of it is not drained.
+    async fn trust(&mut self, source: &Member) -> Result<bool, ReplicationError> {
+        self.context.trust(source).await?;
+        self.trusted = true;
+        Ok(true)
     }
 
     async fn fence(

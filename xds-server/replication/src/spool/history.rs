@@ -21,6 +21,8 @@ pub struct History {
     pub begins_after: Revision,
     /// What every key in it starts with, where its replicator noted that.
     pub prefix: Option<Vec<u8>>,
+    /// The revision after which its last segment begins.
+    recent: Revision,
     tail: Tail,
 }
 
@@ -61,7 +63,8 @@ impl History {
         })?;
         let tail = Tail { segment: last.number, offset, revision };
         let prefix = fs::read(directory.join(open::PREFIX)).ok();
-        Ok(Some(Self { directory, cluster: last.cluster, begins_after: first.after, prefix, tail }))
+        let (cluster, begins_after, recent) = (last.cluster, first.after, last.after);
+        Ok(Some(Self { directory, cluster, begins_after, prefix, recent, tail }))
     }
 
     /// The last revision in it.
@@ -72,6 +75,11 @@ impl History {
     /// Whether every change under `prefix` is in it.
     pub fn covers(&self, prefix: &str) -> bool {
         self.prefix.as_ref().is_none_or(|own| prefix.as_bytes().starts_with(own))
+    }
+
+    /// What its last segment has, in order.
+    pub(crate) fn recent(&self) -> Reader {
+        self.reader(self.recent)
     }
 
     /// What comes after `after`, in order.

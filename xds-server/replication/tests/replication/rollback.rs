@@ -195,11 +195,23 @@ async fn a_source_that_was_rebuilt_is_found_out_though_its_id_and_its_revision_g
     link.mend();
     let error = replicator.gives_up().await.to_string();
     assert!(error.contains("it was rebuilt or restored"), "{error}");
+    // Past what was known of it, to drain it would empty the destination all the same.
+    let laptop = || pair.options_with_spool("none here");
+    for options in [pair.options(), laptop()] {
+        let error = region::promote(options, "eve", false, false).await.unwrap_err();
+        let ReplicationError::Region(error) = error else { panic!("{error}") };
+        assert!(matches!(*error, RegionError::SourceDiffers { .. }), "{error}");
+    }
     // Nor at a start, with its history compacted as well.
     let last = put(&mut source, "/app/new", "1").await;
     source.compact(last, None).await.unwrap();
     let error = Running::start(pair.options()).gives_up().await.to_string();
     assert!(error.contains("it was rebuilt or restored"), "{error}");
+    let error = region::promote(pair.options(), "eve", false, false).await.unwrap_err().to_string();
+    assert!(error.contains("knows nothing of it now"), "{error}");
+    let error = region::promote(laptop(), "eve", false, false).await.unwrap_err().to_string();
+    assert!(error.contains("is compacted there"), "{error}");
+    assert!(list(&mut source, &own::key(PREFIX)).await.is_empty(), "it was fenced first");
     assert_eq!(list(&mut pair.to().await, PREFIX).await, before, "the last that is left of it");
     // It is the truth, says an operator.
     zonebreak_replication::spool::Spool::reset(&pair.spool("spool")).unwrap();
@@ -207,6 +219,29 @@ async fn a_source_that_was_rebuilt_is_found_out_though_its_id_and_its_revision_g
     replicator.streams().await;
     assert_eq!(pair.equal().await.len(), 2);
     replicator.stop().await;
+}
+
+/// A source that goes on for itself and compacts, with its replicator stopped: only a change that it still has tells it from another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_compacted_what_was_replicated_is_known_by_what_the_log_has_of_it() {
+    let pair = Pair::start().await;
+    let mut source = pair.from().await;
+    let replicator = Running::start(pair.options());
+    replicator.streams().await;
+    put(&mut source, "/app/a", "1").await;
+    pair.equal().await;
+    replicator.stop().await;
+    put(&mut source, "/app/b", "1").await;
+    let last = put(&mut source, "/elsewhere", "1").await;
+    source.compact(last, None).await.unwrap();
+    let laptop = pair.options_with_spool("none here");
+    let error = region::promote(laptop.clone(), "eve", false, false).await.unwrap_err();
+    let ReplicationError::Region(error) = error else { panic!("{error}") };
+    assert!(matches!(*error, RegionError::SourceForgot { .. }), "{error}");
+    assert!(list(&mut source, &own::key(PREFIX)).await.is_empty(), "it was fenced first");
+    let promoted = region::promote(pair.options(), "eve", false, false).await.unwrap();
+    assert_eq!((promoted.epoch, promoted.drained_keys), (2, Some(1)));
+    assert_eq!(list(&mut pair.to().await, PREFIX).await.len(), 2);
 }
 
 /// As two regions are that were made from one chart, or two etcds with every flag at its default.
