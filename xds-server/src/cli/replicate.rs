@@ -199,6 +199,8 @@ fn region_exit(error: &RegionError) -> Exit {
         | RegionError::Elsewhere { .. }
         | RegionError::SourceBack
         | RegionError::Torn { .. }
+        | RegionError::Unwritten { .. }
+        | RegionError::Busy { .. }
         | RegionError::NotPromoted { .. }
         | RegionError::Completed { .. }
         | RegionError::DestinationSilent { .. }

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, path::Path, time::Duration};
 
 use tokio::time::Instant;
 
-use super::records;
+use super::{RegionError, records};
 use crate::{
     checkpoint::{Checkpoint, Torn},
     client::EtcdError,
@@ -17,7 +17,7 @@ use crate::{
     pipeline::{Effect, Event, Pace, Pipeline},
     revision::{Change, Op, Revision},
     run::Context,
-    spool::{Entry, Reader, Spool, SpoolError, SpoolOptions},
+    spool::{Entry, History, Reader, Spool, SpoolError, SpoolOptions},
 };
 
 /// How long a replicator that has the spool is waited for.
@@ -32,6 +32,9 @@ pub(super) struct Waits {
 
 /// Time to live of a lease that can be asked of nobody any more: long enough for its owner to renew it here.
 const ORPHAN: i64 = 60;
+
+/// Between two looks at the destination while a replicator is waited for.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Revisions of the spool's end that a rate is taken from.
 const RECENT: i64 = 10_000;
@@ -55,23 +58,35 @@ pub(super) struct Rolled {
     pub revisions: u64,
 }
 
-/// Looks into the spool; nothing where there is none, or another process has it.
+/// Looks into the change log, whoever has it in use; nothing where there is none.
 pub(super) fn survey(options: &ReplicationOptions, checkpoint: &Checkpoint) -> Option<Survey> {
-    let spool = open(options, checkpoint).ok()??;
-    let tail = spool.tail().revision;
-    let mut reader = reader(&spool, checkpoint.source_revision)?;
-    let mut spooled = 0;
-    while let Ok(Some(Entry::Revision(revision))) = reader.read() {
-        spooled += u64::from(!options.rules.map(&revision).changes.is_empty());
-    }
-    let after = Revision(tail.0.saturating_sub(RECENT)).max(spool.begins_after());
-    let (mut reader, mut times) = (spool.reader(after), Vec::new());
+    let log = History::open(&options.spool).ok()??;
+    let spooled = unwritten(&log, options, checkpoint).ok()?;
+    let after = Revision(log.through().0.saturating_sub(RECENT)).max(log.begins_after);
+    let (mut reader, mut times) = (log.reader(after), Vec::new());
     while let Ok(Some(entry)) = reader.read() {
         if let Entry::Revision(revision) = entry {
             times.push(revision.seen_ms);
         }
     }
     Some(Survey { spooled: Some(spooled), per_minute: rate(&times) })
+}
+
+/// Revisions with a change in them that a log has more than the destination; where it has a gap, it ends.
+fn unwritten(
+    log: &History,
+    options: &ReplicationOptions,
+    checkpoint: &Checkpoint,
+) -> Result<u64, SpoolError> {
+    let after = checkpoint.source_revision;
+    if log.cluster != checkpoint.source_cluster || log.begins_after > after || log.through() <= after {
+        return Ok(0);
+    }
+    let (mut reader, mut revisions) = (log.reader(after), 0);
+    while let Some(Entry::Revision(revision)) = reader.read()? {
+        revisions += u64::from(!options.rules.map(&revision).changes.is_empty());
+    }
+    Ok(revisions)
 }
 
 /// Revisions in a minute, by those of the last one.
@@ -114,34 +129,74 @@ impl Default for Waits {
 // === impl Context ===
 
 impl Context {
-    /// The spool that is to be rolled forward. A replicator that still runs on it rolls it forward itself; then there is none,
-    /// once the destination stands still.
+    /// The spool that is to be rolled forward. A replicator that runs, on it or elsewhere, rolls it forward itself; then there is none,
+    /// once the destination stands still and no log here has more.
     pub(super) async fn spool_to_forward(
         &self,
         seen: &Checkpoint,
         waits: Waits,
     ) -> Result<Option<Spool>, ReplicationError> {
-        let locked = match open(&self.options, seen) {
-            Ok(spool) => return Ok(spool),
-            Err(error @ SpoolError::Locked(_)) => error,
+        let busy = match open(&self.options, seen) {
+            Ok(Some(spool)) => return Ok(Some(spool)),
+            Ok(None) if self.hears_a_replicator().await? => {
+                RegionError::Busy { seconds: waits.patience.as_secs() }.into()
+            }
+            // Nobody is left who could be waited for.
+            Ok(None) => return Ok(None),
+            Err(error @ SpoolError::Locked(_)) => ReplicationError::from(error),
             Err(error) => return Err(error.into()),
         };
         let begun = Instant::now();
         let (mut last, mut since) = (seen.clone(), Instant::now());
         loop {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(LOOK).await;
             let Some((now, _)) = records::decode(self.destination.read().await?.0)? else { return Ok(None) };
             if (now.source_revision, now.torn) != (last.source_revision, last.torn) {
                 (last, since) = (now, Instant::now());
             }
             let still = last.torn.is_none() && since.elapsed() >= waits.still;
             if still {
-                return Ok(None);
+                return self.left_behind(&last, waits);
             }
             if begun.elapsed() >= waits.patience {
-                return Err(locked.into());
+                return Err(busy);
             }
         }
+    }
+
+    /// What is left to be done when the destination stands still: nothing, where its replicator has written all that it had.
+    fn left_behind(&self, last: &Checkpoint, waits: Waits) -> Result<Option<Spool>, ReplicationError> {
+        match open(&self.options, last) {
+            // It went away.
+            Ok(spool) => return Ok(spool),
+            Err(SpoolError::Locked(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let log = History::open(&self.options.spool)?;
+        match log.map_or(Ok(0), |log| unwritten(&log, &self.options, last))? {
+            0 => Ok(None),
+            revisions => {
+                let spool = self.options.spool.display().to_string();
+                Err(RegionError::Unwritten { spool, revisions, seconds: waits.still.as_secs() }.into())
+            }
+        }
+    }
+
+    /// Whether a replicator gives a sign of life at the destination, where no log here says what one has.
+    pub(super) async fn hears_a_replicator(&self) -> Result<bool, ReplicationError> {
+        if has_segments(&self.options.spool) {
+            return Ok(false);
+        }
+        let fence = async || Ok::<_, EtcdError>(self.destination.read().await?.0.map(|(_, fence)| fence));
+        let (begun, first) = (Instant::now(), fence().await?);
+        // One is due every heartbeat, and half of one for it to arrive.
+        while begun.elapsed() < self.options.heartbeat * 3 / 2 {
+            tokio::time::sleep(LOOK).await;
+            if fence().await? != first {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Writes what the spool has more than the destination, whose checkpoint and fence are ours.

@@ -177,6 +177,29 @@ pub enum RegionError {
         /// What is missing.
         torn: String,
     },
+    /// A replicator has what the destination lacks, and does not write it.
+    #[error(
+        "roll the destination forward: the replicator that runs on the change log {spool} has stood still for {seconds} s, with {revisions} \
+             revisions that the destination has not; to promote it now would give them up. Nothing was changed. Its log says what is in the \
+             way; stop it, and run this again: they are written first"
+    )]
+    Unwritten {
+        /// The directory.
+        spool: String,
+        /// How many.
+        revisions: u64,
+        /// Since when it stands still.
+        seconds: u64,
+    },
+    /// A replicator elsewhere does not come to an end.
+    #[error(
+        "promote the destination: a replicator elsewhere still writes to it, after {seconds} s. Nothing was changed. Run this where its change \
+             log is (--spool), or stop it; then run this again"
+    )]
+    Busy {
+        /// How long it was waited for.
+        seconds: u64,
+    },
     /// Nobody was promoted.
     #[error(
         "demote the source: the destination was not promoted (epoch {epoch}); `zonebreak replicate promote` does both, and with \

@@ -61,8 +61,10 @@ pub struct Estimate {
     pub age_ms: u64,
     /// Set while the destination is between two revisions.
     pub torn: Option<Torn>,
-    /// Revisions that the spool has more, which will be written before; `None` when there is no spool here, or a replicator has it.
+    /// Revisions that the spool has more, which will be written before; `None` when there is no spool here.
     pub spooled: Option<u64>,
+    /// Whether, without a spool here, a replicator elsewhere gave a sign of life: it is waited for.
+    pub replicator: bool,
     /// Revisions that would be lost if the source went on as it did in the last minute of the spool; `None` when that is unknown.
     pub lost_revisions: Option<u64>,
 }
@@ -136,6 +138,8 @@ pub async fn assess(options: ReplicationOptions) -> Result<Assessment, Replicati
         super::tell_apart(source.cluster, here.cluster)?;
     }
     let leased = context.leased(&here).await?.len();
+    let gives_up = source.is_err() && checkpoint.role == Role::Replica;
+    let replicator = gives_up && context.hears_a_replicator().await?;
     let age_ms = now_ms().saturating_sub(checkpoint.source_ms);
     let known = super::forward::survey(&context.options, &checkpoint).unwrap_or_default();
     let lost = known
@@ -155,6 +159,7 @@ pub async fn assess(options: ReplicationOptions) -> Result<Assessment, Replicati
             age_ms,
             torn: checkpoint.torn,
             spooled: known.spooled,
+            replicator,
             lost_revisions: lost,
         },
     })

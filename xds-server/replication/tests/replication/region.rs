@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use etcd_client::{Client, Compare, CompareOp, GetOptions, Txn, TxnOp};
+use zonebreak_drill::lab::Link;
 use zonebreak_replication::{
     ClusterOptions, RESERVED, ReplicationError, ReplicationOptions,
     checkpoint::{Role, Torn},
@@ -428,6 +429,60 @@ async fn pair_is_equal(pair: &Pair) -> State {
     let (west, east) = (list(&mut pair.from().await, PREFIX).await, list(&mut pair.to().await, PREFIX).await);
     assert_eq!(west, east);
     west
+}
+
+/// The replicator runs on, and cannot write what it has: to take the destination would give that up unasked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replicator_that_is_stuck_is_no_reason_to_give_up_what_it_has() {
+    let mut pair = Pair::start().await;
+    pair.destination.restart_with(&["--max-request-bytes", "100000"]).await.unwrap();
+    let (options, mut source) = (pair.options(), pair.from().await);
+    let replicator = Running::start(options.clone());
+    replicator.streams().await;
+    put(&mut source, "/app/before", "1").await;
+    pair.equal().await;
+    put(&mut source, "/app/large", &"x".repeat(300_000)).await;
+    put(&mut source, "/app/after", "1").await;
+    let put_off = replicator.metrics.retries.with_label_values(&["put_off"]);
+    until("it to be put off", async || put_off.get() > 0).await;
+    pair.source.kill();
+    let assessed = region::assess(options.clone()).await.unwrap();
+    assert_eq!(assessed.estimate.spooled, Some(2), "told although the log is in use");
+    let error = region::promote(options.clone(), "eve", true, false).await.unwrap_err().to_string();
+    assert!(error.contains("2 revisions that the destination has not"), "{error}");
+    assert_eq!(pair.checkpoint().await.unwrap().role, Role::Replica, "nothing was changed");
+    // As the message says: it is stopped, here after the destination was given room.
+    pair.destination.restart_with(&["--max-request-bytes", "1572864"]).await.unwrap();
+    replicator.kill().await;
+    region::promote(options, "eve", true, false).await.unwrap();
+    assert_eq!(list(&mut pair.to().await, PREFIX).await.len(), 3);
+}
+
+/// Promoted from a machine that has no change log, while the replicator beside the destination still brings what it has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replicator_elsewhere_is_waited_for_while_it_writes() {
+    let mut pair = Pair::start().await;
+    let mut source = pair.from().await;
+    // A second and a half for each transaction, and no two of these values in one.
+    let link = Link::open(pair.destination.address(), Duration::from_millis(400)).await.unwrap();
+    let far = ClusterOptions::plain([link.url()]);
+    let replicator = Running::start(ReplicationOptions { destination: far, ..pair.options() });
+    replicator.streams().await;
+    let value = "x".repeat(700_000);
+    let mut last = 0;
+    for key in 0..8 {
+        last = put(&mut source, &format!("/app/{key}"), &value).await;
+    }
+    pair.spooled("spool", pair.checkpoint().await.unwrap().source_cluster, last).await;
+    pair.source.kill();
+    assert!(list(&mut pair.to().await, PREFIX).await.len() < 6, "there is nothing to wait for");
+    let elsewhere =
+        ReplicationOptions { heartbeat: Duration::from_secs(5), ..pair.options_with_spool("none here") };
+    let assessed = region::assess(elsewhere.clone()).await.unwrap();
+    assert!(assessed.estimate.replicator && assessed.estimate.spooled.is_none(), "{assessed:?}");
+    region::promote(elsewhere.clone(), "eve", true, false).await.unwrap();
+    assert_eq!(list(&mut pair.to().await, PREFIX).await.len(), 8, "it was cut off in the middle");
+    replicator.kill().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

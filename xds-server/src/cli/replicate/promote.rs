@@ -129,7 +129,8 @@ fn leased(keys: u64, grace: Duration) -> String {
 
 /// What an operator must know before giving a source up.
 fn warning(assessed: &Assessment, why: &str) -> String {
-    let Estimate { safe_revision, safe_time, age_ms, torn, spooled, lost_revisions } = &assessed.estimate;
+    let Estimate { safe_revision, safe_time, age_ms, torn, spooled, replicator, lost_revisions } =
+        &assessed.estimate;
     let seconds = *age_ms as f64 / 1000.0;
     let mut out = format!("the source does not answer: failed to {why}\n\n");
     out += &format!("safe revision   {safe_revision}: the destination has everything up to it\n");
@@ -138,7 +139,16 @@ fn warning(assessed: &Assessment, why: &str) -> String {
     );
     out += &match spooled {
         Some(more) => format!("change log      has {more} more revisions, which are written first\n"),
-        None => "change log      none here, or a replicator that runs writes what it has\n".to_owned(),
+        None if *replicator => concat!(
+            "change log      none here; a replicator elsewhere gives signs of life, and is waited for while it writes\n",
+            "                what it has\n"
+        )
+        .to_owned(),
+        None => concat!(
+            "change log      none here, and no replicator gives a sign of life: what one that is stuck or cut off has\n",
+            "                in its log is given up. Run this where that log is (--spool), and it is written first\n"
+        )
+        .to_owned(),
     };
     out += &match lost_revisions {
         Some(lost) => format!(

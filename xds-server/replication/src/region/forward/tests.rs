@@ -5,6 +5,7 @@ use super::*;
 use crate::{
     checkpoint::ClusterId,
     options::{ClusterOptions, prefixes},
+    revision::SourceRevision,
     verify,
 };
 
@@ -33,8 +34,9 @@ impl Held {
         let etcd = Etcd::start(&lab).await.unwrap();
         let plain = ClusterOptions::plain([etcd.url()]);
         let spool = lab.path().join("spool");
-        let context = ReplicationOptions::new("test", "/app/", plain.clone(), plain, spool.clone());
-        let context = verify::context(context).unwrap();
+        let options = ReplicationOptions::new("test", "/app/", plain.clone(), plain, spool.clone());
+        let options = ReplicationOptions { heartbeat: Duration::from_secs(1), ..options };
+        let context = verify::context(options).unwrap();
         let of = prefixes(&context.options.rules);
         let genesis = Checkpoint::genesis(ClusterId(7), ClusterId(8), of, Uuid::nil());
         let checkpoint = Checkpoint { source_revision: Revision(5), ..genesis };
@@ -55,6 +57,11 @@ impl Held {
         let waits = Waits { still: Duration::from_millis(still), patience: Duration::from_millis(patience) };
         self.context.spool_to_forward(&self.checkpoint, waits).await
     }
+}
+
+fn change(revision: i64, key: &str) -> Entry {
+    let changes = vec![Change { key: key.into(), op: Op::Delete }];
+    Entry::Revision(SourceRevision { revision: Revision(revision), seen_ms: 1, changes })
 }
 
 /// Longer than any test.
@@ -96,4 +103,55 @@ async fn a_replicator_that_does_not_come_to_an_end_is_told_and_its_spool_is_take
     assert!(held.wait(LONG, LONG).await.unwrap().is_some(), "nobody has it any more");
     std::fs::remove_dir_all(held.lab.path().join("spool")).unwrap();
     assert!(held.wait(LONG, LONG).await.unwrap().is_none(), "and none is made");
+}
+
+#[tokio::test]
+async fn what_a_replicator_has_and_does_not_write_is_not_given_up() {
+    let mut held = Held::start().await;
+    held.spool.as_mut().unwrap().append(&[change(6, "/elsewhere")]).unwrap();
+    assert!(held.wait(200, LONG).await.unwrap().is_none(), "nothing of it is for the destination");
+    held.spool.as_mut().unwrap().append(&[change(7, "/app/a"), change(8, "/app/b")]).unwrap();
+    let survey = survey(&held.context.options, &held.checkpoint).unwrap();
+    assert_eq!(survey.spooled, Some(2), "told although the log is in use");
+    let error = held.wait(200, LONG).await.unwrap_err().to_string();
+    assert!(error.contains("2 revisions that the destination has not"), "{error}");
+    // What comes behind a gap is nothing that could be written.
+    let spool = held.spool.as_mut().unwrap();
+    spool.append(&[Entry::Gap { through: Revision(9), seen_ms: 1 }, change(10, "/app/c")]).unwrap();
+    held.checkpoint = Checkpoint { source_revision: Revision(8), ..held.checkpoint.clone() };
+    held.holds(&held.checkpoint).await;
+    assert!(held.wait(200, LONG).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn where_no_log_is_a_replicator_is_listened_for_and_waited_for_while_it_writes() {
+    let mut held = Held::start().await;
+    held.spool = None;
+    std::fs::remove_dir_all(held.lab.path().join("spool")).unwrap();
+    assert!(!held.context.hears_a_replicator().await.unwrap());
+    let last = Revision(12);
+    let writes = async {
+        for revision in 6..=last.0 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let moved = Checkpoint { source_revision: Revision(revision), ..held.checkpoint.clone() };
+            held.holds(&moved).await;
+        }
+    };
+    let waits = async {
+        assert!(held.wait(3_000, LONG).await.unwrap().is_none());
+        let (found, _) = held.context.destination.read().await.unwrap();
+        let (then, _) = records::decode(found).unwrap().unwrap();
+        assert_eq!(then.source_revision, last, "it was cut off while it wrote");
+    };
+    tokio::join!(writes, waits);
+    // One that does not come to an end is not cut off, either.
+    let writes = async {
+        for write in 0..20 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            held.holds(&Checkpoint { write, ..held.checkpoint.clone() }).await;
+        }
+    };
+    let (error, ()) = tokio::join!(held.wait(LONG, 500), writes);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("a replicator elsewhere still writes"), "{error}");
 }
