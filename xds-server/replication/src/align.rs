@@ -51,6 +51,10 @@ const RETRY: Duration = Duration::from_millis(200);
 /// The same for one that an operator must make possible.
 const BLOCKED: Duration = Duration::from_secs(5);
 
+/// How long a destination that does not answer is waited for in the middle of it; then the source is followed meanwhile, and all of
+/// it begins again.
+const AWAY: Duration = Duration::from_secs(10);
+
 /// How often a destination that does not hold what was written is tried again.
 const TRIES: usize = 3;
 
@@ -280,6 +284,7 @@ impl Context {
 
     /// Writes until it is certain that it was written.
     async fn write(&self, fence: i64, changes: &[Change]) -> Result<(), ReplicationError> {
+        let begun = Instant::now();
         loop {
             let answer = match self.leases.ensure(changes).await {
                 Ok(()) => self.destination.write(fence, changes).await,
@@ -293,6 +298,9 @@ impl Context {
                     continue;
                 }
                 Answer::Failed(error) if self.gives_up(error) => return Err(error.clone().into()),
+                Answer::Failed(error) | Answer::Unknown(error) if is_long_away(error, begun) => {
+                    return Err(error.clone().into());
+                }
                 Answer::Failed(_) | Answer::Unknown(_) => {}
             }
             self.trouble.note(&answer);
@@ -313,6 +321,7 @@ impl Context {
     ) -> Result<i64, ReplicationError> {
         let becomes = Checkpoint { write: checkpoint.write.wrapping_add(1), ..becomes };
         let attempt = Attempt { fence, checkpoint: becomes.encode().into(), changes: Vec::new().into() };
+        let begun = Instant::now();
         loop {
             let answer = self.destination.commit(&attempt).await;
             let at = match &answer {
@@ -320,6 +329,9 @@ impl Context {
                 Answer::Refused(Some((bytes, at))) if bytes[..] == attempt.checkpoint[..] => *at,
                 Answer::Refused(found) => return Err(Halt::of(found).into()),
                 Answer::Failed(error) if self.gives_up(error) => return Err(error.clone().into()),
+                Answer::Failed(error) | Answer::Unknown(error) if is_long_away(error, begun) => {
+                    return Err(error.clone().into());
+                }
                 Answer::Failed(_) | Answer::Unknown(_) => 0,
             };
             self.trouble.note(&answer);
@@ -353,6 +365,12 @@ const fn pause(answer: &Answer) -> Option<Duration> {
         Answer::Failed(EtcdError::NoSpace(_) | EtcdError::TooLarge { .. }) => Some(BLOCKED),
         Answer::Failed(_) | Answer::Unknown(_) => Some(RETRY),
     }
+}
+
+/// Whether the destination has not answered for so long that something else should be done meanwhile. Whoever begins again moves
+/// the fence, so that what may still be on its way does nothing.
+fn is_long_away(error: &EtcdError, begun: Instant) -> bool {
+    matches!(error, EtcdError::Unreachable { side: "destination", .. }) && begun.elapsed() > AWAY
 }
 
 // === impl Hold ===

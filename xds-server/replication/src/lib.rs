@@ -35,6 +35,7 @@ mod error;
 pub mod leader;
 mod leases;
 mod listing;
+mod meanwhile;
 mod metrics;
 pub mod observer;
 mod options;

@@ -14,6 +14,9 @@
 //!                                                                stopped
 //! ```
 //!
+//! Where the destination does not answer, whatever the state, the source is followed into the spool until it does
+//! ([`crate::meanwhile`]; in `streaming` the stream goes on by itself).
+//!
 //! The destination is taken over by replacing its checkpoint with one of our own: from then on every transaction of the holder
 //! before us fails. A holder is known by its spool's identity, so that a replicator that was killed goes on at once, and another
 //! one with a spool of its own stands by until the first has been silent for three signs of life.
@@ -31,6 +34,7 @@ use crate::{
     error::ReplicationError,
     leases::Leases,
     listing::Listing,
+    meanwhile::is_away,
     metrics::Metrics,
     options::{ReplicationOptions, prefixes},
     overlap::Policy,
@@ -185,6 +189,11 @@ impl Replicator {
                 tracing::warn!("failed to {error}; trying again");
                 self.cause = format!("failed to {error}");
                 if before.elapsed() > RETRY.1 {
+                    wait = RETRY.0;
+                }
+                if is_away(&error) {
+                    self.context.metrics.connected("destination", false);
+                    self.follow_meanwhile(cancel).await?;
                     wait = RETRY.0;
                 }
             }
@@ -351,7 +360,7 @@ impl Replicator {
     }
 
     /// The last put that the log has, as far as its last segment goes back.
-    async fn witness(&self) -> Result<Option<Witness>, ReplicationError> {
+    pub(crate) async fn witness(&self) -> Result<Option<Witness>, ReplicationError> {
         let Some(reader) = self.spool.as_ref().map(Spool::recent) else { return Ok(None) };
         blocking(move || Witness::last(reader)).await
     }

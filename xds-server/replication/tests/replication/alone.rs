@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use etcd_client::{Client, PutOptions};
+use zonebreak_replication::region;
 
-use crate::support::{Pair, Running, put, until};
+use crate::support::{PREFIX, Pair, Running, list, put, until};
 
 async fn put_leased(client: &mut Client, key: &str, ttl: i64) -> i64 {
     let lease = client.lease_grant(ttl, None).await.unwrap().id();
@@ -72,6 +73,40 @@ async fn with_the_source_dead_what_is_in_the_spool_still_reaches_the_destination
     pair.prove(pair.options()).await;
     assert_eq!((replicator.metrics.mismatches.get(), replicator.metrics.strangers.get()), (0, 0));
     replicator.stop().await;
+}
+
+/// A replicator that starts when the other region is away already: what the source says until it dies is not only the source's.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_destination_dead_at_the_start_the_source_is_followed_and_a_promotion_loses_nothing() {
+    let mut pair = Pair::start().await;
+    let mut source = pair.from().await;
+    put(&mut source, "/app/a", "1").await;
+    put(&mut source, "/app/gone", "1").await;
+    let replicator = Running::start(pair.options());
+    replicator.streams().await;
+    pair.equal().await;
+    let cluster = pair.checkpoint().await.unwrap().source_cluster;
+    put(&mut source, "/app/a", "2").await;
+    pair.equal().await;
+    replicator.stop().await;
+    pair.destination.kill();
+    let replicator = Running::start(pair.options());
+    source.delete("/app/gone", None).await.unwrap();
+    for round in 0..50 {
+        put(&mut source, &format!("/app/b/{round}"), "1").await;
+    }
+    let last = put(&mut source, "/app/a", "3").await;
+    pair.spooled("spool", cluster, last).await;
+    let wanted = list(&mut source, PREFIX).await;
+    let told = |side| replicator.metrics.connected.with_label_values(&[side]).get();
+    assert_eq!((told("source"), told("destination")), (1, 0));
+    // It is told that it is to stop, which it does though the destination is away.
+    replicator.stop().await;
+    pair.source.kill();
+    pair.destination.restart().await.unwrap();
+    let promoted = region::promote(pair.options(), "eve", true, false).await.unwrap();
+    assert!(!promoted.already && !promoted.source_fenced, "{promoted:?}");
+    assert_eq!(list(&mut pair.to().await, PREFIX).await, wanted);
 }
 
 /// After a restart nothing is written, and yet the leases at the destination must not run out.
