@@ -140,7 +140,7 @@ impl<'a> Comparison<'a> {
         while let Some(kv) = self.source.next().await? {
             let entry = Entry::from(kv);
             if let Some(key) = self.rules.map_key(&entry.key) {
-                let alone = self.rules.is_too_old(entry.modified);
+                let alone = self.rules.leaves_alone(entry.modified);
                 let entry = Entry { key, lease: self.rules.map_lease(entry.lease), alone, ..entry };
                 if !alone {
                     self.expected.put(&entry.key, &entry.value);

@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use crate::{batch::Limits, overlap::Overlap, region::Region, revision::Revision, rules::Rules};
+use crate::{batch::Limits, overlap::Overlap, region::Region, rules::Rules};
 
 /// What the replicators' own keys start with, at either side.
 pub const RESERVED: &str = "/zonebreak/v1/replication/";
@@ -211,6 +211,11 @@ impl ReplicationOptions {
         if self.limits.operations == 0 || self.limits.operations > 10_000 {
             return setting("a transaction has 1 to 10000 operations".to_owned());
         }
+        if !self.rules.are_something() {
+            return setting(
+                "with neither replicate.puts nor replicate.deletes nothing is replicated".to_owned(),
+            );
+        }
         if self.spool_bytes < crate::spool::MIN_BYTES {
             return setting(format!(
                 "the spool needs at least {} MiB of disk",
@@ -219,10 +224,10 @@ impl ReplicationOptions {
         }
         if let Some(overlap) = &self.overlap {
             overlap.validate()?;
-            if !self.rules.deletes() || self.rules.is_too_old(Revision(0)) {
+            if !self.rules.are_all() {
                 return setting(
-                    "two regions that both write (replicate.overlap) tell each other everything: leave replicate.deletes and \
-                     replicate.from_revision as they are by default"
+                    "two regions that both write (replicate.overlap) tell each other everything: leave replicate.puts, \
+                     replicate.deletes and replicate.from_revision as they are by default"
                         .to_owned(),
                 );
             }
@@ -257,7 +262,7 @@ mod tests {
     fn options_are_checked_and_say_why_not() {
         options().validate().unwrap();
         type Spoil = fn(&mut ReplicationOptions);
-        let cases: [(Spoil, &str); 9] = [
+        let cases: [(Spoil, &str); 10] = [
             (|o| o.source.endpoints.clear(), "the source has no endpoints"),
             (|o| o.destination.endpoints = vec!["b:1".into()], "one looks like http://"),
             (|o| o.source.endpoints = vec!["https://a:1".into()], "it wants TLS"),
@@ -267,6 +272,7 @@ mod tests {
             (|o| o.stream = "a/b".into(), "letters, digits"),
             (|o| o.limits.operations = 0, "1 to 10000"),
             (|o| o.spool_bytes = 1, "MiB of disk"),
+            (|o| o.rules = o.rules.clone().with_puts(false).with_deletes(false), "nothing is replicated"),
         ];
         for (spoil, says) in cases {
             let mut options = options();

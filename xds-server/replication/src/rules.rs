@@ -19,6 +19,7 @@ pub struct Rules {
     include: Option<GlobSet>,
     exclude: GlobSet,
     realtime: Vec<Vec<u8>>,
+    puts: bool,
     deletes: bool,
     from: Revision,
     leases: bool,
@@ -58,6 +59,7 @@ impl Rules {
             include: None,
             exclude: GlobSet::empty(),
             realtime: Vec::new(),
+            puts: true,
             deletes: true,
             from: Revision(0),
             leases: true,
@@ -80,6 +82,12 @@ impl Rules {
     /// Keys whose changes go out at once; all, when there is no prefix. Changes of other keys are collected for a while.
     pub fn with_realtime(mut self, prefixes: &[String]) -> Self {
         self.realtime = prefixes.iter().map(|prefix| prefix.as_bytes().to_vec()).collect();
+        self
+    }
+
+    /// Whether puts are replicated. Without them nothing new comes to the destination: what it has and the source deletes goes.
+    pub const fn with_puts(mut self, puts: bool) -> Self {
+        self.puts = puts;
         self
     }
 
@@ -111,6 +119,16 @@ impl Rules {
         &self.destination_prefix
     }
 
+    /// Whether anything comes through at all.
+    pub(crate) const fn are_something(&self) -> bool {
+        self.puts || self.deletes
+    }
+
+    /// Whether everything under the prefix comes through but what patterns leave out.
+    pub(crate) fn are_all(&self) -> bool {
+        self.deletes && !self.leaves_alone(Revision(0))
+    }
+
     /// Whether what the source has not may not be at the destination either.
     pub const fn deletes(&self) -> bool {
         self.deletes
@@ -139,10 +157,10 @@ impl Rules {
         self.map_key(&name).is_some().then_some(name)
     }
 
-    /// Whether an entry of the source was last written too early to be replicated; whatever the destination has in its place
-    /// is left alone.
-    pub fn is_too_old(&self, modified: Revision) -> bool {
-        modified < self.from
+    /// Whether an entry of the source is not replicated, since puts are not or since it was last written too early; whatever the
+    /// destination has in its place is left alone.
+    pub fn leaves_alone(&self, modified: Revision) -> bool {
+        !self.puts || modified < self.from
     }
 
     /// The lease that a key has at the destination: the source's own number, or none.
@@ -163,9 +181,11 @@ impl Rules {
         }
         for change in &source.changes {
             let op = match &change.op {
-                Op::Put { value, lease } => Op::Put { value: value.clone(), lease: self.map_lease(*lease) },
+                Op::Put { value, lease } if self.puts => {
+                    Op::Put { value: value.clone(), lease: self.map_lease(*lease) }
+                }
                 Op::Delete if self.deletes => Op::Delete,
-                Op::Delete => continue,
+                Op::Put { .. } | Op::Delete => continue,
             };
             if let Some(key) = self.map_key(&change.key) {
                 mapped.realtime |= self.is_realtime(&change.key);
@@ -270,8 +290,12 @@ mod tests {
             mapped.changes,
             [Change { key: b"/copy/app/a".to_vec(), op: Op::Put { value: vec![1], lease: 0 } }]
         );
-        assert!(rules.is_too_old(Revision(9)) && !rules.is_too_old(Revision(10)));
+        assert!(rules.leaves_alone(Revision(9)) && !rules.leaves_alone(Revision(10)));
         assert_eq!(rules.map_lease(7), 0);
+        let rules = rules.with_deletes(true).with_puts(false);
+        assert_eq!(rules.map(&source(10)).changes, [Change { key: b"/copy/app/b".to_vec(), op: Op::Delete }]);
+        assert!(rules.leaves_alone(Revision(10)) && rules.are_something());
+        assert!(!rules.with_deletes(false).are_something());
     }
 
     #[test]

@@ -307,6 +307,12 @@ pub const KEYS: &[Key] = &[
         set: |c, text| put_list(&mut c.replicate.realtime, text),
     },
     Key {
+        path: "replicate.puts",
+        doc: "replicate puts; without them only what the source deletes goes from the destination",
+        reload: Restart,
+        set: |c, text| put(&mut c.replicate.puts, text),
+    },
+    Key {
         path: "replicate.deletes",
         doc: "replicate deletes; without them the destination keeps what the source forgot",
         reload: Restart,
@@ -548,6 +554,7 @@ mod tests {
             ("replicate.include", "/a/*,/b/**"),
             ("replicate.exclude", "some"),
             ("replicate.realtime", "some"),
+            ("replicate.puts", "false"),
             ("replicate.deletes", "false"),
             ("replicate.from_revision", "7"),
             ("replicate.spool_dir", "some"),

@@ -62,6 +62,8 @@ pub struct ReplicateConfig {
     pub exclude: Vec<String>,
     /// Prefixes whose changes go out at once.
     pub realtime: Vec<String>,
+    /// Whether puts are replicated.
+    pub puts: bool,
     /// Whether deletes are replicated.
     pub deletes: bool,
     /// The first revision that counts.
@@ -168,6 +170,7 @@ impl Default for ReplicateConfig {
             include: Vec::new(),
             exclude: Vec::new(),
             realtime: Vec::new(),
+            puts: true,
             deletes: true,
             from_revision: 0,
             spool_dir: PathBuf::from("/var/lib/zonebreak/spool"),
@@ -251,6 +254,7 @@ impl ReplicateConfig {
             .with_patterns(&self.include, &self.exclude)
             .map_err(value)?
             .with_realtime(&self.realtime)
+            .with_puts(self.puts)
             .with_deletes(self.deletes)
             .with_from(Revision(self.from_revision))
             .with_leases(self.leases == LeaseChoice::Keep);

@@ -224,7 +224,7 @@ impl Context {
         let found = read(&self.source, source, &names, at).await?;
         let mapped = found.into_iter().zip(keys).map(|(entry, key)| {
             let entry = entry?;
-            let alone = rules.is_too_old(entry.modified);
+            let alone = rules.leaves_alone(entry.modified);
             Some(Entry { key: key.clone(), lease: rules.map_lease(entry.lease), alone, ..entry })
         });
         Ok(mapped.collect())
