@@ -31,6 +31,8 @@ pub(super) struct Pair {
     pub lab: Lab,
     pub source: Etcd,
     pub destination: Etcd,
+    /// Settings of our replicator, as variables.
+    pub environment: Vec<(&'static str, String)>,
     links: Vec<Link>,
     urls: (String, String),
 }
@@ -60,8 +62,14 @@ impl Pair {
         let lab = server.lab()?;
         let (source, destination) =
             tokio::try_join!(Etcd::start_named(&lab, "source"), Etcd::start_named(&lab, "destination"))?;
-        let mut pair =
-            Self { urls: (source.url(), destination.url()), lab, source, destination, links: Vec::new() };
+        let mut pair = Self {
+            urls: (source.url(), destination.url()),
+            lab,
+            source,
+            destination,
+            environment: Vec::new(),
+            links: Vec::new(),
+        };
         match far {
             Far::Nowhere => {}
             Far::Source(one_way) => pair.urls.0 = pair.link(pair.source.address(), one_way).await?,
@@ -105,7 +113,7 @@ impl Pair {
                     source,
                     destination,
                     prefix: PREFIX.to_owned(),
-                    environment: Vec::new(),
+                    environment: self.environment.clone(),
                 };
                 Ok(Running::Ours(Replicator::start(&self.lab, "replicator", &options)?))
             }

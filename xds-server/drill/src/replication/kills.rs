@@ -1,7 +1,7 @@
 //! The kill loop: a replicator is killed (SIGKILL) again and again under writes, deletes and transactions, while a client keeps
 //! its own ledger of what the source acknowledged. In the end the destination must hold exactly that, and on the way it must
-//! never have shown a write that was not made, an older one after a newer, or one of two keys that change together without the
-//! other.
+//! never have shown an older write after a newer, one write twice, one that was deleted, or one of two keys that change together
+//! without the other.
 
 use std::{
     collections::BTreeMap,
@@ -38,12 +38,26 @@ pub struct Kills {
     pub revisions: u64,
     /// Keys of the ledger that the destination lacks, or has with another value.
     pub lost: u64,
-    /// Keys that the ledger says are deleted and the destination has.
+    /// Keys that the ledger says are deleted and the destination has, and times that it showed a write again after its delete.
     pub resurrected: u64,
-    /// Times that the destination showed an older write of a key after a newer, or a write that was never made.
+    /// Times that the destination showed one write of a key twice.
+    pub doubled: u64,
+    /// Times that the destination showed an older write of a key after a newer.
     pub back: u64,
     /// Times that a reader saw one of two keys that change together without the other.
     pub torn: u64,
+}
+
+/// What the destination's watch has told.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Seen {
+    /// Of each key the newest write, and whether it has been deleted since.
+    newest: BTreeMap<Vec<u8>, (u64, bool)>,
+    revisions: u64,
+    resurrected: u64,
+    doubled: u64,
+    back: u64,
+    torn: u64,
 }
 
 type Ledger = BTreeMap<String, u64>;
@@ -53,7 +67,7 @@ type Ledger = BTreeMap<String, u64>;
 impl Kills {
     /// Whether nothing was lost, doubled, resurrected or torn.
     pub const fn is_clean(&self) -> bool {
-        self.lost == 0 && self.resurrected == 0 && self.back == 0 && self.torn == 0
+        self.lost == 0 && self.resurrected == 0 && self.doubled == 0 && self.back == 0 && self.torn == 0
     }
 }
 
@@ -98,11 +112,13 @@ pub async fn kill_loop(server: &Server, kills: u32, say: impl Fn(String)) -> any
     }
     let found = list(&mut to.clone()).await?;
     result.lost = ledger.iter().filter(|(key, value)| found.get(*key) != Some(value)).count() as u64;
-    result.resurrected = found.keys().filter(|key| !ledger.contains_key(*key)).count() as u64;
+    let resurrected = found.keys().filter(|key| !ledger.contains_key(*key)).count() as u64;
     let mut last = to;
     last.put(format!("{PREFIX}z/end"), "0", None).await?;
     let seen = watching.await??;
-    (result.revisions, result.back, result.torn) = seen;
+    result.resurrected = resurrected + seen.resurrected;
+    (result.revisions, result.doubled, result.back, result.torn) =
+        (seen.revisions, seen.doubled, seen.back, seen.torn);
     Ok(result)
 }
 
@@ -140,32 +156,72 @@ async fn list(client: &mut Client) -> anyhow::Result<Ledger> {
     found.kvs().iter().map(entry).collect()
 }
 
-/// Follows the destination to the end: revisions seen, times that it went back, times that a pair was torn.
-async fn watch(mut to: Client) -> anyhow::Result<(u64, u64, u64)> {
+/// Follows the destination to the end.
+async fn watch(mut to: Client) -> anyhow::Result<Seen> {
     let mut watch = to.watch(PREFIX, Some(WatchOptions::new().with_prefix())).await?;
-    let (mut newest, mut revisions, mut back, mut torn) = (BTreeMap::<Vec<u8>, u64>::new(), 0, 0, 0);
+    let mut seen = Seen::default();
     while let Some(response) = watch.message().await? {
         let events: Vec<_> =
             response.events().iter().filter_map(|event| Some((event.event_type(), event.kv()?))).collect();
         for revision in events.chunk_by(|a, b| a.1.mod_revision() == b.1.mod_revision()) {
-            revisions += 1;
+            seen.revisions += 1;
             let mut pair = Vec::new();
             for (kind, kv) in revision {
                 if kv.key().starts_with(format!("{PREFIX}z/").as_bytes()) {
-                    return Ok((revisions, back, torn));
+                    return Ok(seen);
                 }
-                if *kind == EventType::Put {
-                    let number: u64 = kv.value_str()?.parse()?;
-                    let before = newest.insert(kv.key().to_vec(), number).unwrap_or(0);
-                    // The same again is a repair of what was deleted in between, or nothing at all: not older.
-                    back += u64::from(number < before);
-                    if kv.key().starts_with(format!("{PREFIX}p/").as_bytes()) {
-                        pair.push(number);
-                    }
+                if *kind == EventType::Delete {
+                    seen.delete(kv.key());
+                    continue;
+                }
+                let number: u64 = kv.value_str()?.parse()?;
+                seen.put(kv.key(), number);
+                if kv.key().starts_with(format!("{PREFIX}p/").as_bytes()) {
+                    pair.push(number);
                 }
             }
-            torn += u64::from(!pair.is_empty() && (pair.len() != 2 || pair.first() != pair.last()));
+            seen.torn += u64::from(!pair.is_empty() && (pair.len() != 2 || pair.first() != pair.last()));
         }
     }
     anyhow::bail!("the destination ended the watch")
+}
+
+// === impl Seen ===
+
+impl Seen {
+    /// No number is written twice by the source, so that each has its place in the order.
+    fn put(&mut self, key: &[u8], number: u64) {
+        let (before, deleted) = self.newest.insert(key.to_vec(), (number, false)).unwrap_or((0, false));
+        self.resurrected += u64::from(deleted && number <= before);
+        self.doubled += u64::from(!deleted && number == before);
+        self.back += u64::from(!deleted && number < before);
+    }
+
+    fn delete(&mut self, key: &[u8]) {
+        if let Some((_, deleted)) = self.newest.get_mut(key) {
+            *deleted = true;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_twice_or_back_is_counted_for_what_it_is() {
+        let mut seen = Seen::default();
+        seen.put(b"k", 1);
+        seen.put(b"k", 3);
+        seen.delete(b"k");
+        seen.put(b"k", 4);
+        assert_eq!((seen.resurrected, seen.doubled, seen.back), (0, 0, 0));
+        seen.put(b"k", 4);
+        assert_eq!((seen.resurrected, seen.doubled, seen.back), (0, 1, 0));
+        seen.put(b"k", 2);
+        assert_eq!((seen.resurrected, seen.doubled, seen.back), (0, 1, 1));
+        seen.delete(b"k");
+        seen.put(b"k", 2);
+        assert_eq!((seen.resurrected, seen.doubled, seen.back), (1, 1, 1));
+    }
 }

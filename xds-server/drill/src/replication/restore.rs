@@ -68,7 +68,8 @@ pub(super) async fn restores(
 }
 
 fn row(title: String, seconds: f64, peer: Option<Cell>, ours: Cell) -> Row {
-    Row { title, limits: vec![Limit::new(Quantity::Seconds, seconds)], peer, ours: vec![ours] }
+    let limits = vec![Limit::new(Quantity::Seconds, seconds)];
+    Row { title, limits, peers: peer.into_iter().collect(), ours: vec![ours] }
 }
 
 /// From `begun` until now, with the size of the file where there is one.

@@ -34,6 +34,8 @@ pub(super) enum Scenario {
     Compacted,
     /// Lag at so many writes a second.
     Steady(u64),
+    /// The same of keys that may wait, which are collected for a while.
+    Batched(u64),
     /// Lag while 64 clients write as fast as they can.
     Full,
     /// Lag at so many writes a second over 80 ms round trip, next to the destination.
@@ -102,6 +104,7 @@ impl Scenario {
                 format!("{keys} keys, every tenth deleted, the source compacted meanwhile")
             }
             Self::Steady(rate) => format!("{rate} writes a second"),
+            Self::Batched(rate) => format!("{rate} writes a second that may wait 100 ms"),
             Self::Full => "64 clients at full speed".to_owned(),
             Self::SteadyAtDestination(rate) => format!("{rate}/s, 80 ms round trip, next to the destination"),
             Self::SteadyAtSource(rate) => format!("{rate}/s, 80 ms round trip, next to the source"),
@@ -118,6 +121,7 @@ impl Scenario {
             Self::Compacted => &[(Seconds, 5.0), (Wrong, 0.0)],
             Self::Steady(500) => &[(P99, 15.0), (Max, 100.0)],
             Self::Steady(_) => &[(P99, 25.0), (Max, 250.0)],
+            Self::Batched(_) => &[(P99, 500.0)],
             Self::Full => &[(P99, 100.0), (Drain, 1.0)],
             // Half a round trip and 60 ms.
             Self::SteadyAtDestination(_) => &[(P99, 100.0)],
@@ -128,9 +132,12 @@ impl Scenario {
     }
 
     /// Whether `etcdctl make-mirror` can take part: it has no place to go on from, started again it copies everything and
-    /// deletes nothing; it compares nothing; and next to the source it waits a round trip for each key.
+    /// deletes nothing; it compares nothing; it collects nothing; and next to the source it waits a round trip for each key.
     pub const fn is_for_mirror(self) -> bool {
-        !matches!(self, Self::Verify | Self::Compacted | Self::Backlog | Self::SteadyAtSource(_))
+        !matches!(
+            self,
+            Self::Verify | Self::Compacted | Self::Backlog | Self::Batched(_) | Self::SteadyAtSource(_)
+        )
     }
 
     /// Measures one contender on one etcd.
@@ -145,7 +152,11 @@ impl Scenario {
             Self::BaselineAtSource | Self::SteadyAtSource(_) => Far::Destination(ONE_WAY),
             _ => Far::Nowhere,
         };
-        let pair = Pair::start(server, far).await?;
+        let mut pair = Pair::start(server, far).await?;
+        if let Self::Batched(_) = self {
+            // With other keys urgent, those that are written may wait.
+            pair.environment.push(("ZONEBREAK_REPLICATE__REALTIME", format!("{PREFIX}urgent/")));
+        }
         match self {
             Self::Baseline => baseline(&pair, contender, effort.keys, effort.patience * 2).await,
             Self::BaselineAtDestination | Self::BaselineAtSource => {
@@ -153,10 +164,13 @@ impl Scenario {
             }
             Self::Verify => verify(&pair, effort).await,
             Self::Compacted => compacted(&pair, effort).await,
-            Self::Steady(rate) if rate < 1000 => steady(&pair, contender, Some(rate), 16, effort).await,
-            Self::Steady(rate) | Self::SteadyAtDestination(rate) | Self::SteadyAtSource(rate) => {
-                steady(&pair, contender, Some(rate), 32, effort).await
+            Self::Steady(rate) | Self::Batched(rate) if rate < 1000 => {
+                steady(&pair, contender, Some(rate), 16, effort).await
             }
+            Self::Steady(rate)
+            | Self::Batched(rate)
+            | Self::SteadyAtDestination(rate)
+            | Self::SteadyAtSource(rate) => steady(&pair, contender, Some(rate), 32, effort).await,
             Self::Full => steady(&pair, contender, None, 64, effort).await,
             Self::Backlog => backlog(&pair, effort).await,
         }
@@ -274,13 +288,19 @@ async fn backlog(pair: &Pair, effort: &Effort) -> anyhow::Result<Cell> {
         pile_up(&from, effort.backlog).await?;
         // What the disk still owes from that is nobody's catching up.
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let begun = Instant::now();
-        running = pair.run(Contender::Zonebreak)?;
         let loading = load(&from, &to, Some(rate), writers, effort.time / 2, effort.patience);
-        let (busy, took) = tokio::join!(loading, caught_up(pair, begun));
-        let (busy, took) = (busy?, took?);
+        let catching_up = async {
+            // With the writers at work: what they notice of its beginning counts.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let begun = Instant::now();
+            let running = pair.run(Contender::Zonebreak)?;
+            anyhow::Ok((running, begun, caught_up(pair, begun).await?))
+        };
+        let (busy, caught_up) = tokio::join!(loading, catching_up);
+        let (again, begun, took) = caught_up?;
+        running = again;
         worst = worst.max(took);
-        during.push(busy.put_p99(begun..begun + Duration::from_secs_f64(took)));
+        during.push(busy?.put_p99(begun..begun + Duration::from_secs_f64(took)));
     }
     let died = if running.is_alive() { "" } else { "; IT DIED" };
     let middle = |ms: &[f64]| ms.iter().sum::<f64>() / ms.len() as f64;

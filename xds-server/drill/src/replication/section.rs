@@ -45,7 +45,7 @@ impl Section {
 
     fn scenarios(self, quick: bool) -> Vec<Scenario> {
         use Scenario::{
-            Backlog, Baseline, BaselineAtDestination, BaselineAtSource, Compacted, Full, Steady,
+            Backlog, Baseline, BaselineAtDestination, BaselineAtSource, Batched, Compacted, Full, Steady,
             SteadyAtDestination, SteadyAtSource, Verify,
         };
         match self {
@@ -55,6 +55,7 @@ impl Section {
             Self::Lag => vec![
                 Steady(500),
                 Steady(2_000),
+                Batched(500),
                 Full,
                 SteadyAtDestination(2_000),
                 SteadyAtSource(500),
@@ -112,16 +113,16 @@ async fn row(
     say: &impl Fn(String),
 ) -> anyhow::Result<Row> {
     let title = scenario.title(effort);
-    let mut row = Row { title, limits: scenario.limits(), peer: None, ours: Vec::new() };
-    for (at, server) in servers.iter().enumerate() {
+    let mut row = Row { title, limits: scenario.limits(), peers: Vec::new(), ours: Vec::new() };
+    for server in servers {
         for contender in [Contender::MakeMirror, Contender::Zonebreak] {
-            if contender == Contender::MakeMirror && (at > 0 || !scenario.is_for_mirror()) {
+            if contender == Contender::MakeMirror && !scenario.is_for_mirror() {
                 continue;
             }
             let cell = scenario.measure(server, contender, effort).await?;
             say(format!("{}, {}, etcd {}: {}", row.title, contender.title(), server.version, cell.words));
             match contender {
-                Contender::MakeMirror => row.peer = Some(cell),
+                Contender::MakeMirror => row.peers.push(cell),
                 Contender::Zonebreak => row.ours.push(cell),
             }
         }
@@ -136,8 +137,15 @@ async fn kills(servers: &[Server], effort: &Effort, say: &impl Fn(String)) -> an
             kill_loop(server, effort.kills, |words| say(format!("{words}, etcd {}", server.version))).await?;
         clean &= found.is_clean();
         text += &format!(
-            "etcd {}: killed {} times under {} changes: {} lost, {} resurrected, {} gone back, {} torn\n",
-            server.version, found.kills, found.changes, found.lost, found.resurrected, found.back, found.torn
+            "etcd {}: killed {} times under {} changes: {} lost, {} doubled, {} resurrected, {} gone back, {} torn\n",
+            server.version,
+            found.kills,
+            found.changes,
+            found.lost,
+            found.doubled,
+            found.resurrected,
+            found.back,
+            found.torn
         );
     }
     Ok((text + "```\n", clean))

@@ -28,21 +28,19 @@ pub struct Row {
     pub title: String,
     /// What it has to be.
     pub limits: Vec<Limit>,
-    /// What there was before us, on the first server.
-    pub peer: Option<Cell>,
+    /// What there was before us, one a server; fewer where it took part on the first alone, none where it cannot.
+    pub peers: Vec<Cell>,
     /// Ours, one a server.
     pub ours: Vec<Cell>,
 }
 
-/// A column of those there were before us where there is one, a column of ours for each server.
+/// Columns of those there were before us where there are any, a column of ours for each server.
 pub fn table(peer: &str, versions: &[&str], judged: bool, rows: &[Row]) -> String {
-    let with_peer = rows.iter().any(|row| row.peer.is_some());
+    let peers = rows.iter().map(|row| row.peers.len()).max().unwrap_or(0);
     let mut heads = vec![String::new()];
-    if with_peer {
-        heads.push(format!("{peer}, etcd {}", versions.first().unwrap_or(&"")));
-    }
+    heads.extend(versions.iter().take(peers).map(|version| format!("{peer}, etcd {version}")));
     heads.extend(versions.iter().map(|version| format!("**Zonebreak**, etcd {version}")));
-    if with_peer {
+    if peers > 0 {
         heads.push("ratio".to_owned());
     }
     if judged {
@@ -52,11 +50,9 @@ pub fn table(peer: &str, versions: &[&str], judged: bool, rows: &[Row]) -> Strin
     for row in rows {
         let words = |cell: Option<&Cell>| cell.map_or_else(|| "-".to_owned(), |cell| cell.words.clone());
         let mut cells = vec![row.title.clone()];
-        if with_peer {
-            cells.push(words(row.peer.as_ref()));
-        }
+        cells.extend((0..peers).map(|at| words(row.peers.get(at))));
         cells.extend((0..versions.len()).map(|at| words(row.ours.get(at))));
-        if with_peer {
+        if peers > 0 {
             cells.push(row.ratio());
         }
         if judged {
@@ -109,7 +105,7 @@ impl Row {
     }
 
     fn ratio(&self) -> String {
-        match (&self.peer, self.ours.first()) {
+        match (self.peers.first(), self.ours.first()) {
             (Some(peer), Some(ours)) if ours.value > 0.0 => format!("{:.1}", peer.value / ours.value),
             _ => "-".to_owned(),
         }
@@ -126,30 +122,36 @@ mod tests {
         Cell { value: seconds, words: format!("{seconds} s"), figures }
     }
 
-    fn row(peer: Option<f64>, ours: &[f64]) -> Row {
+    fn row(peers: &[f64], ours: &[f64]) -> Row {
         Row {
             title: "baseline".to_owned(),
             limits: vec![Limit::new(Quantity::Seconds, 3.0)],
-            peer: peer.map(cell),
+            peers: peers.iter().copied().map(cell).collect(),
             ours: ours.iter().copied().map(cell).collect(),
         }
     }
 
     #[test]
     fn a_row_names_ratio_target_and_by_what_it_was_missed() {
-        let text = table("mirror", &["3.5", "3.6"], true, &[row(Some(50.0), &[2.0, 2.5])]);
+        let text = table("mirror", &["3.5", "3.6"], true, &[row(&[50.0], &[2.0, 2.5])]);
         assert!(text.ends_with("| baseline | 50 s | 2 s | 2.5 s | 25.0 | 3 s | yes |\n"), "{text}");
-        let text = table("mirror", &["3.5", "3.6"], true, &[row(Some(50.0), &[2.0, 3.5])]);
+        let text = table("mirror", &["3.5", "3.6"], true, &[row(&[50.0], &[2.0, 3.5])]);
         assert!(text.ends_with("| 25.0 | 3 s | **no**: 3.50 s |\n"), "{text}");
-        let text = table("mirror", &["3.5"], false, &[row(Some(50.0), &[4.0])]);
+        let text = table("mirror", &["3.5"], false, &[row(&[50.0], &[4.0])]);
         assert!(text.ends_with("| baseline | 50 s | 4 s | 12.5 |\n"), "{text}");
+        let text = table("mirror", &["3.5", "3.6"], false, &[row(&[50.0, 60.0], &[4.0, 5.0])]);
+        assert!(
+            text.starts_with("|  | mirror, etcd 3.5 | mirror, etcd 3.6 | **Zonebreak**, etcd 3.5 |"),
+            "{text}"
+        );
+        assert!(text.ends_with("| baseline | 50 s | 60 s | 4 s | 5 s | 12.5 |\n"), "{text}");
     }
 
     #[test]
     fn who_could_not_take_part_leaves_a_dash_or_no_column() {
-        let text = table("mirror", &["3.5"], true, &[row(None, &[2.0])]);
+        let text = table("mirror", &["3.5"], true, &[row(&[], &[2.0])]);
         assert!(text.ends_with("| baseline | 2 s | 3 s | yes |\n"), "{text}");
-        let text = table("mirror", &["3.5", "3.6"], true, &[row(None, &[2.0]), row(Some(9.0), &[3.0, 1.0])]);
+        let text = table("mirror", &["3.5", "3.6"], true, &[row(&[], &[2.0]), row(&[9.0], &[3.0, 1.0])]);
         assert!(text.contains("| baseline | - | 2 s | - | - | 3 s | yes |\n"), "{text}");
     }
 
