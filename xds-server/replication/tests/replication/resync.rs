@@ -5,7 +5,7 @@ use std::time::Duration;
 use etcd_client::{Txn, TxnOp};
 use zonebreak_drill::lab::{Etcd, Http, Link};
 use zonebreak_replication::{
-    ClusterOptions, RESERVED,
+    ClusterOptions, RESERVED, ReplicationOptions,
     checkpoint::{Checkpoint, Torn},
     snapshot::moment,
     spool::History,
@@ -53,6 +53,41 @@ async fn a_compacted_source_is_compared_and_what_it_forgot_is_deleted() {
     assert!(after - before < 20, "the destination made {} revisions of it", after - before);
     put(&mut source, "/app/goes-on", "1").await;
     pair.equal().await;
+    pair.prove(pair.options()).await;
+    replicator.stop().await;
+}
+
+/// What it still has to delete stands nowhere but in the comparison, which the next one makes again: the marker says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comparison_that_was_killed_is_made_again_and_deletes_what_the_source_forgot() {
+    let pair = Pair::start().await;
+    let (mut source, mut to) = (pair.from().await, pair.to().await);
+    fill(&mut source, "/app/k/", 0..6_000).await;
+    put(&mut source, "/app/stale", "1").await;
+    let replicator = Running::start(pair.options());
+    pair.equal().await;
+    replicator.streams().await;
+    replicator.stop().await;
+    fill(&mut source, "/app/changed/", 0..6_000).await;
+    let head = source.delete("/app/stale", None).await.unwrap().header().unwrap().revision();
+    source.compact(head, None).await.unwrap();
+    // Far away, so that there is time to die in.
+    let link = Link::open(pair.destination.address(), Duration::from_millis(150)).await.unwrap();
+    let far = ReplicationOptions { destination: ClusterOptions::plain([link.url()]), ..pair.options() };
+    let replicator = Running::start(far);
+    until("the marker", async || {
+        matches!(pair.checkpoint().await.unwrap().torn, Some(Torn::Aligning { .. }))
+    })
+    .await;
+    replicator.kill().await;
+    drop(link);
+    let killed = pair.checkpoint().await.unwrap();
+    assert!(matches!(killed.torn, Some(Torn::Aligning { .. })), "it was over before the kill: {killed:?}");
+    assert!(!to.get("/app/stale", None).await.unwrap().kvs().is_empty(), "it was deleted before the kill");
+    let replicator = Running::start(pair.options());
+    assert_eq!(pair.equal().await.len(), 12_000);
+    replicator.streams().await;
+    assert!(to.get("/app/stale", None).await.unwrap().kvs().is_empty());
     pair.prove(pair.options()).await;
     replicator.stop().await;
 }

@@ -171,6 +171,22 @@ impl Certificates {
         (process, ports, url)
     }
 
+    /// Three members that talk to nobody without a certificate.
+    async fn cluster(&self, lab: &Lab, name: &str) -> Vec<(Process, String)> {
+        let ports = ["one", "two", "three"]
+            .map(|member| (format!("{name}-{member}"), [Port::reserve().unwrap(), Port::reserve().unwrap()]));
+        let all: Vec<String> =
+            ports.iter().map(|(name, ports)| format!("{name}={}", ports[1].url())).collect();
+        let start = |(name, ports): &(String, [Port; 2])| {
+            self.member(lab, name, ports, &ports[1].url(), &all.join(","))
+        };
+        let members: Vec<_> = ports.iter().map(start).collect();
+        for (_, url) in &members {
+            until("a member to answer", async || self.client(url).await.is_ok()).await;
+        }
+        members
+    }
+
     /// A member that its peers reach at `peer`. It may not answer yet.
     fn member(&self, lab: &Lab, name: &str, ports: &[Port; 2], peer: &str, all: &str) -> (Process, String) {
         let file = |kind: &str, content: &str| {
@@ -216,6 +232,55 @@ async fn tls_with_client_certificates_on_both_sides() {
     // The leader's guard shows the same certificate.
     let report = leader::report(&certificates.options(&from), &placement(), &here()).await.unwrap();
     assert!(report.in_place, "{report:?}");
+}
+
+/// As it is run where it matters; and of each side the member dies that is spoken to.
+#[tokio::test(flavor = "multi_thread")]
+async fn three_members_with_certificates_and_users_on_both_sides_lose_one_and_nothing_else() {
+    let (lab, root) = (Lab::new().unwrap(), Certificates::make().of("root"));
+    let (mut from, mut to) = tokio::join!(root.cluster(&lab, "source"), root.cluster(&lab, "destination"));
+    // With members that live on.
+    let mut source = root.client(&from[1].1).await.unwrap();
+    let mut destination = root.client(&to[1].1).await.unwrap();
+    let read = Permission::read(PREFIX).with_prefix();
+    guard(&mut source, vec![read]).await;
+    let both = [PREFIX, RESERVED].map(|prefix| Permission::read_write(prefix).with_prefix());
+    guard(&mut destination, both.to_vec()).await;
+    let replicator = root.of("replicator");
+    let all = |members: &[(Process, String)]| ClusterOptions {
+        endpoints: members.iter().map(|(_, url)| url.clone()).collect(),
+        ..replicator.options(&members[0].1)
+    };
+    let options = ReplicationOptions {
+        heartbeat: Duration::from_millis(500),
+        ..ReplicationOptions::new("test", PREFIX, all(&from), all(&to), lab.path().join("spool"))
+    };
+    put(&mut source, "/app/a", "1").await;
+    let running = Running::start(options.clone());
+    running.streams().await;
+    for round in 0..30 {
+        match round {
+            10 => from[0].0.kill(),
+            20 => to[0].0.kill(),
+            _ => {}
+        }
+        // Until the others have found a leader again.
+        until("the source to take a write", async || {
+            source.put("/app/a", round.to_string(), None).await.is_ok()
+                && source.put(format!("/app/{round}"), "1", None).await.is_ok()
+        })
+        .await;
+    }
+    let wanted = list(&mut source, PREFIX).await;
+    assert_eq!(wanted.len(), 31);
+    until("all of it", async || {
+        // Of a member whose leader is gone, for a moment.
+        destination.get(PREFIX, None).await.is_ok() && list(&mut destination, PREFIX).await == wanted
+    })
+    .await;
+    assert_eq!(verify::verify(options, 9).await.unwrap().differences, 0);
+    assert_eq!((running.metrics.mismatches.get(), running.metrics.strangers.get()), (0, 0));
+    running.stop().await;
 }
 
 fn placement() -> Placement {

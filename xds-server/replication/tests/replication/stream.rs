@@ -1,7 +1,9 @@
 //! The steady state: what changes at the source changes at the destination, and nothing else does.
 
+use std::time::{Duration, Instant};
+
 use etcd_client::{PutOptions, Txn, TxnOp, WatchOptions};
-use zonebreak_replication::{checkpoint::Torn, revision::Revision, rules::Rules};
+use zonebreak_replication::{ReplicationOptions, checkpoint::Torn, revision::Revision, rules::Rules};
 
 use crate::support::{PREFIX, Pair, Running, delete_prefix, fill, list, put, until};
 
@@ -192,6 +194,94 @@ async fn an_idle_destination_keeps_showing_signs_of_life_and_is_not_behind() {
     assert!(replicator.metrics.offset.get() <= 3);
     assert_eq!(pair.checkpoint().await.unwrap().epoch, 1);
     assert!(pair.checkpoint().await.unwrap().source_revision > Revision(0));
+    replicator.stop().await;
+}
+
+/// What may wait is collected; what may not takes along what waited before it, and the order stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_that_may_wait_are_collected_and_urgent_ones_take_them_along() {
+    let pair = Pair::start().await;
+    let (mut source, mut to) = (pair.from().await, pair.to().await);
+    let debounce = Duration::from_secs(2);
+    let mut options = ReplicationOptions { debounce, ..pair.options() };
+    options.rules = options.rules.with_realtime(&["/app/now/".into()]);
+    let replicator = Running::start(options);
+    replicator.streams().await;
+    let arrives = async |to: &mut etcd_client::Client, key: &str| {
+        let begun = Instant::now();
+        until("the key", async || !to.get(key, None).await.unwrap().kvs().is_empty()).await;
+        begun.elapsed()
+    };
+    let at = async |to: &mut etcd_client::Client, key: &str| {
+        to.get(key, None).await.unwrap().kvs()[0].mod_revision()
+    };
+    put(&mut source, "/app/now/warm", "1").await;
+    arrives(&mut to, "/app/now/warm").await;
+    put(&mut source, "/app/now/alone", "1").await;
+    let urgent = arrives(&mut to, "/app/now/alone").await;
+    let mut keys: Vec<String> = (0..20).map(|key| format!("/app/later/{key:02}")).collect();
+    let begun = Instant::now();
+    for key in &keys {
+        put(&mut source, key, "1").await;
+    }
+    arrives(&mut to, &keys[0]).await;
+    let waited = begun.elapsed();
+    assert!(waited + Duration::from_millis(50) >= debounce, "it was sent after {waited:?}");
+    assert!(waited < debounce * 4 + urgent * 20, "{waited:?}, where urgent ones take {urgent:?}");
+    arrives(&mut to, &keys[19]).await;
+    let mut revisions = Vec::new();
+    for key in &keys {
+        revisions.push(at(&mut to, key).await);
+    }
+    assert!(revisions.is_sorted(), "{revisions:?}");
+    revisions.dedup();
+    assert!(revisions.len() < 10, "they were not collected: {revisions:?}");
+    // Behind others that wait, an urgent one is no reason to lose the order, and they are none for it to wait.
+    keys = vec!["/app/later/x".to_owned(), "/app/later/y".to_owned()];
+    let begun = Instant::now();
+    for key in &keys {
+        put(&mut source, key, "1").await;
+    }
+    put(&mut source, "/app/now/z", "1").await;
+    arrives(&mut to, "/app/now/z").await;
+    let before_they_were_due = begun.elapsed() < debounce;
+    let revisions =
+        [at(&mut to, &keys[0]).await, at(&mut to, &keys[1]).await, at(&mut to, "/app/now/z").await];
+    assert!(revisions.is_sorted(), "{revisions:?}");
+    assert!(before_they_were_due, "an urgent change waited");
+    assert_eq!(revisions[0], revisions[2], "it took along what waited");
+    replicator.stop().await;
+}
+
+/// A copy that was made by other means, and that must forget what its source forgets.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_puts_the_destination_only_forgets() {
+    let pair = Pair::start().await;
+    let (mut source, mut to) = (pair.from().await, pair.to().await);
+    for key in ["/app/both", "/app/changed", "/app/goes", "/app/source"] {
+        put(&mut source, key, "1").await;
+    }
+    for key in ["/app/both", "/app/changed", "/app/goes", "/app/other"] {
+        put(&mut to, key, "theirs").await;
+    }
+    let mut options = ReplicationOptions { overwrite: true, ..pair.options() };
+    options.rules = options.rules.with_puts(false);
+    let replicator = Running::start(options.clone());
+    replicator.streams().await;
+    let keys = async |to: &mut etcd_client::Client| list(to, PREFIX).await.into_keys().collect::<Vec<_>>();
+    assert_eq!(keys(&mut to).await, ["/app/both", "/app/changed", "/app/goes"]);
+    put(&mut source, "/app/changed", "2").await;
+    put(&mut source, "/app/new", "1").await;
+    source.delete("/app/source", None).await.unwrap();
+    source.delete("/app/goes", None).await.unwrap();
+    until("the delete", async || keys(&mut to).await == ["/app/both", "/app/changed"]).await;
+    assert!(list(&mut to, PREFIX).await.values().all(|value| value == "theirs"));
+    pair.prove(options.clone()).await;
+    replicator.stop().await;
+    // Another comparison of both sides finds nothing to do.
+    let replicator = Running::start(ReplicationOptions { overwrite: false, ..options });
+    replicator.streams().await;
+    assert_eq!((replicator.metrics.repaired.get(), replicator.metrics.mismatches.get()), (0, 0));
     replicator.stop().await;
 }
 
