@@ -3,7 +3,6 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
-use zonebreak_core::names::ServiceName;
 use zonebreak_topology::{HeldId, confirm};
 
 use super::{failures, zone::WriteArgs};
@@ -99,11 +98,7 @@ fn choose(held: &[HeldRow], id: Option<&str>) -> Result<Vec<HeldRow>, Failure> {
 }
 
 fn id(row: &HeldRow) -> Result<HeldId, Failure> {
-    if row.id == HeldId::Source.to_string() {
-        return Ok(HeldId::Source);
-    }
-    let service = row.id.strip_prefix("endpoints/").and_then(|service| ServiceName::new(service).ok());
-    service.map(HeldId::Endpoints).ok_or_else(|| {
+    HeldId::parse(&row.id).ok_or_else(|| {
         Failure::new(
             Exit::Unexpected,
             format_args!("the server holds {:?}, which this program does not know", row.id),

@@ -45,11 +45,11 @@ pub struct HeldRow {
     pub id: String,
     /// What it is, and why it is held.
     pub reason: String,
-    /// Endpoints before; 0 when it is not about endpoints.
+    /// Endpoints, policies or zones before; 0 for the source as a whole.
     pub before: usize,
-    /// Endpoints that the source would leave.
+    /// How many of them the source would leave.
     pub after: usize,
-    /// Endpoints served in their place.
+    /// How many are served in their place.
     pub served: usize,
     /// Since when; unknown for the source as a whole.
     pub since: Option<Timestamp>,
@@ -167,10 +167,10 @@ impl ShiftRow {
 // === impl HeldRow ===
 
 impl HeldRow {
-    /// The row of a held loss of endpoints.
+    /// The row of a held loss.
     pub fn of(held: &Held) -> Self {
         Self {
-            id: held.id().to_string(),
+            id: held.id.to_string(),
             reason: held.describe(),
             before: held.before,
             after: held.after,

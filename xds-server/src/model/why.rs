@@ -238,9 +238,11 @@ fn notes(
         }
         _ => {}
     }
-    let of_service = held.iter().filter(|held| held.service == *service);
+    // Policies and zones shape every service.
+    let of_service = held.iter().filter(|held| held.service().is_none_or(|held| held == service));
     notes.extend(
-        of_service.map(|held| format!("held: {}; {} endpoints are served", held.describe(), held.served)),
+        of_service
+            .map(|held| format!("held: {}; {} {} are served", held.describe(), held.served, held.counted())),
     );
     if !topology.services.contains_key(service) {
         notes.push("it has no policy of its own: the defaults count".to_owned());

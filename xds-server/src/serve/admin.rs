@@ -186,8 +186,10 @@ async fn confirm(
         return problem(StatusCode::NOT_FOUND, &format!("{:?} is not held; /held lists what is", word.id));
     };
     let confirmation = confirm::given(word.endpoints, &word.reason, &word.actor, Timestamp::now());
-    let id = row.id.strip_prefix("endpoints/").and_then(|service| ServiceName::new(service).ok());
-    let id = id.map_or(HeldId::Source, HeldId::Endpoints);
+    // It is one of ours.
+    let Some(id) = HeldId::parse(&row.id) else {
+        return problem(StatusCode::INTERNAL_SERVER_ERROR, &format!("nothing like {:?} can be held", row.id));
+    };
     if let Err(invalid) = confirmation.validate() {
         return problem(StatusCode::BAD_REQUEST, &invalid.to_string());
     }

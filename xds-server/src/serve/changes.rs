@@ -145,21 +145,20 @@ pub fn gate_events(held: &[Held], released: &[(Held, Release)]) -> Vec<Event> {
         action,
         actor: actor.to_owned(),
         zone: None,
-        service: Some(held.service.to_string()),
+        service: held.service().map(ToString::to_string),
         reason,
     };
     let began = held.iter().map(|held| {
-        let reason =
-            format!("{}; `zonebreak topology confirm {}` lets it through", held.describe(), held.id());
+        let reason = format!("{}; `zonebreak topology confirm {}` lets it through", held.describe(), held.id);
         about(Severity::Critical, Action::ChangeHeld, "zonebreak", held, reason)
     });
     let ended = released.iter().map(|(held, release)| match release {
         Release::Undone => {
-            let reason = format!("{} of {} endpoints are there", held.after, held.before);
+            let reason = format!("{} of {} {} are there", held.after, held.before, held.counted());
             about(Severity::Info, Action::ChangeUndone, "zonebreak", held, reason)
         }
         Release::Confirmed(word) => {
-            let reason = format!("{} ({} of {} endpoints)", word.reason, held.after, held.before);
+            let reason = format!("{} ({} of {} {})", word.reason, held.after, held.before, held.counted());
             about(Severity::Warning, Action::ChangeConfirmed, &word.actor, held, reason)
         }
     });

@@ -334,12 +334,12 @@ impl Feed {
         };
         for held in &held {
             tracing::error!(
-                id = %held.id(), revision = held.revision, served = held.served,
-                "held: {}; `zonebreak topology confirm {}` lets it through", held.describe(), held.id()
+                id = %held.id, revision = held.revision, served = held.served,
+                "held: {}; `zonebreak topology confirm {}` lets it through", held.describe(), held.id
             );
         }
         for (held, _) in &released {
-            tracing::warn!(id = %held.id(), before = held.before, after = held.after, "no longer held");
+            tracing::warn!(id = %held.id, before = held.before, after = held.after, "no longer held");
         }
         changes::gate_events(&held, &released).iter().for_each(audit::Event::record);
         self.audit(&topology);

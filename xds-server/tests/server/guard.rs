@@ -90,6 +90,55 @@ async fn a_loss_of_most_endpoints_is_held_until_an_operator_confirms_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_loss_of_the_policies_and_zones_is_held_and_each_is_confirmed_by_itself() {
+    let lab = Lab::new().unwrap();
+    let etcd = Etcd::start(&lab).await.unwrap();
+    let plane = on_etcd(&lab, &etcd).await;
+    let probed = topology(&[]).replace("order-svc: {}", "order-svc: {probe: {tcp: true}}");
+    lab.write("probed.yaml", &probed).unwrap();
+    let (code, _, err) = told(&plane.cli(&["topology", "apply", "probed.yaml"]).await.unwrap());
+    assert_eq!(code, 0, "{err}");
+    let mut proxy = Proxy::connect(plane.xds(), "one", "az-a").await;
+    proxy.until("the policy", |proxy| proxy.probed.contains("order-svc") && held_by(proxy) == 4).await;
+    let mut client = etcd_client::Client::connect([etcd.url()], None).await.unwrap();
+    for kind in ["services", "zones"] {
+        let all = etcd_client::DeleteOptions::new().with_prefix();
+        client.delete(format!("/zonebreak/v1/{kind}/"), Some(all)).await.unwrap();
+    }
+    let ids = |held: &serde_json::Value| -> Vec<String> {
+        let ids = held.as_array().unwrap().iter().map(|row| row["id"].as_str().unwrap().to_owned());
+        ids.collect()
+    };
+    let held = admin_says(&plane, "/held", |held| ids(held) == ["services", "zones"]).await;
+    assert_eq!(
+        (&held[1]["before"], &held[1]["after"], &held[1]["served"]),
+        (&json!(2), &json!(0), &json!(2))
+    );
+    let (_, out, _) = told(&plane.cli(&["status"]).await.unwrap());
+    assert!(out.contains("would go from 1 policy to 0 within 10s"), "{out}");
+    // What needs no policy goes on, and takes no default along.
+    delete(&etcd, 3).await;
+    proxy.until("one endpoint fewer", |proxy| held_by(proxy) == 3).await;
+    assert!(proxy.probed.contains("order-svc"));
+    let (_, out, _) = told(&plane.cli(&["topology", "why", "order-svc", "--zone", "az-a"]).await.unwrap());
+    assert!(out.contains("held: the topology would go from 1 policy to 0"), "{out}");
+
+    let following = tokio::spawn(async move {
+        proxy.until("the defaults", |proxy| proxy.probed.is_empty()).await;
+        proxy.run().await
+    });
+    let confirm = ["topology", "confirm", "services", "--reason", "defaults will do"];
+    let (code, _, err) = told(&plane.cli(&confirm).await.unwrap());
+    assert_eq!(code, 0, "{err}");
+    admin_says(&plane, "/held", |held| ids(held) == ["zones"]).await;
+    let (code, _, err) = told(&plane.cli(&["topology", "confirm"]).await.unwrap());
+    assert_eq!(code, 0, "{err}");
+    let status = admin_says(&plane, "/status", |status| status["held"] == json!([])).await;
+    assert_eq!(status["services"][0]["endpoints"], json!({"az-a": 2, "az-b": 1}), "endpoints name zones");
+    following.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_held_loss_is_over_when_it_is_undone() {
     let lab = Lab::new().unwrap();
     let plane = on_file(&lab, &topology(&[])).await;

@@ -9,11 +9,14 @@
 //! beyond is *held*: the service keeps the endpoints that it had, everything else of the same change goes through, and an
 //! operator is told.
 //!
-//! Counted is how many endpoints are left, against the most there were within the window. So a rollout that replaces every
+//! The same goes for policies and for zones, each counted over the whole topology: services whose policies are gone are served by
+//! the defaults, on other hosts and ports, and no proxy has a reason to refuse that.
+//!
+//! Counted is how many are left, against the most there were within the window. So a rollout that replaces every
 //! instance under new names is not held, and neither is one that takes them away slowly; a loss in many small steps within the
 //! window is, at the step that goes too far.
 //!
-//! # The states of a service
+//! # The states of a service, of the policies, of the zones
 //!
 //! ```text
 //!          too many gone within the window
@@ -22,7 +25,8 @@
 //!   └──────────────────────────────────────────────┘
 //! ```
 //!
-//! While a service is held, what is added and changed still goes through: its endpoints are those that it had, overlaid with
+//! While they are held, what is added and changed goes through likewise: policies and zones are those that there were, overlaid
+//! with those that the source has. While a service is held, what is added and changed still goes through: its endpoints are those that it had, overlaid with
 //! those that the source has. Its policy, and the zones that its endpoints lie in, stay with it, and nothing else does: what
 //! is said of zones meanwhile, drains included, counts for it as for all. The number to come back to is
 //! the one that there was when the hold began; time alone releases nothing.
@@ -43,6 +47,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use zonebreak_core::{
     names::{ServiceName, Zone},
+    policy::ServicePolicy,
     units::{Millis, Percent},
 };
 
@@ -85,11 +90,11 @@ pub struct Admitted {
 /// A loss that is held back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
-    /// The service.
-    pub service: ServiceName,
-    /// The most endpoints it had within the window before.
+    /// What is lost, and the name under which it is confirmed.
+    pub id: HeldId,
+    /// The most there were within the window before: endpoints of the service, or policies, or zones.
     pub before: usize,
-    /// How many the source leaves it with.
+    /// How many the source leaves.
     pub after: usize,
     /// How many are served in their place.
     pub served: usize,
@@ -119,16 +124,38 @@ pub struct Gate {
     /// When what was remembered was true, until the source has said something.
     remembered: Option<Timestamp>,
     /// Services with anything to remember.
-    services: BTreeMap<ServiceName, Guarded>,
+    services: BTreeMap<ServiceName, Guarded<Arc<BTreeMap<InstanceId, Endpoint>>>>,
+    policies: Guarded<BTreeMap<ServiceName, Arc<ServicePolicy>>>,
+    /// What is kept is all that was said of zones.
+    zones: Guarded<Arc<Topology>>,
     confirmed: BTreeMap<HeldId, Confirmation>,
 }
 
-/// One service.
-#[derive(Debug, Default)]
-struct Guarded {
-    /// How many endpoints there were until when, the most first: a number is forgotten when a later one is no smaller.
+/// What is counted, and kept while it is held: the endpoints of one service, the policies, the zones.
+#[derive(Debug)]
+struct Guarded<T> {
+    /// How many there were until when, the most first: a number is forgotten when a later one is no smaller.
     peaks: Vec<(Timestamp, usize)>,
-    held: Option<(Held, Arc<BTreeMap<InstanceId, Endpoint>>)>,
+    held: Option<(Held, T)>,
+}
+
+/// One look at what is counted.
+#[derive(Debug)]
+struct Look {
+    id: HeldId,
+    /// How many are served.
+    was: usize,
+    /// How many the source leaves.
+    after: usize,
+    confirmation: Option<Confirmation>,
+}
+
+/// A moment, and what holds in it.
+#[derive(Debug, Clone, Copy)]
+struct Moment {
+    now: Timestamp,
+    limits: Limits,
+    revision: i64,
 }
 
 // === impl Limits ===
@@ -161,6 +188,8 @@ impl Gate {
             admitted: None,
             remembered: None,
             services: BTreeMap::new(),
+            policies: Guarded::default(),
+            zones: Guarded::default(),
             confirmed: BTreeMap::new(),
         }
     }
@@ -190,59 +219,44 @@ impl Gate {
         Some(self.judge(now, &said))
     }
 
-    /// Every hold in force, by service.
+    /// Every hold in force: of endpoints by service, of policies, of zones.
     pub fn held(&self) -> Vec<Held> {
-        self.services.values().filter_map(|service| Some(service.held.as_ref()?.0.clone())).collect()
+        let services = self.services.values().map(Guarded::held);
+        services.chain([self.policies.held(), self.zones.held()]).flatten().cloned().collect()
     }
 
     fn judge(&mut self, now: Timestamp, said: &Arc<Topology>) -> Admitted {
-        let (mut began, mut released) = (Vec::new(), Vec::new());
         let before = self.admitted.clone().unwrap_or_default();
+        let moment = Moment { now, limits: self.limits, revision: said.revision };
+        let mut released = Vec::new();
+        let mut began = BTreeSet::new();
         for name in self.concerned(&before, said) {
-            let confirmation = self.confirmation(said, &name, now);
+            let look = self.look(
+                HeldId::Endpoints(name.clone()),
+                [&before, said].map(|of| of.endpoints.get(&name).map_or(0, |map| map.len())),
+                said,
+                now,
+            );
             let guarded = self.services.entry(name.clone()).or_default();
-            let was = before.endpoints.get(&name).cloned().unwrap_or_default();
-            let after = said.endpoints.get(&name).map_or(0, |map| map.len());
-            let most = guarded.most(now, self.limits.window, was.len());
-            let allowed = confirmation.as_ref().is_some_and(|c| after >= c.endpoints);
-            if allowed || !self.limits.exceeded(most, after) {
-                guarded.seen(now, was.len(), after);
-                if let Some((held, _)) = guarded.held.take() {
-                    let why = confirmation.filter(|_| allowed).map_or(Release::Undone, Release::Confirmed);
-                    released.push((Held { after, ..held }, why));
-                }
-                if allowed {
-                    guarded.peaks.clear();
-                }
-            } else {
-                let (limits, revision) = (self.limits, said.revision);
-                match &mut guarded.held {
-                    Some((held, _)) => held.after = after,
-                    None => {
-                        let held = Held {
-                            service: name.clone(),
-                            before: most,
-                            after,
-                            served: 0,
-                            since: now,
-                            revision,
-                            limits,
-                        };
-                        began.push(held.clone());
-                        guarded.held = Some((held, was));
-                    }
-                }
-            }
+            let was = || before.endpoints.get(&name).cloned().unwrap_or_default();
+            began.extend(guarded.judge(moment, look, was, &mut released));
             if guarded.is_idle(now, self.limits.window) {
                 self.services.remove(&name);
             }
         }
+        let look = self.look(HeldId::Policies, [&before, said].map(|of| of.services.len()), said, now);
+        began.extend(self.policies.judge(moment, look, || before.services.clone(), &mut released));
+        let look = self.look(HeldId::Zones, [&before, said].map(|of| of.zones.len()), said, now);
+        began.extend(self.zones.judge(moment, look, || before.clone(), &mut released));
         let topology = self.overlay(said, &before);
-        for held in &mut began {
-            held.served = topology.endpoints.get(&held.service).map_or(0, |map| map.len());
-        }
+        let held = self.held().into_iter().filter(|held| began.contains(&held.id)).collect();
         self.admitted = Some(topology.clone());
-        Admitted { topology, held: began, released }
+        Admitted { topology, held, released }
+    }
+
+    fn look(&self, id: HeldId, [was, after]: [usize; 2], said: &Topology, now: Timestamp) -> Look {
+        let confirmation = self.confirmation(said, &id, now);
+        Look { id, was, after, confirmation }
     }
 
     /// The services whose endpoints are others than before, and those that are held.
@@ -256,24 +270,33 @@ impl Gate {
         names.chain(held).cloned().collect()
     }
 
-    /// The operator's word on a service: of those in force, the one that goes furthest.
-    fn confirmation(&self, said: &Topology, name: &ServiceName, now: Timestamp) -> Option<Confirmation> {
-        let own = HeldId::Endpoints(name.clone());
+    /// The operator's word on a loss: of those in force, the one that goes furthest.
+    fn confirmation(&self, said: &Topology, own: &HeldId, now: Timestamp) -> Option<Confirmation> {
         let of = |id: &HeldId| [said.confirmed.get(id), self.confirmed.get(id)];
         let whole =
             of(&HeldId::Source).into_iter().flatten().map(|c| Confirmation { endpoints: 0, ..c.clone() });
-        let given = whole.chain(of(&own).into_iter().flatten().cloned());
+        let given = whole.chain(of(own).into_iter().flatten().cloned());
         given
             .filter(|confirmation| confirmation.active(now))
             .min_by_key(|confirmation| confirmation.endpoints)
     }
 
-    /// What the source says, with the held services as they were.
+    /// What the source says, with what is held as it was.
     fn overlay(&mut self, said: &Arc<Topology>, before: &Topology) -> Arc<Topology> {
-        if self.services.values().all(|guarded| guarded.held.is_none()) {
+        if self.held().is_empty() {
             return said.clone();
         }
         let mut topology = Topology::clone(said);
+        if let Some((held, kept)) = &mut self.policies.held {
+            for (name, policy) in kept {
+                topology.services.entry(name.clone()).or_insert_with(|| policy.clone());
+            }
+            held.served = topology.services.len();
+        }
+        if let Some((held, kept)) = &mut self.zones.held {
+            kept.zones.keys().for_each(|zone| keep_zone(&mut topology, kept, zone));
+            held.served = topology.zones.len();
+        }
         for (name, guarded) in &mut self.services {
             let Some((held, kept)) = &mut guarded.held else { continue };
             let mut served = BTreeMap::clone(kept);
@@ -290,6 +313,9 @@ impl Gate {
             // The very same map as before where it holds the same, so that nothing downstream takes it for a change.
             let same = before.endpoints.get(name).filter(|old| ***old == served).cloned();
             topology.endpoints.insert(name.clone(), same.unwrap_or_else(|| Arc::new(served)));
+        }
+        if topology.zones == before.zones && topology.aliases == before.aliases {
+            (topology.zones, topology.aliases) = (before.zones.clone(), before.aliases.clone());
         }
         Arc::new(topology)
     }
@@ -312,8 +338,42 @@ fn keep_zone(topology: &mut Topology, before: &Topology, name: &Zone) {
 
 // === impl Guarded ===
 
-impl Guarded {
-    /// The most endpoints of the window that ends now, when there are `count`; while held, those that there were then.
+impl<T> Guarded<T> {
+    /// Judges one look. Gives the name of a hold that begins, of what `kept` gives, and adds to `released` one that ends.
+    fn judge(
+        &mut self,
+        Moment { now, limits, revision }: Moment,
+        Look { id, was, after, confirmation }: Look,
+        kept: impl FnOnce() -> T,
+        released: &mut Vec<(Held, Release)>,
+    ) -> Option<HeldId> {
+        let most = self.most(now, limits.window, was);
+        let allowed = confirmation.as_ref().is_some_and(|c| after >= c.endpoints);
+        if allowed || !limits.exceeded(most, after) {
+            self.seen(now, was, after);
+            if let Some((held, _)) = self.held.take() {
+                let why = confirmation.filter(|_| allowed).map_or(Release::Undone, Release::Confirmed);
+                released.push((Held { after, ..held }, why));
+            }
+            if allowed {
+                self.peaks.clear();
+            }
+            return None;
+        }
+        if let Some((held, _)) = &mut self.held {
+            held.after = after;
+            return None;
+        }
+        let held = Held { id: id.clone(), before: most, after, served: 0, since: now, revision, limits };
+        self.held = Some((held, kept()));
+        Some(id)
+    }
+
+    fn held(&self) -> Option<&Held> {
+        self.held.as_ref().map(|(held, _)| held)
+    }
+
+    /// The most of the window that ends now, when there are `count`; while held, those that there were then.
     fn most(&mut self, now: Timestamp, window: Millis, count: usize) -> usize {
         if let Some((held, _)) = &self.held {
             return held.before;
@@ -341,19 +401,45 @@ impl Guarded {
     }
 }
 
+impl<T> Default for Guarded<T> {
+    fn default() -> Self {
+        Self { peaks: Vec::new(), held: None }
+    }
+}
+
 // === impl Held ===
 
 impl Held {
-    /// The name under which it is confirmed.
-    pub fn id(&self) -> HeldId {
-        HeldId::Endpoints(self.service.clone())
+    /// The service whose endpoints are held, where it is about endpoints.
+    pub fn service(&self) -> Option<&ServiceName> {
+        match &self.id {
+            HeldId::Endpoints(service) => Some(service),
+            HeldId::Policies | HeldId::Zones | HeldId::Source => None,
+        }
+    }
+
+    /// What is counted.
+    pub fn counted(&self) -> &'static str {
+        match self.id {
+            HeldId::Endpoints(_) => "endpoints",
+            HeldId::Policies => "policies",
+            HeldId::Zones => "zones",
+            HeldId::Source => "keys",
+        }
     }
 
     /// What happened and why it is held, in words.
     pub fn describe(&self) -> String {
+        let whose = self.service().map_or("the topology", ServiceName::as_str);
+        let counted = match (&self.id, self.before) {
+            (HeldId::Endpoints(_), 1) => "endpoint",
+            (HeldId::Policies, 1) => "policy",
+            (HeldId::Zones, 1) => "zone",
+            _ => self.counted(),
+        };
         format!(
-            "{} would go from {} endpoints to {} within {}; at most {} may go at once",
-            self.service, self.before, self.after, self.limits.window, self.limits.max_removal
+            "{whose} would go from {} {counted} to {} within {}; at most {} may go at once",
+            self.before, self.after, self.limits.window, self.limits.max_removal
         )
     }
 }

@@ -103,7 +103,9 @@ impl Kind {
             Self::Shifts => "shifts/<zone> or shifts/<zone>/<service>",
             Self::Health => "health/<service>/<instance>",
             Self::Forced => "forced/<service>/<instance>",
-            Self::Confirmed => "confirmed/endpoints/<service> or confirmed/source",
+            Self::Confirmed => {
+                "confirmed/endpoints/<service>, confirmed/services, confirmed/zones or confirmed/source"
+            }
         }
     }
 
@@ -141,6 +143,8 @@ impl Key {
             (Kind::Health, [s, i]) => Self::Health(service(s)?, instance(i)?),
             (Kind::Forced, [s, i]) => Self::Forced(service(s)?, instance(i)?),
             (Kind::Confirmed, ["source"]) => Self::Confirmed(HeldId::Source),
+            (Kind::Confirmed, ["services"]) => Self::Confirmed(HeldId::Policies),
+            (Kind::Confirmed, ["zones"]) => Self::Confirmed(HeldId::Zones),
             (Kind::Confirmed, ["endpoints", s]) => Self::Confirmed(HeldId::Endpoints(service(s)?)),
             _ => return Err(InvalidKey::Shape { shape: kind.shape() }),
         })
@@ -197,8 +201,13 @@ mod tests {
             "health/order-svc/a",
             "forced/order-svc/a",
             "confirmed/endpoints/order-svc",
+            "confirmed/services",
+            "confirmed/zones",
             "confirmed/source",
         ] {
+            if let Some(id) = text.strip_prefix("confirmed/") {
+                assert_eq!(HeldId::parse(id).unwrap().to_string(), id);
+            }
             assert_eq!(Key::parse(text).unwrap().unwrap().to_string(), text);
         }
     }

@@ -57,6 +57,12 @@ fn names(admitted: &Admitted) -> String {
     all.map(|id| id.as_str()).collect::<Vec<_>>().join(" ")
 }
 
+fn shift() -> String {
+    r#"{"keep_percent": 0, "reason": "r", "actor": "a", "started_at": "2026-01-01T00:00:00Z",
+        "expires_at": "2026-01-01T00:30:00Z"}"#
+        .to_owned()
+}
+
 fn confirmation(endpoints: usize, seconds: i64) -> Confirmation {
     let (reason, actor) = ("scaled down".to_owned(), "eve".to_owned());
     Confirmation { endpoints, reason, actor, confirmed_at: at(seconds), expires_at: at(seconds + 600) }
@@ -80,6 +86,7 @@ fn half_may_go_and_more_than_half_is_held_with_all_that_it_stands_on() {
     let zone = &admitted.topology.endpoints["s"].values().next().unwrap().zone;
     assert_eq!(admitted.topology.canonical(zone).as_str(), "az-a", "and so does what its zone is called");
     let held = &admitted.held[0];
+    assert_eq!(admitted.held.len(), 2, "its policy was the last one");
     assert_eq!((held.before, held.after, held.served, held.since), (4, 1, 4, at(100)));
     assert_eq!(held.describe(), "s would go from 4 endpoints to 1 within 10s; at most 50 % may go at once");
 }
@@ -107,11 +114,7 @@ fn a_hold_of_one_service_stops_nothing_that_is_said_of_zones() {
     world.delete("zones/az-a");
     world.say(100);
     world.put("zones/az-b", r#"{"region": "eu-2", "aliases": ["b"]}"#);
-    world.put(
-        "shifts/az-b",
-        r#"{"keep_percent": 0, "reason": "r", "actor": "a", "started_at": "2026-01-01T00:00:00Z",
-        "expires_at": "2026-01-01T00:30:00Z"}"#,
-    );
+    world.put("shifts/az-b", &shift());
     let admitted = world.say(101);
     assert_eq!((names(&admitted).as_str(), world.gate.held().len()), ("0 1 2 3", 1));
     let zones: Vec<&str> = admitted.topology.zones.keys().map(|zone| zone.as_str()).collect();
@@ -125,6 +128,67 @@ fn a_hold_of_one_service_stops_nothing_that_is_said_of_zones() {
     world.put("zones/az-a", r#"{"region": "eu-3"}"#);
     let admitted = world.say(102);
     assert_eq!(admitted.topology.zones["az-a"].region, "eu-3");
+}
+
+#[test]
+fn most_policies_and_most_zones_go_as_little_as_most_endpoints_do() {
+    let mut world = World::new(1);
+    for n in 0..9 {
+        world.put(&format!("services/t{n}"), r#"{"port": 9}"#);
+        world.put(&format!("zones/az-{n}"), &format!(r#"{{"region": "eu", "aliases": ["z{n}"]}}"#));
+    }
+    assert!(world.say(1).held.is_empty());
+    // `etcdctl del --prefix`, but for what is not there any more and what came meanwhile.
+    for n in 0..9 {
+        world.delete(&format!("services/t{n}"));
+        world.delete(&format!("zones/az-{n}"));
+    }
+    world.put("services/s", r#"{"mode": "eventual", "port": 9}"#);
+    world.put("shifts/az-a", &shift());
+    let admitted = world.say(100);
+    let words: Vec<String> = admitted.held.iter().map(Held::describe).collect();
+    assert_eq!(
+        words,
+        [
+            "the topology would go from 10 policies to 1 within 10s; at most 50 % may go at once",
+            "the topology would go from 10 zones to 1 within 10s; at most 50 % may go at once"
+        ]
+    );
+    let topology = &admitted.topology;
+    assert_eq!((topology.services.len(), topology.zones.len(), topology.shifts.len()), (10, 10, 1));
+    assert_eq!(topology.services["s"].mode, zonebreak_core::policy::Mode::Eventual, "what is said counts");
+    assert_eq!(topology.canonical(&"z3".parse().unwrap()).as_str(), "az-3", "with its other names");
+    let ids: Vec<String> = world.gate.held().iter().map(|held| held.id.to_string()).collect();
+    assert_eq!((ids, world.gate.held()[1].served), (vec!["services".to_owned(), "zones".to_owned()], 10));
+    // It is nobody's change as long as nothing is said.
+    let again = world.say(101).topology;
+    assert!(Arc::ptr_eq(&again.zones, &topology.zones));
+    assert!(again.services.iter().all(|(name, policy)| Arc::ptr_eq(policy, &topology.services[name])));
+
+    // Each is let through by itself, as far as the operator saw.
+    world.put("confirmed/services", &serde_json::to_string(&confirmation(1, 102)).unwrap());
+    let admitted = world.say(102);
+    assert_eq!((admitted.topology.services.len(), admitted.topology.zones.len()), (1, 10));
+    assert!(matches!(admitted.released[..], [(_, Release::Confirmed(_))]));
+    for n in 0..4 {
+        world.put(&format!("zones/az-{n}"), "{}");
+    }
+    let admitted = world.say(103);
+    assert_eq!((admitted.topology.zones.len(), &admitted.released[0].1), (5, &Release::Undone));
+    assert!(world.gate.held().is_empty());
+}
+
+#[test]
+fn a_wiped_source_on_which_everybody_registered_again_keeps_its_policies() {
+    let mut world = World::new(4);
+    world.delete("services/s");
+    world.delete("zones/az-a");
+    let admitted = world.say(100);
+    assert_eq!((names(&admitted).as_str(), admitted.held.len()), ("0 1 2 3", 2));
+    assert_eq!(admitted.topology.services["s"].port, 9);
+    world.put("confirmed/source", &serde_json::to_string(&confirmation(0, 101)).unwrap());
+    let admitted = world.say(101);
+    assert!(admitted.topology.services.is_empty() && admitted.topology.zones.is_empty());
 }
 
 #[test]

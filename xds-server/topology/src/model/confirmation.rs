@@ -13,6 +13,10 @@ use super::InvalidValue;
 pub enum HeldId {
     /// The loss of endpoints of a service: `endpoints/<service>`.
     Endpoints(ServiceName),
+    /// The loss of policies: `services`.
+    Policies,
+    /// The loss of zones: `zones`.
+    Zones,
     /// The loss of the source's data: `source`. Confirmed, all that the source says is believed.
     Source,
 }
@@ -21,8 +25,8 @@ pub enum HeldId {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Confirmation {
-    /// The service may go down to this many endpoints, and no further. Whoever confirms has seen this number, and what goes
-    /// missing after that look is held again. No meaning for `source`.
+    /// The service may go down to this many endpoints, the topology to this many policies or zones, and no further. Whoever
+    /// confirms has seen this number, and what goes missing after that look is held again. No meaning for `source`.
     pub endpoints: usize,
     /// Why.
     pub reason: String,
@@ -36,10 +40,24 @@ pub struct Confirmation {
 
 // === impl HeldId ===
 
+impl HeldId {
+    /// Reads the name; `None` when nothing of that name can be held.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "source" => Some(Self::Source),
+            "services" => Some(Self::Policies),
+            "zones" => Some(Self::Zones),
+            _ => Some(Self::Endpoints(ServiceName::new(text.strip_prefix("endpoints/")?).ok()?)),
+        }
+    }
+}
+
 impl fmt::Display for HeldId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Endpoints(service) => write!(f, "endpoints/{service}"),
+            Self::Policies => f.write_str("services"),
+            Self::Zones => f.write_str("zones"),
             Self::Source => f.write_str("source"),
         }
     }
