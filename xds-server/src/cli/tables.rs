@@ -198,13 +198,14 @@ pub fn status(status: &Status, now: Timestamp, wide: bool) -> String {
 
 /// A change that a few try before all others, in one line.
 fn on_trial(trial: &TrialRow, now: Timestamp) -> String {
-    let waiting = match trial.waiting_for.split_at_checked(WAITED_FOR) {
-        _ if trial.waiting_for.is_empty() => String::new(),
+    let some = |what: &str, all: &[String]| match all.split_at_checked(WAITED_FOR) {
+        _ if all.is_empty() => String::new(),
         Some((some, more)) if !more.is_empty() => {
-            format!(", waiting for {} and {} more", some.join(", "), more.len())
+            format!(", {what} {} and {} more", some.join(", "), more.len())
         }
-        _ => format!(", waiting for {}", trial.waiting_for.join(", ")),
+        _ => format!(", {what} {}", all.join(", ")),
     };
+    let waiting = some("waiting for", &trial.waiting_for) + &some("GONE AWAY:", &trial.gone);
     let (have, age) = (trial.streams, age(now.duration_since(trial.since)));
     let has = if have == 1 { "1 proxy has it".to_owned() } else { format!("{have} proxies have it") };
     format!(

@@ -117,6 +117,9 @@ pub struct TrialRow {
     pub streams: usize,
     /// Proxies of those that have not answered, by `node.id`.
     pub waiting_for: Vec<String>,
+    /// Proxies that went away before they answered, by `node.id`.
+    #[serde(default)]
+    pub gone: Vec<String>,
 }
 
 /// The last good state on the server's disk.

@@ -4,11 +4,13 @@ mod cluster;
 mod endpoint;
 mod filter;
 mod listener;
+mod moment;
 mod route;
 mod snapshot;
 mod sources;
 
 pub use filter::Module;
+pub use moment::of_the_moment;
 pub use snapshot::{Clash, Options, snapshot};
 
 use envoy_types::pb::google::protobuf::Any;

@@ -1,8 +1,12 @@
 //! Resources that a proxy of the first waves refused: everybody keeps their last good version, and all else goes on. Pure.
 //!
 //! Withheld is *content*, under a type and a name. A publication that still holds it gets the good version in its place, or
-//! nothing where there never was one. One that holds something else under that name, or nothing, releases it: the operator has
+//! nothing where there never was one. One that holds something else under that name, or nothing, releases it: somebody has
 //! changed what was wrong. It can be written down, so that a restart is no release.
+//!
+//! The filter's configuration also holds what moves by itself: capacities and drains. With others of these and the same module
+//! and policies it is still what was refused, and the good version is served with the newer ones: a drain reaches the filter, and
+//! an instance that turns unhealthy lets nothing out.
 
 mod text;
 
@@ -13,6 +17,8 @@ use std::{
 
 use jiff::Timestamp;
 use zonebreak_xds::{Refusal, Resource, Snapshot, SnapshotError, TypeUrl, ViewKey};
+
+use crate::resources::of_the_moment;
 
 /// What is withheld.
 #[derive(Debug, Default)]
@@ -33,8 +39,11 @@ pub struct Withheld {
     pub node: String,
     /// What it said.
     pub message: String,
-    contents: Vec<(Arc<Resource>, Option<Arc<Resource>>)>,
+    contents: Vec<Pair>,
 }
+
+/// What was refused, and what is served in its place.
+type Pair = (Arc<Resource>, Option<Arc<Resource>>);
 
 /// Views, by key.
 pub type Views = Vec<(ViewKey, Arc<Snapshot>)>;
@@ -93,11 +102,9 @@ impl Quarantine {
             return Ok((views, released));
         }
         self.withheld.retain(|(type_url, name), withheld| {
-            let still = |(refused, _): &(Arc<Resource>, Option<Arc<Resource>>)| {
-                let holds = |view: &Arc<Snapshot>| {
-                    view.get(type_url, name).is_some_and(|it| it.same_content(refused))
-                };
-                views.iter().any(|(_, view)| holds(view))
+            let still = |(refused, _): &Pair| {
+                let there = views.iter().filter_map(|(_, view)| view.get(type_url, name));
+                there.into_iter().any(|there| is_still(refused, there))
             };
             let before = withheld.contents.len();
             withheld.contents.retain(still);
@@ -124,8 +131,9 @@ impl Quarantine {
     fn replaced(&self, view: Arc<Snapshot>) -> Result<Arc<Snapshot>, SnapshotError> {
         let found = self.withheld.iter().filter_map(|((type_url, name), withheld)| {
             let there = view.get(type_url, name)?;
-            let (_, good) = withheld.contents.iter().find(|(refused, _)| refused.same_content(there))?;
-            Some((type_url, name, good))
+            let (_, good) = withheld.contents.iter().find(|(refused, _)| is_still(refused, there))?;
+            let moved = |good: &Arc<Resource>| of_the_moment(good, there).map_or(good.clone(), Arc::new);
+            Some((type_url, name, good.as_ref().map(moved)))
         });
         let found: Vec<_> = found.collect();
         if found.is_empty() {
@@ -134,12 +142,17 @@ impl Quarantine {
         let mut builder = view.edit(view.change());
         for (type_url, name, good) in found {
             match good {
-                Some(good) => _ = builder.put(good.clone())?,
+                Some(good) => _ = builder.put(good)?,
                 None => _ = builder.remove(type_url, name),
             }
         }
         Ok(Arc::new(builder.build()))
     }
+}
+
+/// Whether it is what was refused, be it for another moment.
+fn is_still(refused: &Resource, there: &Resource) -> bool {
+    refused.same_content(there) || of_the_moment(refused, there).is_some_and(|it| it.same_content(there))
 }
 
 /// What the views hold under a name that `good` does not hold as well, with what that holds; each content once.
@@ -148,8 +161,8 @@ fn contents(
     name: &str,
     views: &Views,
     good: impl Fn(&ViewKey) -> Option<Arc<Snapshot>>,
-) -> Vec<(Arc<Resource>, Option<Arc<Resource>>)> {
-    let mut contents: Vec<(Arc<Resource>, Option<Arc<Resource>>)> = Vec::new();
+) -> Vec<Pair> {
+    let mut contents: Vec<Pair> = Vec::new();
     for (key, view) in views {
         let Some(there) = view.get(type_url, name) else { continue };
         let before = good(key).and_then(|good| good.get(type_url, name).cloned());

@@ -2,8 +2,8 @@
 //! [`super::waves`], [`super::verdict`], [`super::quarantine`] and [`super::untried`].
 //!
 //! A careful change on its way is overtaken by the next careful one, which holds it and begins anew. One that is not careful
-//! goes to all at once, without what is on trial: drains and health wait for nobody's policy, and take nobody's along. Only a
-//! resource that both change goes as it is. Endpoints wait a second at most.
+//! goes to all at once, without what is on trial: drains and health wait for nobody's policy, and take nobody's along. Nor do they
+//! take anything out of quarantine: what they make another there is tried like a careful change. Endpoints wait a second at most.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,6 +30,9 @@ use crate::{
 
 /// Between two looks at who has answered: a proxy on the same network takes about as long.
 const LOOK: Duration = Duration::from_millis(5);
+
+/// How many of the proxies that went away are named.
+const NAMED: usize = 3;
 
 /// How long endpoints wait for a change on its way.
 const ROOM: Duration = Duration::from_secs(1);
@@ -68,6 +71,8 @@ struct OnItsWay {
     looked: Instant,
     /// The views that are on trial.
     views: BTreeSet<ViewKey>,
+    /// Who was given it, and which view each follows: what is left of one that goes away.
+    given: BTreeMap<StreamId, (String, ViewKey)>,
 }
 
 /// A view as operators know it.
@@ -89,10 +94,10 @@ impl Rollout {
         &self.withheld
     }
 
-    /// Takes a change. Gives it back once what of it may go to everybody has; nothing while all of it is on its way.
+    /// Takes a change. Gives back what of it everybody has; nothing while all of it is on its way.
     pub fn begin(&mut self, state: &State, hub: &Hub, mut change: Change) -> Option<Change> {
         let overtaken = self.on_its_way.take();
-        self.hold_back(state, &mut change.publication);
+        let mut released = self.hold_back(state, &mut change.publication);
         let publication = &mut change.publication;
         // Against what everybody has: a change on its way brought its views to a few only.
         publication.changed = changed(hub, publication);
@@ -108,18 +113,43 @@ impl Rollout {
         }
         let told = if change.told { publication.changed.clone() } else { Vec::new() };
         state.xds.announce(ChangeId(publication.change), told);
-        if !change.careful {
-            return Some(match overtaken {
-                None => publish(hub, change),
-                Some(older) => self.go_past(state, hub, older, change),
-            });
+        if change.careful {
+            return self.try_first(state, hub, overtaken, change);
         }
+        let there = |(type_url, name): &Named| {
+            change.publication.views.iter().any(|(_, view)| view.get(type_url, name).is_some())
+        };
+        released.retain(|named| !untried::is_endpoints(&named.0) && there(named));
+        match overtaken {
+            None if released.is_empty() => Some(publish(hub, change)),
+            Some(older) if released.is_empty() => Some(self.go_past(state, hub, older, change)),
+            overtaken => {
+                let older = overtaken.as_ref().map(|older| &older.change.publication);
+                let part = at_once(hub, older, &change, &released);
+                hub.publish(part.publication.views.iter().cloned());
+                hub.remove(&part.publication.removed);
+                // Nobody may be there to try the rest; then all of it is with everybody.
+                Some(self.try_first(state, hub, overtaken, change).unwrap_or(part))
+            }
+        }
+    }
+
+    /// Gives a change to a few first. Gives it back if there is nobody to try it, and it went to all.
+    fn try_first(
+        &mut self,
+        state: &State,
+        hub: &Hub,
+        overtaken: Option<OnItsWay>,
+        mut change: Change,
+    ) -> Option<Change> {
         if let Some(older) = &overtaken {
             note_overtaken(state, &older.change, &change);
+            inherit(&older.change.publication, &mut change.publication);
         }
+        let publication = &change.publication;
         // Whoever tries the older one out is to hear of this one as well.
         let also = overtaken.iter().flat_map(|older| older.views.iter().cloned());
-        let views: BTreeSet<ViewKey> = publication.changed.iter().cloned().chain(also).collect();
+        let views: BTreeSet<ViewKey> = changed(hub, publication).into_iter().chain(also).collect();
         let (sizes, now) = (state.running().effective.config.waves.sizes(), Instant::now());
         let refusing = state.xds.refusing();
         let nodes: BTreeSet<&String> = refusing.values().collect();
@@ -134,29 +164,22 @@ impl Rollout {
             None => Some(publish(hub, change)),
             Some(waves) => {
                 let since = Timestamp::now();
-                self.try_out(hub, OnItsWay { change, waves, since, looked: now, views });
+                let given = BTreeMap::new();
+                self.try_out(state, hub, OnItsWay { change, waves, since, looked: now, views, given });
                 None
             }
         }
     }
 
     /// Lets a change go to all that is not careful, without what is on trial, which stays so.
-    fn go_past(&mut self, state: &State, hub: &Hub, older: OnItsWay, change: Change) -> Change {
-        let mut partial = change.clone();
-        for (key, view) in &mut partial.publication.views {
-            let Some(found) = counterpart(hub, &older.change.publication, key, view) else { continue };
-            let (old, tried) = found;
-            match untried::without(&old, &tried, view) {
-                Ok(without) => *view = without,
-                Err(error) => {
-                    tracing::error!(view = named(key), %error, "failed to keep back what is on trial; it goes to all");
-                }
-            }
-        }
+    fn go_past(&mut self, state: &State, hub: &Hub, mut older: OnItsWay, mut change: Change) -> Change {
+        let mut partial = at_once(hub, Some(&older.change.publication), &change, &[]);
+        inherit(&older.change.publication, &mut change.publication);
         hub.publish(partial.publication.views.iter().cloned());
         let rest = changed(hub, &change.publication);
         if rest.is_empty() {
             note_overtaken(state, &older.change, &change);
+            partial.publication.removed = change.publication.removed;
             return publish(hub, partial);
         }
         tracing::debug!(
@@ -164,17 +187,18 @@ impl Rollout {
             past = older.change.publication.change,
             "went past"
         );
-        let OnItsWay { change: trial, waves, since, looked, mut views } = older;
-        views.extend(rest);
-        let trial = Change { publication: change.publication, ..trial };
         hub.remove(&partial.publication.removed);
-        self.try_out(hub, OnItsWay { change: trial, waves, since, looked, views });
+        older.views.extend(rest);
+        older.change.publication = change.publication;
+        self.try_out(state, hub, older);
         partial
     }
 
     /// Gives what is on its way to those who try it.
-    fn try_out(&mut self, hub: &Hub, on_its_way: OnItsWay) {
-        let OnItsWay { change, waves, views, .. } = &on_its_way;
+    fn try_out(&mut self, state: &State, hub: &Hub, mut on_its_way: OnItsWay) {
+        let OnItsWay { change, waves, views, given, .. } = &mut on_its_way;
+        let there = state.xds.trial(waves.streams(), waves.began());
+        given.extend(there.into_iter().map(|trial| (trial.stream, (trial.node, trial.view))));
         let of_trial = change.publication.views.iter().filter(|(view, _)| views.contains(view));
         hub.try_out(of_trial.cloned(), waves.streams().iter().copied());
         self.on_its_way = Some(on_its_way);
@@ -195,6 +219,7 @@ impl Rollout {
             began: waves.began(),
             wave: waves.wave(),
             streams: waves.streams().clone(),
+            gone: waves.vanished().iter().cloned().collect(),
         })
     }
 
@@ -211,10 +236,10 @@ impl Rollout {
     /// Looks after the change on its way. Gives it back once it is with everybody.
     pub fn look(&mut self, state: &State, hub: &Hub) -> Option<Change> {
         let mut on_its_way = self.on_its_way.take()?;
-        let OnItsWay { change, waves, looked, .. } = &mut on_its_way;
+        let OnItsWay { change, waves, looked, given, .. } = &mut on_its_way;
         let (now, number) = (Instant::now(), change.publication.change);
         *looked = now;
-        let (said, charges) = heard(state, hub, waves, &change.publication);
+        let (said, charges) = heard(state, hub, waves, given, &change.publication);
         let publication = &change.publication;
         let holds = |stream: StreamId, (type_url, name): &Named, view: &ViewKey| {
             let brought = view_of(publication, view).and_then(|view| view.get(type_url, name));
@@ -238,7 +263,7 @@ impl Rollout {
                     streams = streams.len(),
                     "more of them get it"
                 );
-                self.try_out(hub, on_its_way);
+                self.try_out(state, hub, on_its_way);
                 None
             }
             Next::All => {
@@ -252,19 +277,35 @@ impl Rollout {
                 Some(publish(hub, on_its_way.change))
             }
             Next::Halt(guilty) => {
-                state.metrics.wave("halted");
                 let guilty = charges.into_iter().filter(|(named, _)| guilty.contains(named)).collect();
-                self.withhold(hub, &change.publication, &guilty);
-                self.hold_back(state, &mut change.publication);
-                // Nobody has said yes to the rest: it begins anew, unless there is none.
-                if changed(hub, &change.publication).is_empty() {
-                    return Some(publish(hub, on_its_way.change));
-                }
-                waves.again(Instant::now());
-                self.try_out(hub, on_its_way);
-                None
+                self.halt(state, hub, on_its_way, &guilty)
+            }
+            Next::Abandon(nodes, of) => {
+                let guilty = all_of_it(hub, publication, &nodes, of);
+                self.halt(state, hub, on_its_way, &guilty)
             }
         }
+    }
+
+    /// Withholds these of the change on its way. Gives it back when nothing else is in it.
+    fn halt(
+        &mut self,
+        state: &State,
+        hub: &Hub,
+        mut on_its_way: OnItsWay,
+        guilty: &BTreeMap<Named, Refusal>,
+    ) -> Option<Change> {
+        state.metrics.wave("halted");
+        let OnItsWay { change, waves, .. } = &mut on_its_way;
+        self.withhold(hub, &change.publication, guilty);
+        self.hold_back(state, &mut change.publication);
+        // Nobody has said yes to the rest: it begins anew, unless there is none.
+        if changed(hub, &change.publication).is_empty() {
+            return Some(publish(hub, on_its_way.change));
+        }
+        waves.again(Instant::now());
+        self.try_out(state, hub, on_its_way);
+        None
     }
 
     fn withhold(&mut self, hub: &Hub, publication: &Publication, guilty: &BTreeMap<Named, Refusal>) {
@@ -279,20 +320,20 @@ impl Rollout {
                 name,
                 node = withheld.node,
                 message = withheld.message,
-                "in quarantine: the first proxies refused it; everybody keeps the last good version until it changes"
+                "in quarantine: the first proxies refused it or went away; everybody keeps the last good version until it changes"
             );
             let reason = format!("{kind} {name} was refused by {}: {}", withheld.node, withheld.message);
             Event::own(Severity::Critical, Action::ResourceQuarantined, reason).record();
         }
     }
 
-    /// Puts the good in the place of what was refused.
-    fn hold_back(&mut self, state: &State, publication: &mut Publication) {
+    /// Puts the good in the place of what was refused. Gives the names that are not held back any more.
+    fn hold_back(&mut self, state: &State, publication: &mut Publication) -> Vec<Named> {
         let (views, released): (Views, Vec<Named>) = match self.quarantine.apply(publication.views.clone()) {
             Ok(applied) => applied,
             Err(error) => {
                 tracing::error!(%error, "failed to hold back what was refused; it goes out, and proxies refuse it");
-                return;
+                return Vec::new();
             }
         };
         publication.views = views;
@@ -316,6 +357,7 @@ impl Rollout {
         if self.quarantine.take_news() {
             self.withheld = Arc::from(text_of(&self.quarantine));
         }
+        released
     }
 }
 
@@ -339,6 +381,35 @@ fn changed(hub: &Hub, publication: &Publication) -> Vec<ViewKey> {
 
 fn view_of<'a>(publication: &'a Publication, key: &ViewKey) -> Option<&'a Arc<Snapshot>> {
     publication.views.iter().find(|(known, _)| known == key).map(|(_, view)| view)
+}
+
+/// What of a change everybody may have at once: all but what `trial` tries, and but for what it made another of these, which are
+/// out of quarantine and nobody has tried.
+fn at_once(hub: &Hub, trial: Option<&Publication>, change: &Change, released: &[Named]) -> Change {
+    let mut part = change.clone();
+    for (key, view) in &mut part.publication.views {
+        // Where nobody has anything, nobody is to go on with it.
+        let kept = hub.snapshot(key).map_or(Ok(view.clone()), |old| untried::keeping(&old, view, released));
+        let found = trial.and_then(|trial| counterpart(hub, trial, key, view));
+        let kept = match found {
+            Some((old, tried)) => kept.and_then(|kept| untried::without(&old, &tried, &kept)),
+            None => kept,
+        };
+        match kept {
+            Ok(kept) => *view = kept,
+            Err(error) => {
+                tracing::error!(view = named(key), %error, "failed to keep back what is on trial; it goes to all");
+            }
+        }
+    }
+    part
+}
+
+/// Has the newer publication take out of the hub what the older one was to, once everybody has it.
+fn inherit(older: &Publication, newer: &mut Publication) {
+    let gone = |key: &&ViewKey| view_of(newer, key).is_none() && !newer.removed.contains(key);
+    let more: Vec<ViewKey> = older.removed.iter().filter(gone).cloned().collect();
+    newer.removed.extend(more);
 }
 
 /// What everybody has of a view, and what is on trial of it. A view that nobody asked for before has neither: it is held
@@ -382,6 +453,7 @@ fn heard(
     state: &State,
     hub: &Hub,
     waves: &Waves,
+    given: &BTreeMap<StreamId, (String, ViewKey)>,
     publication: &Publication,
 ) -> (Vec<Testimony>, BTreeMap<Named, Refusal>) {
     let mut charges = BTreeMap::new();
@@ -405,7 +477,40 @@ fn heard(
         };
         said.push(Testimony { stream: trial.stream, node: trial.node, view: trial.view, answer });
     }
+    let there: BTreeSet<StreamId> = said.iter().map(|testimony| testimony.stream).collect();
+    let gone = waves.streams().difference(&there).filter_map(|stream| {
+        let (node, view) = given.get(stream)?.clone();
+        Some(Testimony { stream: *stream, node, view, answer: Answer::Gone })
+    });
+    said.extend(gone);
     (said, charges)
+}
+
+/// Everything that a change brings, as refused by these proxies: they went away over it and cannot say what it was.
+fn all_of_it(
+    hub: &Hub,
+    publication: &Publication,
+    nodes: &BTreeSet<String>,
+    of: usize,
+) -> BTreeMap<Named, Refusal> {
+    let message: Arc<str> = Arc::from(format!("{} of {of} proxies went away after it was sent", nodes.len()));
+    let node = nodes.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let mut all = BTreeMap::new();
+    for (key, view) in &publication.views {
+        let names = view.changed_since(&hub.snapshot(key).unwrap_or_default());
+        for (type_url, names) in names {
+            for name in names {
+                let refusal = Refusal {
+                    node: node.clone(),
+                    type_url: type_url.clone(),
+                    message: message.clone(),
+                    resources: vec![name.clone()],
+                };
+                all.insert((type_url.clone(), name), refusal);
+            }
+        }
+    }
+    all
 }
 
 /// Those of the streams that have not said anything since.
@@ -446,4 +551,23 @@ fn publish(hub: &Hub, change: Change) -> Change {
     hub.publish(change.publication.views.iter().cloned());
     hub.remove(&change.publication.removed);
     change
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_view_that_was_to_go_still_goes_when_the_change_is_overtaken_unless_it_is_back() {
+        let key = |name: &&str| ViewKey::new(name);
+        let publication = |views: &[&str], removed: &[&str]| Publication {
+            views: views.iter().map(|name| (key(name), Arc::default())).collect(),
+            removed: removed.iter().map(key).collect(),
+            ..Publication::default()
+        };
+        let older = publication(&["az-a"], &["az-b", "az-c", "az-d"]);
+        let mut newer = publication(&["az-a", "az-c"], &["az-d"]);
+        inherit(&older, &mut newer);
+        assert_eq!(newer.removed, ["az-d", "az-b"].map(ViewKey::new));
+    }
 }

@@ -93,6 +93,8 @@ pub struct Trying {
     pub wave: usize,
     /// Those who have it.
     pub streams: BTreeSet<StreamId>,
+    /// Proxies that went away before they answered, by `node.id`.
+    pub gone: Vec<String>,
 }
 
 /// The configuration in force.
@@ -328,6 +330,7 @@ impl State {
             wave: trying.wave,
             streams: trying.streams.len(),
             waiting_for: waiting_for.into_iter().collect(),
+            gone: trying.gone.clone(),
         })
     }
 

@@ -37,6 +37,8 @@ pub struct Testimony {
 pub enum Answer {
     /// Nothing yet.
     Silent,
+    /// Nothing any more: it went away. Decides nothing here; see [`super::waves`].
+    Gone,
     /// It has all of it that it subscribes to.
     Took,
     /// It refuses these; none of them when what it refuses is not of this change.

@@ -7,7 +7,8 @@
 //! begin ─> Try(first) ──all ACKed, or time is up──> Try(some of each view) ──likewise──> All
 //!            │  ▲                                             │  ▲
 //!            │  └── one refused: Try(one more of its view) ───┴──┘
-//!            └───── two refused the same, or nobody else can be asked: Halt
+//!            ├───── two refused the same, or nobody else can be asked: Halt
+//!            └───── two went away before they answered, likewise: Abandon
 //! ```
 //!
 //! Careful are changes of policies, zones and of the configuration: they make clusters, listeners, routes and filter
@@ -26,6 +27,17 @@
 //!
 //! Asked are only those who subscribe to something that the change makes another, and first those who do to most of it: who is
 //! given nothing has nothing to say. Whatever type the change concerns, somebody in each wave takes it.
+//!
+//! # Who goes away
+//!
+//! A proxy that goes away before it has answered has not said yes: what it was given may have killed it, or somebody has
+//! restarted it. It is waited for like a silent one, since a network that hiccups takes down more than one stream at once and is
+//! over by then; and unless somebody else has said yes, another proxy is asked. Two that go away in one trial, or one that
+//! was asked and there is no other, are believed: the change as a whole is withheld ([`Next::Abandon`]). Between being given a
+//! change and its answer lie some milliseconds, so that restarts of an ordinary deployment do not add up to two. Nor
+//! does a stream that the server ends for its age: it waits for the answer.
+//!
+//! # Who says nothing
 //!
 //! A proxy that does not answer does not hold up the fleet: after the timeout the next wave goes without it, and until it has
 //! answered it is no judge either. A change that overtakes another one in its first wave takes over how long that has waited, so
@@ -70,6 +82,8 @@ pub enum Next {
     Wait,
     /// Withhold these, and begin anew with the rest.
     Halt(BTreeSet<Named>),
+    /// Withhold all of it: these proxies went away before they answered, of so many that were given it.
+    Abandon(BTreeSet<String>, usize),
 }
 
 /// A change on its way through the waves.
@@ -87,9 +101,17 @@ pub struct Waves {
     suspects: BTreeSet<StreamId>,
     /// Who had its time and did not answer.
     silent: BTreeSet<StreamId>,
+    /// Who has answered.
+    answered: BTreeSet<StreamId>,
+    /// Whether one of them took it.
+    taken: bool,
+    /// Who is not there any more.
+    gone: BTreeSet<StreamId>,
+    /// Whose they are, of those that had not answered and had their time still.
+    vanished: BTreeSet<String>,
     /// Proxies that refuse what others take.
     passed_over: BTreeSet<String>,
-    /// How many were asked about what one refuses.
+    /// How many were asked about what one refuses, or went away over.
     witnesses: usize,
 }
 
@@ -117,6 +139,10 @@ impl Waves {
             late: false,
             suspects,
             silent: BTreeSet::new(),
+            answered: BTreeSet::new(),
+            taken: false,
+            gone: BTreeSet::new(),
+            vanished: BTreeSet::new(),
             passed_over: BTreeSet::new(),
             witnesses: 0,
         };
@@ -130,6 +156,8 @@ impl Waves {
     /// Begins anew at `now` with what is left of the change, among those who have it.
     pub fn again(&mut self, now: Instant) {
         (self.wave, self.since, self.began, self.witnesses) = (1, now, now, 0);
+        self.leave_out_the_gone();
+        (self.answered, self.taken, self.vanished) = (BTreeSet::new(), false, BTreeSet::new());
     }
 
     /// What to do at `now`, when those who were given it say this and it concerns these. `holds` says whether a stream has
@@ -143,15 +171,19 @@ impl Waves {
     ) -> Next {
         let said: Vec<Testimony> =
             said.iter().filter(|testimony| !self.passed_over.contains(&testimony.node)).cloned().collect();
+        self.hear(&said);
         let verdict = verdict::judge(&said, holds);
         if !verdict.guilty.is_empty() {
             return Next::Halt(verdict.guilty);
         }
         self.passed_over.extend(verdict.contradicted);
+        if self.vanished.len() > 1 {
+            return self.abandon(&said);
+        }
         let late = now.saturating_duration_since(self.since) >= self.sizes.timeout;
-        let silent = said.iter().filter(|testimony| testimony.answer == Answer::Silent);
-        let waited_for: Vec<StreamId> =
-            silent.map(|testimony| testimony.stream).filter(|stream| !self.silent.contains(stream)).collect();
+        let says_nothing =
+            |stream: &StreamId| !self.answered.contains(stream) && !self.silent.contains(stream);
+        let waited_for: Vec<StreamId> = said.iter().map(|it| it.stream).filter(says_nothing).collect();
         if !waited_for.is_empty() && !late {
             return Next::Wait;
         }
@@ -159,12 +191,28 @@ impl Waves {
         self.silent.extend(waited_for);
         let followers = followers();
         if let Some((named, view)) = verdict.open.iter().next() {
-            let Some(witness) = self.witness(named, view, &followers) else {
-                return Next::Halt(verdict.open.into_keys().collect());
+            let takes = |other: &Follower| other.types.contains(&named.0);
+            return match self.witness(takes, view, &followers) {
+                Some(witness) => self.ask(now, witness),
+                None => Next::Halt(verdict.open.into_keys().collect()),
             };
-            (self.since, self.witnesses) = (now, self.witnesses + 1);
-            self.streams.insert(witness);
-            return Next::Try(self.streams.clone());
+        }
+        if let Some(lost) = said.iter().find(|it| self.vanished.contains(&it.node)).filter(|_| !self.taken) {
+            if let Some(witness) = self.witness(|_| true, &lost.view, &followers) {
+                return self.ask(now, witness);
+            }
+            if said.iter().all(|it| it.answer == Answer::Gone) {
+                return self.abandon(&said);
+            }
+        }
+        self.leave_out_the_gone();
+        if self.streams.is_empty() {
+            self.streams =
+                self.choose(&followers, self.sizes.first, |follower| follower.types.iter().collect());
+            if !self.streams.is_empty() {
+                self.since = now;
+                return Next::Try(self.streams.clone());
+            }
         }
         if self.wave > 1 {
             return Next::All;
@@ -207,6 +255,47 @@ impl Waves {
         &self.passed_over
     }
 
+    /// Proxies that went away before they answered.
+    pub fn vanished(&self) -> &BTreeSet<String> {
+        &self.vanished
+    }
+
+    /// Notes who has answered, and who is gone.
+    fn hear(&mut self, said: &[Testimony]) {
+        for Testimony { stream, answer, .. } in said {
+            match answer {
+                // It may have said yes to less than it has by now.
+                Answer::Silent => _ = self.answered.remove(stream),
+                Answer::Gone => _ = self.gone.insert(*stream),
+                Answer::Took | Answer::Refuses(_) => _ = self.answered.insert(*stream),
+            }
+            self.taken |= *answer == Answer::Took;
+        }
+        // The streams of one proxy go together, but not in the same instant.
+        let there = |node: &String| said.iter().any(|it| it.node == *node && it.answer != Answer::Gone);
+        let lost = said.iter().filter(|it| {
+            let had_its_time = self.answered.contains(&it.stream) || self.silent.contains(&it.stream);
+            it.answer == Answer::Gone && !had_its_time && !there(&it.node)
+        });
+        let lost: Vec<String> = lost.map(|it| it.node.clone()).collect();
+        self.vanished.extend(lost);
+    }
+
+    fn abandon(&self, said: &[Testimony]) -> Next {
+        let given: BTreeSet<&String> = said.iter().map(|it| &it.node).chain(&self.vanished).collect();
+        Next::Abandon(self.vanished.clone(), given.len())
+    }
+
+    fn ask(&mut self, now: Instant, witness: StreamId) -> Next {
+        (self.since, self.witnesses) = (now, self.witnesses + 1);
+        self.streams.insert(witness);
+        Next::Try(self.streams.clone())
+    }
+
+    fn leave_out_the_gone(&mut self) {
+        self.streams.retain(|stream| !self.gone.contains(stream));
+    }
+
     /// Those whose word is worth something; all of them where nobody's is.
     fn judges<'a>(&self, followers: &'a [Follower]) -> Vec<&'a Follower> {
         let suspect = |follower: &&Follower| {
@@ -216,13 +305,18 @@ impl Waves {
         if judges.is_empty() { followers.iter().collect() } else { judges }
     }
 
-    /// One more to ask about what was refused in this view: of the same view if there is one.
-    fn witness(&self, named: &Named, view: &ViewKey, followers: &[Follower]) -> Option<StreamId> {
+    /// One more to ask, of those who take it and of this view if there is one.
+    fn witness(
+        &self,
+        takes: impl Fn(&Follower) -> bool,
+        view: &ViewKey,
+        followers: &[Follower],
+    ) -> Option<StreamId> {
         if self.witnesses >= WITNESSES {
             return None;
         }
         let mut others = self.judges(followers);
-        others.retain(|other| other.types.contains(&named.0) && !self.streams.contains(&other.stream));
+        others.retain(|other| takes(other) && !self.streams.contains(&other.stream));
         let same_view = others.iter().find(|other| other.view == *view);
         same_view.or(others.first()).map(|other| other.stream)
     }
@@ -295,9 +389,22 @@ mod tests {
 
     /// What those who were given it say: these streams refuse, of which each is a proxy of its own, and so many are silent.
     fn said(waves: &Waves, all: &[Follower], refusing: &[u64], silent: usize) -> Vec<Testimony> {
+        said_without(waves, all, refusing, silent, &[])
+    }
+
+    /// The same when these have gone away.
+    fn said_without(
+        waves: &Waves,
+        all: &[Follower],
+        refusing: &[u64],
+        silent: usize,
+        gone: &[u64],
+    ) -> Vec<Testimony> {
         let mut silent = silent;
         let of = |Follower { stream, view, .. }: &Follower| {
-            let answer = if refusing.contains(&stream.0) {
+            let answer = if gone.contains(&stream.0) {
+                Answer::Gone
+            } else if refusing.contains(&stream.0) {
                 Answer::Refuses([named("c")].into())
             } else if silent > 0 {
                 silent -= 1;
@@ -308,6 +415,13 @@ mod tests {
             Testimony { stream: *stream, node: format!("n{}", stream.0), view: view.clone(), answer }
         };
         all.iter().filter(|it| waves.streams().contains(&it.stream)).map(of).collect()
+    }
+
+    /// Looks when these have gone away, and the others take it but for so many who are silent.
+    fn look_without(waves: &mut Waves, now: Instant, all: &[Follower], gone: &[u64], silent: usize) -> Next {
+        let said = said_without(waves, all, &[], silent, gone);
+        let there = || all.iter().filter(|it| !gone.contains(&it.stream.0)).cloned().collect();
+        waves.look(now, &said, there, |_, _, _| true)
     }
 
     fn look(waves: &mut Waves, now: Instant, all: &[Follower], refusing: &[u64], silent: usize) -> Next {
@@ -416,6 +530,79 @@ mod tests {
     }
 
     #[test]
+    fn who_goes_away_has_not_said_yes_and_one_alone_is_late() {
+        let (all, start) = (followers(100, 1), Instant::now());
+        let mut waves = begin(start, 1, &all).unwrap();
+        assert_eq!(look_without(&mut waves, start, &all, &[0], 0), Next::Wait, "it may be the network");
+        let late = start + Duration::from_secs(1);
+        assert_eq!(
+            look_without(&mut waves, late, &all, &[0], 0),
+            Next::Try([StreamId(0), StreamId(1)].into()),
+            "another is asked"
+        );
+        assert_eq!(look_without(&mut waves, late, &all, &[0], 1), Next::Wait);
+        let Next::Try(some) = look_without(&mut waves, late, &all, &[0], 0) else { panic!() };
+        assert!(some.len() == 5 && !some.contains(&StreamId(0)), "{some:?}");
+        assert_eq!(look_without(&mut waves, late, &all, &[0], 0), Next::All);
+        assert!(waves.late());
+        // In the second wave, among many who said yes, nobody else is asked.
+        let mut waves = begin(start, 1, &all).unwrap();
+        assert!(matches!(look(&mut waves, start, &all, &[], 0), Next::Try(_)));
+        assert_eq!(look_without(&mut waves, start, &all, &[3], 0), Next::Wait);
+        assert_eq!(look_without(&mut waves, late, &all, &[3], 0), Next::All);
+        // Nor is anybody held to have gone away over it who had answered, or who had its time and did not.
+        for silent in [0, 1] {
+            let mut waves = begin(start, 1, &all).unwrap();
+            let now = start + Duration::from_secs(silent as u64);
+            assert!(matches!(look(&mut waves, now, &all, &[], silent), Next::Try(_)));
+            assert_eq!(look_without(&mut waves, now, &all, &[0], 0), Next::All);
+            assert!(waves.vanished().is_empty());
+        }
+    }
+
+    #[test]
+    fn two_that_go_away_in_one_trial_are_believed_and_so_is_one_where_there_is_no_other() {
+        let (all, start) = (followers(100, 1), Instant::now());
+        let late = start + Duration::from_secs(1);
+        let mut waves = begin(start, 1, &all).unwrap();
+        assert!(matches!(look_without(&mut waves, late, &all, &[0], 0), Next::Try(_)));
+        let two = BTreeSet::from(["n0".to_owned(), "n1".to_owned()]);
+        assert_eq!(look_without(&mut waves, late, &all, &[0, 1], 0), Next::Abandon(two, 2));
+        // What is left of it, if anything, others try.
+        waves.again(late);
+        assert_eq!(look_without(&mut waves, late, &all, &[0, 1], 0), Next::Try([StreamId(2)].into()));
+        // In the second wave at once.
+        let mut waves = begin(start, 1, &all).unwrap();
+        assert!(matches!(look(&mut waves, start, &all, &[], 0), Next::Try(_)));
+        let Next::Abandon(two, 5) = look_without(&mut waves, start, &all, &[3, 4], 0) else { panic!() };
+        assert_eq!(two.len(), 2);
+        // A fleet of two, one of which was not there to be asked.
+        let all = followers(2, 1);
+        let mut waves = begin(start, 1, &all).unwrap();
+        let said = said_without(&waves, &all, &[], 0, &[0]);
+        let next = waves.look(late, &said, Vec::new, |_, _, _| true);
+        assert_eq!(next, Next::Abandon(["n0".to_owned()].into(), 1));
+    }
+
+    #[test]
+    fn a_proxy_that_loses_one_of_its_streams_is_still_there() {
+        let (all, start) = (followers(100, 1), Instant::now());
+        let mut waves = Waves::begin(start, sizes(2), &all, BTreeSet::new(), None).unwrap();
+        let says = |stream: u64, answer| {
+            let view = ViewKey::new("az-0");
+            Testimony { stream: StreamId(stream), node: "one".to_owned(), view, answer }
+        };
+        let said = [says(0, Answer::Gone), says(1, Answer::Took)];
+        assert_eq!(waves.look(start, &said, || all.clone(), |_, _, _| true), Next::Wait);
+        assert!(waves.vanished().is_empty());
+        // Two streams of one proxy are one that went away.
+        let said = [says(0, Answer::Gone), says(1, Answer::Gone)];
+        let mut waves = Waves::begin(start, sizes(2), &all, BTreeSet::new(), None).unwrap();
+        assert_eq!(waves.look(start, &said, || all.clone(), |_, _, _| true), Next::Wait);
+        assert_eq!(waves.vanished().len(), 1);
+    }
+
+    #[test]
     fn only_who_takes_a_part_of_the_change_has_a_word_and_every_part_has_somebody() {
         let (now, cluster, listener) = (Instant::now(), TypeUrl::CLUSTER, TypeUrl::LISTENER);
         // One stream a type, as the services for a single type have it.
@@ -470,27 +657,39 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the fleet and whatever it says, everybody has it or it is halted within as many timeouts as there are waves
-        /// and witnesses, nobody who does not follow a view is given it, and nothing is withheld on the word of one whom
-        /// another contradicts.
+        /// Whatever the fleet, whatever it says and whoever goes away, everybody has it or it is halted within as many timeouts as
+        /// there are waves and witnesses, nobody who does not follow a view is given it, and nothing is withheld on the word of one
+        /// whom another contradicts, or because of one that went away while another said yes.
         #[test]
         fn it_ends_in_time(
             number in 2..500_u64, views in 1..9_u64, first in 1..20_usize,
-            refusing in prop::collection::btree_set(0..500_u64, 0..4), answers in prop::collection::vec(0..3_usize, 80)
+            refusing in prop::collection::btree_set(0..500_u64, 0..4), answers in prop::collection::vec(0..3_usize, 80),
+            going in prop::collection::vec((0..500_u64, 0..40_usize), 0..4)
         ) {
             let (all, start) = (followers(number, views), Instant::now());
             let refusing: Vec<u64> = refusing.into_iter().collect();
             let Some(mut waves) = begin(start, first, &all) else { return Ok(()) };
             let mut now = start;
-            for answer in answers {
-                match look(&mut waves, now, &all, &refusing, answer) {
+            let mut yes = false;
+            for (turn, answer) in answers.into_iter().enumerate() {
+                let gone: Vec<u64> = going.iter().filter(|(_, when)| *when <= turn).map(|(who, _)| *who).collect();
+                let said = said_without(&waves, &all, &refusing, answer, &gone);
+                yes |= said.iter().any(|it| it.answer == Answer::Took);
+                let there = || all.iter().filter(|it| !gone.contains(&it.stream.0)).cloned().collect();
+                match waves.look(now, &said, there, |_, _, _| true) {
                     Next::All => return Ok(()),
                     Next::Halt(_) => {
-                        let have = waves.streams();
-                        let accusers = refusing.iter().filter(|stream| have.contains(&StreamId(**stream))).count();
+                        let refuses = |it: &&Testimony| matches!(it.answer, Answer::Refuses(_));
+                        let accusers = said.iter().filter(refuses).count();
                         prop_assert!(accusers > 0);
-                        // Where it is one alone, all others that were asked kept silent.
-                        prop_assert!(accusers > 1 || have.len() <= 1 + answer);
+                        // Where it is one alone, all others that were asked kept silent or are gone.
+                        prop_assert!(accusers > 1 || said.iter().all(|it| it.answer != Answer::Took));
+                        return Ok(());
+                    }
+                    Next::Abandon(nodes, of) => {
+                        let names: Vec<String> = gone.iter().map(|who| format!("n{who}")).collect();
+                        prop_assert!(nodes.len() <= of && nodes.iter().all(|node| names.contains(node)));
+                        prop_assert!(nodes.len() > 1 || nodes.len() == 1 && !yes);
                         return Ok(());
                     }
                     Next::Try(streams) => prop_assert!(streams.iter().all(|stream| stream.0 < number)),

@@ -12,6 +12,7 @@ use envoy_types::pb::{
             cluster::v3::Cluster,
             core::v3::{Locality, Node},
             endpoint::v3::ClusterLoadAssignment,
+            route::v3::RouteConfiguration,
         },
         service::discovery::v3::{
             DeltaDiscoveryRequest, DeltaDiscoveryResponse,
@@ -26,6 +27,7 @@ use tonic::{Streaming, transport::Channel};
 
 const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 const ENDPOINT: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
+const ROUTE: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
 
 /// One connected client and what it holds.
 pub struct Proxy {
@@ -37,6 +39,8 @@ pub struct Proxy {
     pub probed: BTreeSet<String>,
     /// Assignments by cluster.
     pub endpoints: BTreeMap<String, ClusterLoadAssignment>,
+    /// Virtual hosts of its routes.
+    pub routes: BTreeSet<String>,
     /// Refuse what comes, with these words.
     pub refuse: Option<String>,
     /// Refuse clusters that these words name, with these words.
@@ -54,6 +58,11 @@ impl Proxy {
     /// Connects as `id` in `zone` and subscribes to the endpoints of these clusters, and to nothing else.
     pub async fn connect_for(server: SocketAddr, id: &str, zone: &str, clusters: &[&str]) -> Self {
         Self::subscribe(server, id, zone, ENDPOINT, clusters).await
+    }
+
+    /// Connects as `id` in `zone` and subscribes to the routes of this name, and to nothing else.
+    pub async fn connect_for_routes(server: SocketAddr, id: &str, zone: &str, name: &str) -> Self {
+        Self::subscribe(server, id, zone, ROUTE, &[name]).await
     }
 
     async fn subscribe(server: SocketAddr, id: &str, zone: &str, kind: &str, names: &[&str]) -> Self {
@@ -83,6 +92,7 @@ impl Proxy {
             clusters,
             probed: BTreeSet::new(),
             endpoints,
+            routes: BTreeSet::new(),
             refuse: None,
             refuse_clusters: None,
         }
@@ -159,6 +169,14 @@ impl Proxy {
                 if !subscribe.resource_names_subscribe.is_empty() {
                     let _gone = self.requests.send(subscribe);
                 }
+            }
+            ROUTE => {
+                for resource in response.resources {
+                    let value = resource.resource.unwrap().value;
+                    let routes = RouteConfiguration::decode(value.as_slice()).unwrap();
+                    self.routes = routes.virtual_hosts.into_iter().map(|host| host.name).collect();
+                }
+                let _gone = self.requests.send(answer);
             }
             _ => {
                 for resource in response.resources {

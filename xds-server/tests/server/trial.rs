@@ -93,13 +93,13 @@ async fn however_long_a_trial_takes_drains_and_endpoints_go_past_it() {
     let convergence = admin_says(&plane, &format!("/convergence?revision={seen}"), |_| true).await;
     assert_eq!(convergence["acked"], json!(0), "{convergence}");
 
-    // Once nobody is left who could refuse it, it goes to all.
-    drop(deaf);
+    // Once it has said yes, it goes to all.
+    let deaf = deaf.run();
     other.until("the new service", |proxy| proxy.clusters.contains("new-svc")).await;
     let other = other.run();
-    admin_says(&plane, &format!("/convergence?revision={seen}"), |seen| seen["acked"] == 1).await;
+    admin_says(&plane, &format!("/convergence?revision={seen}"), |seen| seen["acked"] == 2).await;
     admin_says(&plane, "/status", |status| status["trial"].is_null()).await;
-    other.abort();
+    [deaf, other].iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -118,6 +118,7 @@ async fn written_together_a_drain_does_not_wait_for_a_policy_and_takes_none_alon
     plane.write_topology(&topology(Written { policy, drained: true, endpoints: 3 })).unwrap();
     other.until("one more endpoint", |proxy| in_az_a(proxy) == (1, 3)).await;
     assert!(!other.clusters.contains("new-svc"), "nobody has tried it");
-    drop(deaf);
+    let deaf = deaf.run();
     other.until("the new service", |proxy| proxy.clusters.contains("new-svc")).await;
+    deaf.abort();
 }

@@ -203,9 +203,95 @@ async fn endpoints_go_past_a_change_on_trial_and_do_not_take_it_along() {
     let endpoints = |proxy: &Proxy| proxy.by_zone().get("pay-svc").map_or(0, |zones| zones["az-a"].1);
     other.until("the endpoint", |proxy| endpoints(proxy) == 2).await;
     assert!(!other.clusters.contains("new-svc"), "nobody has tried it");
-    // Once nobody is left who could refuse it, it goes to all.
-    drop(deaf);
+    // Once it has said yes, it goes to all.
+    let deaf = deaf.run();
     other.until("the new service", |proxy| proxy.clusters.contains("new-svc")).await;
+    deaf.abort();
+}
+
+/// A server with four proxies in one zone, the first `deaf` of which never read what they are given, and a policy that has been
+/// given to the first of them.
+async fn on_trial(lab: &Lab, deaf: usize) -> (Plane, Vec<Proxy>) {
+    let options = PlaneOptions {
+        topology: Some(topology("{}", "{}", 1)),
+        config: Some("waves: {timeout: 4s}\n".to_owned()),
+        filter: false,
+        ..PlaneOptions::default()
+    };
+    let plane = Plane::start(lab, options).await.unwrap();
+    let mut proxies = Vec::new();
+    for n in 0..4 {
+        proxies.push(connected(&plane, &format!("proxy-{n}")).await);
+    }
+    admin_says(&plane, "/status", |status| status["proxies"]["synced"] == 4).await;
+    proxies.splice(deaf.., []).for_each(|proxy| drop(proxy.run()));
+    plane.write_topology(&topology("{probe: {tcp: true}}", "{}", 1)).unwrap();
+    admin_says(&plane, "/status", |status| status["trial"]["waiting_for"] == json!(["proxy-0"])).await;
+    (plane, proxies)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_two_proxies_go_away_over_is_given_to_nobody_else() {
+    let lab = Lab::new().unwrap();
+    let (plane, mut deaf) = on_trial(&lab, 3).await;
+    let mut third = deaf.pop().unwrap();
+    drop(deaf.remove(0));
+    let trial = admin_says(&plane, "/status", |status| status["trial"]["gone"] == json!(["proxy-0"])).await;
+    assert_eq!(trial["trial"]["wave"], 1, "{trial}");
+    let (_, out, _) = told(&plane.cli(&["status"]).await.unwrap());
+    assert!(out.contains("GONE AWAY: proxy-0"), "{out}");
+    // Another is asked, and goes the same way.
+    admin_says(&plane, "/status", |status| status["trial"]["waiting_for"] == json!(["proxy-1"])).await;
+    drop(deaf);
+    let rows = admin_says(&plane, "/quarantine", |rows| rows[0]["name"] == "order-svc").await;
+    assert_eq!(rows[0]["node"], "proxy-0, proxy-1", "{rows}");
+    assert_eq!(rows[0]["message"], "2 of 2 proxies went away after it was sent", "{rows}");
+    let status = admin_says(&plane, "/status", |status| status["trial"].is_null()).await;
+    assert_eq!((&status["proxies"]["synced"], &status["proxies"]["connected"]), (&json!(2), &json!(2)));
+    // As many messages later as it takes for what is on its way to arrive.
+    plane.write_topology(&topology("{probe: {tcp: true}}", "{}", 2)).unwrap();
+    third.until("the endpoint", |proxy| proxy.by_zone()["pay-svc"]["az-a"].1 == 2).await;
+    assert!(third.probed.is_empty(), "nobody else was given it");
+    assert_eq!(metric(&plane, "zonebreak_waves_total{outcome=\"halted\"}").await, "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_proxy_that_goes_away_is_late_and_stops_nothing() {
+    let lab = Lab::new().unwrap();
+    let (plane, deaf) = on_trial(&lab, 1).await;
+    drop(deaf);
+    admin_says(&plane, "/status", |status| status["changes"][0]["acked"] == 3).await;
+    assert_eq!(metric(&plane, "zonebreak_quarantined_resources").await, "0");
+    assert_eq!(metric(&plane, "zonebreak_waves_total{outcome=\"late\"}").await, "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_let_nothing_out_of_quarantine_that_they_change() {
+    let lab = Lab::new().unwrap();
+    let plane = on_file(&lab, &topology("{}", "{}", 1)).await;
+    let mut proxies = Vec::new();
+    for id in ["first", "second", "third"] {
+        let mut proxy = Proxy::connect_for_routes(plane.xds(), id, "az-a", "zonebreak_8080").await;
+        proxy.until("its routes", |proxy| proxy.routes.contains("pay-svc")).await;
+        proxy.refuse = Some("not to my taste".to_owned());
+        proxies.push(proxy);
+    }
+    // The third would say so, if it were given them.
+    let proxies: Vec<_> = proxies.into_iter().map(Proxy::run).collect();
+    plane.write_topology(&topology("{timeout: 7s}", "{}", 1)).unwrap();
+    let rows = admin_says(&plane, "/quarantine", |rows| rows[0]["type"] == "RDS").await;
+    let nacks = async || metric(&plane, "zonebreak_xds_nacks_total{type=\"rds\"}").await;
+    assert_eq!(nacks().await, "2", "{rows}");
+    // Endpoints of a service without a policy bring a virtual host, into the routes that were refused.
+    let more = topology("{timeout: 7s}", "{}", 1)
+        + "  plain-svc:\n    s1: {address: 10.0.4.1, port: 80, zone: az-a}\n";
+    plane.write_topology(&more).unwrap();
+    let change = rows[0]["change"].as_u64();
+    let again = admin_says(&plane, "/quarantine", |rows| rows[0]["change"].as_u64() > change).await;
+    assert_eq!((&again[0]["type"], &again[0]["name"]), (&json!("RDS"), &json!("zonebreak_8080")), "{again}");
+    admin_says(&plane, "/status", |status| status["proxies"]["synced"] == 3).await;
+    assert_eq!(nacks().await, "4", "two tried them, and nobody else was given them");
+    proxies.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 #[tokio::test(flavor = "multi_thread")]

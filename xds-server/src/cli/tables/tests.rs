@@ -160,6 +160,7 @@ fn sample() -> Status {
             wave: 1,
             streams: 1,
             waiting_for: vec!["two".to_owned()],
+            gone: vec!["three".to_owned()],
         }),
         load: vec![LoadRow {
             service: "order-svc".parse().unwrap(),
