@@ -414,7 +414,28 @@ struct Service {
     backend: SocketAddr,
 }
 
-/// Five hundred random changes of services that come, go, are renamed, moved, and led to, under load on every path.
+/// What the listener of a random topology is: both numbers are names, and change.
+#[derive(Clone, Copy)]
+struct Front {
+    listener: usize,
+    routes: usize,
+}
+
+// === impl Front ===
+
+impl Front {
+    fn stat_prefix(self) -> String {
+        format!("ingress-{}", self.listener)
+    }
+
+    fn resources(self, to: &[(&str, &str)]) -> [Resource; 2] {
+        let named = format!("routes-{}", self.routes);
+        [listener("ingress", &named, "policy", &self.stat_prefix()), routes(&named, to)]
+    }
+}
+
+/// Five hundred random changes of services that come, go, are renamed, moved, and led to, and of the listener and the routes that
+/// it names, under load on every path.
 async fn follows_random_changes(protocol: Protocol, seed: u64) {
     const CHANGES: u64 = 500;
     const PATHS: [&str; 4] = ["/s0", "/s1", "/s2", "/s3"];
@@ -423,6 +444,7 @@ async fn follows_random_changes(protocol: Protocol, seed: u64) {
     let mut dice = Dice(seed);
     let mut services: [Option<Service>; 4] = [None, None, None, None];
     let (mut default, mut policy_value) = (0, 0);
+    let mut front = Front { listener: 0, routes: 0 };
     let mut renamed = 0;
     let fresh = |dice: &mut Dice, at: usize, renamed: usize| Service {
         cluster: format!("s{at}-{renamed}"),
@@ -430,11 +452,8 @@ async fn follows_random_changes(protocol: Protocol, seed: u64) {
         backend: backends[dice.below(2)],
     };
     services[0] = Some(fresh(&mut dice, 0, 0));
-    let resources = |services: &[Option<Service>; 4], default: usize, policy_value: usize| {
-        let mut resources = vec![
-            listener("ingress", "routes", "policy", "ingress"),
-            policy("policy", &policy_value.to_string()),
-        ];
+    let resources = |front: Front, services: &[Option<Service>; 4], default: usize, policy_value: usize| {
+        let mut resources = vec![policy("policy", &policy_value.to_string())];
         let present = services.iter().flatten();
         resources.extend(present.clone().map(|service| cluster(&service.cluster, service.timeout)));
         resources.extend(present.map(|service| endpoints(&service.cluster, service.backend)));
@@ -442,10 +461,10 @@ async fn follows_random_changes(protocol: Protocol, seed: u64) {
         let mut to: Vec<(&str, &str)> =
             named.map(|(path, service)| (path, service.cluster.as_str())).collect();
         to.push(("/", services[default].as_ref().map(|service| service.cluster.as_str()).unwrap()));
-        resources.push(routes("routes", &to));
+        resources.extend(front.resources(&to));
         resources
     };
-    running.publish("front", 0, resources(&services, default, policy_value));
+    running.publish("front", 0, resources(front, &services, default, policy_value));
     let envoy = Envoy::start("front", protocol, running.address).await;
     let at = envoy.listening("ingress").await;
     answered(at, if services[0].as_ref().unwrap().backend == backends[0] { "a" } else { "b" }, "0").await;
@@ -455,6 +474,12 @@ async fn follows_random_changes(protocol: Protocol, seed: u64) {
         for _ in 0..=dice.below(3) {
             let which = dice.below(4);
             renamed += 1;
+            // Now and then: each leaves the connections of the one before to run out.
+            match dice.below(24) {
+                0 => front.listener = renamed,
+                1 => front.routes = renamed,
+                _ => {}
+            }
             match (dice.below(6), &mut services[which]) {
                 (0 | 1, service) => *service = Some(fresh(&mut dice, which, renamed)),
                 (2, Some(service)) => service.backend = backends[dice.below(2)],
@@ -465,13 +490,20 @@ async fn follows_random_changes(protocol: Protocol, seed: u64) {
                 _ => unreachable!("six choices"),
             }
         }
-        running.publish("front", change, resources(&services, default, policy_value));
+        running.publish("front", change, resources(front, &services, default, policy_value));
         match dice.below(8) {
             0 => converged(&running).await,
             wait => tokio::time::sleep(Duration::from_millis(2 * wait as u64)).await,
         }
     }
     converged(&running).await;
+    assert!(front.listener > 0 && front.routes > 0, "they were changed");
+    let last = format!("http.{}.downstream_rq_total", front.stat_prefix());
+    let started = Instant::now();
+    while envoy.stat(&last).await == 0 {
+        assert!(started.elapsed() < Duration::from_secs(20), "the last listener takes no request");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let mut requests = 0;
     for load in loads {
         requests += load.done.load(Ordering::Relaxed);
