@@ -175,6 +175,12 @@ pub fn status(status: &Status, now: Timestamp, wide: bool) -> String {
         None => out += "filter    none\n",
     }
     out += &format!("proxies   {}\n", fleet(&status.proxies));
+    if status.gates_expired > 0 {
+        out += &format!(
+            "gates     {} OPENED BY TIME: a proxy did not answer, and got the rest of a change without it; the log says which\n",
+            status.gates_expired
+        );
+    }
     if let Some(trial) = &status.trial {
         out += &on_trial(trial, now);
     }
@@ -238,7 +244,15 @@ pub fn why(why: &Why) -> String {
             if proxy.in_sync { "has acknowledged what follows" } else { "has NOT acknowledged what follows" };
         let version = |version: &Option<String>| version.clone().unwrap_or_else(dash);
         let (sent, acked) = (version(&proxy.sent), version(&proxy.acked));
-        out += &format!("proxy     {} {has} (EDS sent {sent}, acked {acked})\n", proxy.id);
+        out += &format!("proxy     {} {has} (EDS sent {sent}, acked {acked}", proxy.id);
+        if proxy.filter_sent.is_some() {
+            let (sent, acked) = (version(&proxy.filter_sent), version(&proxy.filter_acked));
+            out += &format!("; ECDS sent {sent}, acked {acked}");
+        }
+        out += ")\n";
+        for (kind, nack) in &proxy.refused {
+            out += &format!("          REFUSED {kind} version {}: {}\n", nack.version, nack.message);
+        }
     }
     let mode = format!("{:?}", why.mode).to_lowercase();
     let weights: Vec<String> = why.weights.iter().map(|(zone, weight)| format!("{zone} {weight}")).collect();

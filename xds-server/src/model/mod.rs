@@ -41,6 +41,9 @@ pub struct Status {
     pub services: Vec<ServiceRow>,
     /// How many proxies have what they should have.
     pub proxies: Fleet,
+    /// How often a proxy did not acknowledge a part of a change in time and was given the rest of it without, since the start.
+    #[serde(default)]
+    pub gates_expired: u64,
     /// Values that were refused.
     pub problems: Vec<ProblemRow>,
     /// Changes that are held back.

@@ -1,7 +1,7 @@
 //! Why a proxy is told what it is told of a service: each zone's priority, weight and share with the inputs that made it, each
 //! endpoint that takes no requests with whoever says so. Explains the view; the rules are the topology crate's and the filter's.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,8 @@ use zonebreak_topology::{
     view::{self, Locality, ServiceView},
 };
 
+use super::Nack;
+
 /// `GET /why?service=S&proxy=ID`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Why {
@@ -27,7 +29,7 @@ pub struct Why {
     /// How the zones share the load.
     pub mode: Mode,
     /// The policy's weights, as far as it has any.
-    pub weights: std::collections::BTreeMap<Zone, u32>,
+    pub weights: BTreeMap<Zone, u32>,
     /// Each zone, in the order of preference.
     pub zones: Vec<WhyZone>,
     /// Endpoints that take no requests.
@@ -77,12 +79,21 @@ pub struct WhyEndpoint {
 pub struct WhyProxy {
     /// `node.id`.
     pub id: String,
-    /// Whether it has acknowledged the endpoints that this explains.
+    /// Whether it has acknowledged the endpoints that this explains, and the filter's configuration where it has a filter.
     pub in_sync: bool,
     /// Version of its endpoints that was sent last.
     pub sent: Option<String>,
     /// Version of its endpoints that was acknowledged last.
     pub acked: Option<String>,
+    /// Version of the filter's configuration that was sent last.
+    #[serde(default)]
+    pub filter_sent: Option<String>,
+    /// Version of the filter's configuration that was acknowledged last.
+    #[serde(default)]
+    pub filter_acked: Option<String>,
+    /// What it refuses now, by short name of type.
+    #[serde(default)]
+    pub refused: BTreeMap<String, Nack>,
 }
 
 /// Explains `service` to a client in `zone`; `None` when there is no such service.

@@ -24,7 +24,7 @@ use super::{filter as zone_filter, packed, sources};
 pub(super) const SERVE_HEADER: &str = "x-zonebreak-serve";
 
 /// The name of the listener and of the routes of one port.
-pub(super) fn name(port: u16) -> String {
+pub fn name(port: u16) -> String {
     format!("zonebreak_{port}")
 }
 

@@ -10,6 +10,7 @@ mod snapshot;
 mod sources;
 
 pub use filter::Module;
+pub use listener::name as listener_name;
 pub use moment::of_the_moment;
 pub use snapshot::{Clash, Options, snapshot};
 

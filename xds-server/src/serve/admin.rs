@@ -13,15 +13,22 @@ use axum::{
 };
 use jiff::Timestamp;
 use serde::Deserialize;
-use zonebreak_core::names::{ServiceName, Zone};
+use zonebreak_core::{
+    names::{ServiceName, Zone},
+    policy::ServicePolicy,
+};
 use zonebreak_topology::{HeldId, confirm};
 
 use super::{
     http::{index, pretty, problem},
     state::State,
 };
-use crate::model::{
-    self, ConfirmRequest, Confirmed, Convergence, Proxy, QuarantineRow, Standing, Why, WhyProxy,
+use crate::{
+    model::{
+        self, ConfirmRequest, Confirmed, Convergence, Proxy, QuarantineRow, Standing, TypeState, Why,
+        WhyProxy,
+    },
+    resources,
 };
 
 const PATHS: &[(&str, &str)] = &[
@@ -137,12 +144,13 @@ async fn why(
         model::why(&applied.topology, &applied.held, &asked.service, named.as_ref(), Timestamp::now());
     match found {
         Some(mut why) => {
-            // Clusters and endpoints are named like their service.
+            let policy = applied.topology.services.get(&why.service);
+            let port = policy.map_or_else(|| ServicePolicy::default().port, |policy| policy.port);
             let quarantine = state.quarantine();
-            let withheld = quarantine.iter().filter(|row| row.name == why.service.as_str());
+            let withheld = quarantine.iter().filter(|row| shapes(row, &why.service, port));
             why.notes.extend(withheld.map(|row| {
-                let QuarantineRow { kind, node, message, change, .. } = row;
-                format!("in quarantine: {kind} of change {change} was refused by {node}, so the last good one is served: {message}")
+                let QuarantineRow { kind, name, node, message, change, .. } = row;
+                format!("in quarantine: {kind} {name} of change {change} was refused by {node}, so the last good one is served: {message}")
             }));
             pretty(&Why { proxy: proxy.as_ref().map(has), ..why })
         }
@@ -153,13 +161,29 @@ async fn why(
     }
 }
 
+/// Whether a withheld resource has a part in what proxies are told of a service on this port.
+fn shapes(row: &QuarantineRow, service: &ServiceName, port: u16) -> bool {
+    match row.kind.as_str() {
+        // The filter's configuration holds every service.
+        "ECDS" => true,
+        "LDS" | "RDS" => row.name == resources::listener_name(port),
+        // Clusters and endpoints are named like their service.
+        _ => row.name == service.as_str(),
+    }
+}
+
 fn has(proxy: &Proxy) -> WhyProxy {
-    let endpoints = proxy.types.get("EDS");
+    let [endpoints, filter] = ["EDS", "ECDS"].map(|kind| proxy.types.get(kind));
+    let synced = |state: &TypeState| state.state == Standing::Synced;
+    let refused = proxy.types.iter().filter_map(|(kind, state)| Some((kind.clone(), state.nack.clone()?)));
     WhyProxy {
         id: proxy.id.clone(),
-        in_sync: endpoints.is_some_and(|state| state.state == Standing::Synced),
+        in_sync: endpoints.is_some_and(synced) && filter.is_none_or(synced),
         sent: endpoints.and_then(|state| state.sent.clone()),
         acked: endpoints.and_then(|state| state.acked.clone()),
+        filter_sent: filter.and_then(|state| state.sent.clone()),
+        filter_acked: filter.and_then(|state| state.acked.clone()),
+        refused: refused.collect(),
     }
 }
 

@@ -291,6 +291,7 @@ impl State {
             shifts: model::shifts(&topology, now),
             services: model::services(&topology, now),
             proxies: Fleet::of(&self.proxies()),
+            gates_expired: self.xds.metrics().gates_expired(),
             problems: self.problems(),
             held: self.held(),
             quarantine: self.quarantine().to_vec(),

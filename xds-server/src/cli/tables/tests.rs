@@ -127,6 +127,7 @@ fn sample() -> Status {
             out_of_service: 1,
         }],
         proxies: Fleet { connected: 3, synced: 1, stale: 1, nacked: 1 },
+        gates_expired: 2,
         problems: vec![ProblemRow {
             key: "services/pay-svc".to_owned(),
             revision: 41,
@@ -218,6 +219,8 @@ fn an_explanation_is_as_reviewed() {
         serving: 2,
         endpoints: 2,
     };
+    let refused =
+        Nack { version: "c1".to_owned(), message: "weights: must not all be 0".to_owned(), at: now() };
     let sample = Why {
         service: "order-svc".parse().unwrap(),
         zone: Some("az-a".parse().unwrap()),
@@ -236,9 +239,12 @@ fn an_explanation_is_as_reviewed() {
         notes: vec!["it has no policy of its own: the defaults count".to_owned()],
         proxy: Some(WhyProxy {
             id: "one".to_owned(),
-            in_sync: true,
+            in_sync: false,
             sent: Some("5f".to_owned()),
             acked: Some("5f".to_owned()),
+            filter_sent: Some("c1".to_owned()),
+            filter_acked: Some("c0".to_owned()),
+            refused: [("ECDS".to_owned(), refused)].into(),
         }),
     };
     insta::assert_snapshot!("why", why(&sample));
