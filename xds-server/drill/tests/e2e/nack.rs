@@ -5,10 +5,10 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use zonebreak_drill::{
     lab::until,
-    world::{Protocol, SOON, World, WorldOptions},
+    world::{Protocol, SERVICE, SOON, World, WorldOptions},
 };
 
-use crate::support::{cli, etcd, in_sync, no_failure, ran, steady, turn, words};
+use crate::support::{cli, etcd, in_sync, no_failure, put, ran, steady, turn, words};
 
 const RATE: f64 = 200.0;
 
@@ -45,6 +45,8 @@ async fn a_module_that_the_proxy_cannot_load_is_a_nack_and_the_old_one_goes_on()
     assert!(nack["message"].as_str().is_some_and(|m| m.contains("nobody-put-it-here.wasm")), "{proxy}");
     let table = cli(&world.plane, &["proxies"]).await;
     assert!(table.out.contains("NACKED") && table.out.contains("envoy-az-a"), "{table:?}");
+    let why = cli(&world.plane, &["topology", "why", SERVICE, "--proxy", "envoy-az-a"]).await;
+    assert!(why.out.contains("has NOT acknowledged") && why.out.contains("REFUSED ECDS"), "{why:?}");
     let told = cli(&world.plane, &["proxies", "envoy-az-a"]).await;
     assert!(told.out.contains("nobody-put-it-here.wasm"), "the proxy's own words: {told:?}");
 
@@ -156,13 +158,41 @@ async fn what_the_first_two_proxies_refuse_the_third_never_sees() {
     assert!(withheld[0]["message"].as_str().unwrap().contains("nobody-put-it-here.wasm"), "{withheld}");
     // Everybody has the last good one, which is what they should have.
     in_sync(&world.plane, 3).await;
-    let refused = "extension_config_discovery.*(config_fail|update_rejected)$";
-    let refused = third.stats(refused).await.unwrap();
-    assert!(!refused.is_empty() && refused.values().all(|count| *count == 0), "{refused:?}");
+    let third_refused_nothing = async || {
+        let refused = "extension_config_discovery.*(config_fail|update_rejected)$";
+        let refused = third.stats(refused).await.unwrap();
+        assert!(!refused.is_empty() && refused.values().all(|count| *count == 0), "{refused:?}");
+    };
+    third_refused_nothing().await;
+
+    let why = cli(&world.plane, &["topology", "why", SERVICE, "--proxy", "third-az-b"]).await;
+    assert!(why.out.contains("in quarantine: ECDS zonebreak of change"), "{why:?}");
+
+    // An instance that turns unhealthy and a drain are in the same configuration. They reach the filters in the last good one, and
+    // let nothing out.
+    let before = filter_of(&world, "third-az-b").await;
+    let topology: Value = world.plane.admin().json("/topology").await.unwrap();
+    let instance = topology["endpoints"][SERVICE].as_object().unwrap().keys().next().unwrap().clone();
+    let health = json!({"state": "unhealthy", "since": "2026-01-01T00:00:00Z", "evidence": "e2e"});
+    put(&world, &format!("health/{SERVICE}/{instance}"), &health.to_string()).await;
+    until("the capacities in the third filter", SOON, async || match filter_of(&world, "third-az-b").await {
+        now if now != before && now.is_string() => Ok(()),
+        other => Err(other.to_string()),
+    })
+    .await
+    .unwrap();
+    in_sync(&world.plane, 3).await;
+    let drain = ["zone", "drain", "az-c", "--for", "5m", "--reason", "e2e"];
+    assert_eq!(cli(&world.plane, &drain).await.code, 0, "every proxy takes it");
+    world.until_zone("az-c", SOON, |zone| zone.state == 4).await.unwrap();
+    cli(&world.plane, &["zone", "restore", "az-c"]).await;
+    world.until_zone("az-c", SOON, |zone| zone.state != 4).await.unwrap();
+    assert_eq!(quarantine().await, withheld);
+    third_refused_nothing().await;
     let told = cli(&world.plane, &["proxies"]).await;
     assert!(told.out.contains("QUARANTINE") && told.out.contains("nobody-put-it-here.wasm"), "{told:?}");
 
-    // Mended, it is tried anew, and drains, which travel with it, arrive again.
+    // Mended, it is tried anew.
     world.plane.write_config(config).unwrap();
     until("nothing in quarantine", SOON, async || match quarantine().await {
         rows if rows == json!([]) => Ok(()),
@@ -171,6 +201,65 @@ async fn what_the_first_two_proxies_refuse_the_third_never_sees() {
     .await
     .unwrap();
     in_sync(&world.plane, 3).await;
-    cli(&world.plane, &["zone", "drain", "az-c", "--for", "5m", "--reason", "e2e"]).await;
-    world.until_zone("az-c", SOON, |zone| zone.state == 4).await.unwrap();
+}
+
+/// The version of the filter's configuration that a proxy has acknowledged.
+async fn filter_of(world: &World, proxy: &str) -> Value {
+    let proxies: Value = world.plane.admin().json("/proxies").await.unwrap();
+    let mut found = proxies.as_array().into_iter().flatten().filter(|row| row["id"] == proxy);
+    found.next().map_or(Value::Null, |row| row["types"]["ECDS"]["acked"].clone())
+}
+
+/// Three proxies, and a change over which those die that are given it: the first, the one of its zone that is asked next, and
+/// never the third.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_two_proxies_die_over_the_third_never_sees() {
+    let _turn = turn().await;
+    let config = "waves: { timeout: 3s }\n".to_owned();
+    let mut world = World::start(WorldOptions { config: Some(config), ..Default::default() }).await.unwrap();
+    let mut second = world.another_envoy("second", "az-a", Protocol::Delta).await.unwrap();
+    in_sync(&world.plane, 2).await;
+    let _third = world.another_envoy("third", "az-b", Protocol::Delta).await.unwrap();
+    in_sync(&world.plane, 3).await;
+    let before = filter_of(&world, "third-az-b").await;
+    // They do not get to answer what they are given.
+    for process in [world.envoy.process(), second.process()] {
+        process.signal(libc::SIGSTOP).unwrap();
+    }
+    let topology: Value = world.plane.admin().json("/topology").await.unwrap();
+    let mut policy = topology["services"][SERVICE].clone();
+    policy["timeout"] = json!("7s");
+    put(&world, &format!("services/{SERVICE}"), &policy.to_string()).await;
+    let admin = world.plane.admin().clone();
+    let asked = async |who: &str| {
+        until(&format!("the change with {who}"), SOON, async || {
+            let status: Value = admin.json("/status").await.map_err(|e| e.to_string())?;
+            if status["trial"]["waiting_for"] == json!([who]) {
+                Ok(())
+            } else {
+                Err(status["trial"].to_string())
+            }
+        })
+        .await
+        .unwrap();
+    };
+    asked("envoy-az-a").await;
+    world.envoy.process().kill();
+    asked("second-az-a").await;
+    second.process().kill();
+    let withheld = until("the change in quarantine", SOON, async || {
+        let rows: Value = world.plane.admin().json("/quarantine").await.map_err(|e| e.to_string())?;
+        if rows[0].is_object() { Ok(rows) } else { Err(rows.to_string()) }
+    })
+    .await
+    .unwrap();
+    let rows = withheld.as_array().unwrap();
+    let kinds: Vec<&str> = rows.iter().filter_map(|row| row["type"].as_str()).collect();
+    assert!(kinds.contains(&"RDS") && kinds.contains(&"ECDS"), "{withheld}");
+    for row in rows {
+        assert_eq!(row["node"], "envoy-az-a, second-az-a", "{withheld}");
+        assert_eq!(row["message"], "2 of 2 proxies went away after it was sent", "{withheld}");
+    }
+    in_sync(&world.plane, 1).await;
+    assert_eq!(filter_of(&world, "third-az-b").await, before);
 }
