@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use etcd_client::{GetOptions, Txn, TxnOp, TxnOpResponse};
+use etcd_client::GetOptions;
 use tokio::{sync::mpsc, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +20,7 @@ use crate::{
     observer::{Observer, Verdict},
     options::StrangerPolicy,
     pipeline::{Applied, Effect, Event, Found, Halt, Pace, Pipeline},
+    questions::{all, get},
     revision::{Revision, SourceRevision},
     run::Context,
     source::{Feed, Follow, SourceNews},
@@ -48,7 +49,7 @@ const IDLE_OFFSET: u64 = 3;
 /// Keys of which the source is asked, at such a look, when they were last put.
 const LOOKED_AT: i64 = 1_000;
 
-/// Keys that are asked for in one request.
+/// Keys that are asked for together.
 const ASKED: usize = 64;
 
 /// Keys that went at the destination of which it is not known yet why; the rest is left to the next start.
@@ -297,13 +298,12 @@ impl Context {
         let names: Vec<Vec<u8>> = keys.iter().filter_map(|key| rules.unmap_key(key)).collect();
         let source = self.source.connect().await?;
         for names in names.chunks(ASKED) {
-            let gets: Vec<TxnOp> = names.iter().map(|name| TxnOp::get(name.as_slice(), None)).collect();
-            let answer = self.source.ask(source.kv().txn(Txn::new().and_then(gets))).await?;
-            let leased = answer.op_responses().into_iter().any(|response| match response {
-                TxnOpResponse::Get(get) => get.kvs().iter().any(|kv| rules.map_lease(kv.lease()) != 0),
-                _ => false,
-            });
-            if leased {
+            let each = |name: &Vec<u8>| {
+                let (cluster, source, name) = (Arc::clone(&self.source), source.clone(), name.clone());
+                async move { get(&cluster, &source, name, Revision(0)).await }
+            };
+            let found = all(&self.source, names.iter().map(each)).await?;
+            if found.iter().flatten().any(|kv| rules.map_lease(kv.lease()) != 0) {
                 return Ok(true);
             }
         }
@@ -340,10 +340,9 @@ impl Context {
         let source = self.source.connect().await?;
         let asking = async { source.kv().get(range_start(prefix), Some(newer)).await };
         let newer = self.source.ask(asking).await?;
-        let ours = newer
-            .kvs()
-            .iter()
-            .filter(|kv| rules.map_key(kv.key()).is_some() && !rules.is_too_old(Revision(kv.mod_revision())));
+        let ours = newer.kvs().iter().filter(|kv| {
+            rules.map_key(kv.key()).is_some() && !rules.leaves_alone(Revision(kv.mod_revision()))
+        });
         let revisions: BTreeSet<i64> = ours.map(etcd_client::KeyValue::mod_revision).collect();
         Ok(revisions.len() as u64)
     }
