@@ -145,13 +145,12 @@ impl Index {
 
     /// Rings those who are concerned when `new` takes the place of `old`.
     pub(crate) fn ring(&self, old: &Snapshot, new: &Snapshot) {
-        for (type_url, of_type) in old
-            .types()
-            .chain(new.types())
-            .map(|(type_url, _)| type_url)
-            .filter_map(|type_url| self.types.get(type_url).map(|of_type| (type_url, of_type)))
-        {
-            of_type.ring(old.set(type_url), new.set(type_url), new.change());
+        let began =
+            |(type_url, _): &(&TypeUrl, &Arc<TypeSet>)| Arc::ptr_eq(old.set(type_url), TypeSet::empty());
+        for (type_url, _) in old.types().chain(new.types().filter(began)) {
+            if let Some(of_type) = self.types.get(type_url) {
+                of_type.ring(old.set(type_url), new.set(type_url), new.change());
+            }
         }
     }
 
