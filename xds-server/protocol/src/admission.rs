@@ -1,7 +1,7 @@
 //! How many streams are brought up at once. When a server starts, or another one ends, the whole fleet connects; all of it at once
 //! would have every proxy wait for the last one. Places are given in the order of asking, so nobody is overtaken.
 //!
-//! A stream takes a place before it gets its first snapshot, and gives it back when it has acknowledged all of that, goes away,
+//! A stream takes a place before it gets its first snapshot, as soon as there is one, and gives it back when it has acknowledged all of that, goes away,
 //! or has had it for [`PATIENCE`]: a client that answers slowly, or never, holds up nobody for longer. What a stream that has
 //! been admitted is sent from then on is nobody's to hold up.
 //!
@@ -38,6 +38,8 @@ struct Counts {
 pub(crate) enum Entrance {
     /// It has not said who it is, or was admitted and is done.
     Open,
+    /// There is nothing to give it yet, and so nothing to take a place for.
+    Early,
     /// It asked for a place.
     Waiting(oneshot::Receiver<()>, Stay),
     /// It has one, or had it for as long as anybody may.
@@ -115,8 +117,13 @@ impl Entrance {
         }
     }
 
+    pub(crate) fn is_early(&self) -> bool {
+        matches!(self, Self::Early)
+    }
+
+    /// Whether it is to be given nothing yet.
     pub(crate) fn is_waiting(&self) -> bool {
-        matches!(self, Self::Waiting(..))
+        matches!(self, Self::Early | Self::Waiting(..))
     }
 
     /// Gives the place back if the stream is done with it; asks only one that has it still.

@@ -132,6 +132,10 @@ impl Served {
         let snapshot = async {
             match &mut self.view {
                 Some(view) => {
+                    if self.entrance.is_early() {
+                        view.published().await;
+                        self.entrance = self.shared.admission().enter();
+                    }
                     self.entrance.admitted().await;
                     view.next().await
                 }
@@ -229,7 +233,7 @@ impl Served {
                 let view = self.shared.view_of(&node);
                 tracing::debug!(stream, node = node.id, %view, protocol = %self.entry.protocol(), "stream opened");
                 self.entry.identify(&node, view.clone(), self.shared.journal());
-                self.entrance = self.shared.admission().enter();
+                self.entrance = Entrance::Early;
                 self.view = Some(self.shared.hub().subscribe(self.entry.id(), view));
             }
             Effect::Send(response) if response.heartbeat => {

@@ -20,11 +20,16 @@ struct Client {
 impl Client {
     /// Connects and subscribes to all secrets: opaque bytes, which nothing leads on from.
     async fn connect(running: &Running) -> Self {
+        Self::connect_to(running, "front").await
+    }
+
+    /// The same as a client of another view.
+    async fn connect_to(running: &Running, view: &str) -> Self {
         let mut client = AggregatedDiscoveryServiceClient::connect(running.url()).await.unwrap();
         let (requests, outgoing) = mpsc::unbounded_channel();
         requests
             .send(DeltaDiscoveryRequest {
-                node: node("front"),
+                node: node(view),
                 type_url: TypeUrl::SECRET.to_string(),
                 resource_names_subscribe: vec!["*".into()],
                 ..Default::default()
@@ -114,6 +119,35 @@ async fn a_storm_is_let_in_a_few_at_a_time_and_deaf_clients_hold_up_nobody_for_e
         client.ack(&change);
     }
     drop(deaf);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_whose_view_is_not_there_take_no_places() {
+    let running = start(ServerOptions { max_initial_syncs: 1, ..ServerOptions::default() }).await;
+    running.publish("front", 1, vec![secret(1)]);
+    let mut early = Vec::new();
+    for _ in 0..40 {
+        early.push(Client::connect_to(&running, "later").await);
+    }
+    eventually("all have said who they are", || {
+        running.server.proxies().iter().filter(|proxy| proxy.view.is_some()).count() == early.len()
+    })
+    .await;
+    assert_eq!(running.server.initial_syncs(), (0, 0));
+    let mut client = Client::connect(&running).await;
+    let first = client.next().await;
+    assert_eq!(running.server.initial_syncs(), (1, 0), "its place is the only one");
+    client.ack(&first);
+    eventually("it is done", || running.server.initial_syncs() == (0, 0)).await;
+    // They are let in once there is something to give them, one at a time.
+    running.publish("later", 2, vec![secret(2)]);
+    eventually("they wait", || running.server.initial_syncs().1 > 0).await;
+    for client in &mut early {
+        let first = client.next().await;
+        client.ack(&first);
+    }
+    eventually("all have it", || running.server.convergence().converged == 41).await;
+    eventually("nobody is left in the queue", || running.server.initial_syncs() == (0, 0)).await;
 }
 
 /// More than a client's window takes: the server cannot write the rest before it reads, and so does not look after its stream.

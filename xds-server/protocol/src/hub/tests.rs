@@ -81,6 +81,24 @@ fn a_version_that_moved_alone_wakes_nobody_and_is_what_who_looks_is_given() {
 }
 
 #[tokio::test]
+async fn to_wait_for_a_view_takes_nothing_of_it() {
+    let hub = Hub::new();
+    let view = ViewKey::new("az-a");
+    let mut stream = follow(&hub, StreamId(1), view.clone());
+    for change in 1..=2 {
+        assert!(futures::poll!(Box::pin(stream.published())).is_pending());
+        hub.publish([(ViewKey::new(&format!("az-{change}")), snapshot(change, b"other"))]);
+    }
+    let publish = async { hub.publish([(view.clone(), snapshot(3, b"x"))]) };
+    // It is woken: the publication comes after it was found waiting.
+    tokio::join!(biased; stream.published(), publish);
+    stream.published().await;
+    assert_eq!(woken(&mut stream), Some(ChangeId(3)));
+    stream.published().await;
+    assert_eq!(woken(&mut stream), None, "once");
+}
+
+#[tokio::test]
 async fn a_trial_reaches_those_who_take_part_and_a_publication_ends_it() {
     let hub = Hub::new();
     let view = ViewKey::new("az-a");
