@@ -4,22 +4,23 @@
 //! where resources come from. A publisher builds a [`Snapshot`] for each view and gives it to the [`Hub`]; a [`Server`]
 //! brings every client to its view, in an order in which no request fails, and remembers what each acknowledged.
 //!
-//! ```
+//! ```no_run
 //! use std::sync::Arc;
 //! use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
-//! use zonebreak_xds::{ChangeId, Hub, Resource, Server, ServerOptions, Snapshot, ViewKey};
+//! use zonebreak_xds::{ChangeId, Hub, Resource, Server, ServerOptions, Snapshot, TransportOptions, ViewKey, listen};
 //!
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # async fn serve() -> Result<(), Box<dyn std::error::Error>> {
 //! let hub = Hub::new();
 //! let server = Server::new(hub.clone(), |node| ViewKey::new(&node.cluster), ServerOptions::default());
 //!
 //! let endpoints = ClusterLoadAssignment { cluster_name: "order".into(), ..Default::default() };
 //! let mut snapshot = Snapshot::builder(ChangeId(1));
 //! snapshot.put(Resource::encode("order", &endpoints))?;
-//! hub.publish([(ViewKey::new("front"), Arc::new(snapshot.build()))]);
+//! hub.publish([(ViewKey::new("front"), Arc::new(snapshot.build()))]); // again with each change, at any time
 //!
-//! let routes = server.routes(); // tonic::transport::Server::builder().add_routes(routes).serve(address)
-//! # drop(routes);
+//! let transport = TransportOptions::default(); // keepalive, and bounds on what a connection may cost
+//! let incoming = transport.incoming(listen("0.0.0.0:18000".parse()?)?);
+//! transport.server().add_routes(server.routes()).serve_with_incoming(incoming).await?;
 //! # Ok(())
 //! # }
 //! ```

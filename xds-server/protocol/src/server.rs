@@ -1,6 +1,7 @@
 //! The server: a hub, the choice of a view, and the streams that are served from them.
 //!
-//! It owns no socket; [`Server::routes`] goes into a tonic server, where keepalive, TLS and addresses are set.
+//! It owns no socket; [`Server::routes`] goes into a tonic server, where TLS and addresses are set:
+//! [`crate::TransportOptions::server`] makes one whose connections are looked after.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -68,7 +69,8 @@ pub(crate) struct Shared {
 // === impl Server ===
 
 impl Server {
-    /// A server of the hub's views. `view_of` says which one a client gets; it is asked once a stream, at its first request.
+    /// A server of the hub's views. `view_of` says which one a client gets. It is asked once for each stream (of
+    /// discovery, and of load reports), at its first request, and the stream keeps to the answer.
     pub fn new(
         hub: Arc<Hub>,
         view_of: impl Fn(&Node) -> ViewKey + Send + Sync + 'static,

@@ -20,7 +20,7 @@ use crate::ledger::{Entry, Progress};
 use crate::server::Shared;
 use crate::session::{Effect, Event, Heard, Response};
 use crate::snapshot::Snapshot;
-use crate::types::TypeUrl;
+use crate::types::{TypeUrl, ViewKey};
 
 #[cfg(test)]
 mod tests;
@@ -34,6 +34,8 @@ struct Served {
     shared: Arc<Shared>,
     entry: Arc<Entry>,
     requests: Inbound,
+    /// What the client is to get, from the moment that it says who it is until it follows that.
+    chosen: Option<ViewKey>,
     view: Option<Subscription>,
     entrance: Entrance,
     draining: watch::Receiver<bool>,
@@ -66,6 +68,7 @@ pub(crate) fn serve(
         shared,
         entry,
         requests,
+        chosen: None,
         view: None,
         entrance: Entrance::Open,
         draining,
@@ -215,13 +218,14 @@ impl Served {
     }
 
     /// A client that comes back says in its first request what it has.
-    fn recognise(&self, request: &Heard) {
+    fn recognise(&mut self, request: &Heard) {
         if self.view.is_none()
             && let Some(node) = request.node()
-            && let Some(snapshot) =
-                self.shared.hub().snapshot_for(self.entry.id(), &self.shared.view_of(node))
         {
-            self.entry.session().recognise(snapshot);
+            let view = self.chosen.insert(self.shared.view_of(node));
+            if let Some(snapshot) = self.shared.hub().snapshot_for(self.entry.id(), view) {
+                self.entry.session().recognise(snapshot);
+            }
         }
     }
 
@@ -230,7 +234,7 @@ impl Served {
         let (stream, node) = (self.entry.id().0, self.entry.node_id());
         match effect {
             Effect::Identified(node) => {
-                let view = self.shared.view_of(&node);
+                let view = self.chosen.take().unwrap_or_else(|| self.shared.view_of(&node));
                 tracing::debug!(stream, node = node.id, %view, protocol = %self.entry.protocol(), "stream opened");
                 self.entry.identify(&node, view.clone(), self.shared.journal());
                 self.entrance = Entrance::Early;

@@ -2,6 +2,9 @@
 
 mod support;
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
@@ -22,12 +25,15 @@ use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_client
 use envoy_types::pb::google::rpc;
 use prost::Message;
 use support::peer::{Peer, STREAMS};
-use support::{Running, eventually, node, start, start_with};
+use support::{Running, eventually, node, serve, start, start_with};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
-use zonebreak_xds::{Protocol, Resource, Scope, ServerOptions, SessionOptions, TransportOptions, TypeUrl};
+use zonebreak_xds::{
+    ChangeId, Hub, Node, Protocol, Resource, Scope, Server, ServerOptions, SessionOptions, Snapshot,
+    TransportOptions, TypeUrl, ViewKey,
+};
 
 const EDS: TypeUrl = TypeUrl::ENDPOINT;
 
@@ -47,6 +53,33 @@ async fn r17_every_resource_on_the_wire_is_of_the_responses_type_and_there_once(
             assert_eq!(said.kinds, [kind.as_str(), kind.as_str()], "{stream:?}");
             assert_ne!(said.values[0], said.values[1], "{stream:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn which_view_a_client_gets_is_asked_once_a_stream() {
+    let (hub, asked) = (Hub::new(), Arc::new(AtomicUsize::new(0)));
+    let count = asked.clone();
+    let choose = move |node: &Node| {
+        count.fetch_add(1, Ordering::Relaxed);
+        ViewKey::new(&node.cluster)
+    };
+    let server = Server::new(hub.clone(), choose, ServerOptions::default());
+    let at = SocketAddr::from(([127, 0, 0, 1], 0));
+    let (address, _runtime) = serve(at, server.routes(), TransportOptions::default()).await;
+    let mut view = Snapshot::builder(ChangeId(1));
+    view.put(endpoints("a", 101)).unwrap();
+    hub.publish([(ViewKey::new("front"), Arc::new(view.build()))]);
+    for (before, stream) in STREAMS.into_iter().enumerate() {
+        let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+        let mut peer = Peer::of(channel, node("front").unwrap(), stream, &EDS).await.unwrap();
+        peer.ask(&EDS, &["a"]).await;
+        let said = peer.expect().await;
+        peer.ack(&said, &["a"]).await;
+        eventually("it has it", || server.convergence().converged == 1).await;
+        assert_eq!(asked.load(Ordering::Relaxed), before + 1, "{stream:?}");
+        drop(peer);
+        eventually("it has gone", || server.convergence().streams == 0).await;
     }
 }
 
