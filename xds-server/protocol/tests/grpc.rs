@@ -5,7 +5,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
@@ -120,13 +120,22 @@ struct Client {
 }
 
 impl Client {
-    /// `None`, and loudly, where there is no grpcio for this Python.
+    /// With the grpcio in the folder that `GRPC` names, or the one that `scripts/setup --foreign` put into the checkout. `None`, and
+    /// loudly, where that is not there; where it was named it must be.
     fn start(running: &Running) -> Option<Self> {
-        let library = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../.tools/grpc"));
+        let named = std::env::var_os("GRPC").map(PathBuf::from);
+        let own = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../.tools/grpc"));
+        let library = named.as_deref().unwrap_or(own);
         if !library.join("grpc").is_dir() {
+            let lacks = library.display();
+            assert!(
+                named.is_none(),
+                "GRPC={lacks} has no grpcio in it: `scripts/setup --foreign`, or unset GRPC"
+            );
             // Past the harness, which keeps what a test prints to itself.
-            let _ = std::io::stderr()
-                .write_all(b"\nLEFT OUT: gRPC's client is not here; `scripts/setup --foreign` fetches it\n");
+            let _ = std::io::stderr().write_all(
+                b"\nLEFT OUT: the tests with gRPC's own client: it is not here, `scripts/setup --foreign` fetches it\n",
+            );
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
