@@ -57,10 +57,9 @@ pub fn at_once(old: &Topology, new: &Topology) -> Option<Arc<Topology>> {
     }
     let mut part = new.under(old);
     let zones = old.known_zones();
-    let is_new = |zone: &Zone| {
-        let zone = new.canonical(zone);
-        !zones.contains(old.canonical(zone)) && new.zones.contains_key(zone)
-    };
+    // By each one's own aliases: under those of `old`, a name that comes to be an alias is a zone that nobody declared.
+    let is_new =
+        |zone: &Zone| !zones.contains(old.canonical(zone)) && new.zones.contains_key(new.canonical(zone));
     part.endpoints.retain(|service, _| {
         let comes = !old.services.contains_key(service) && !old.endpoints.contains_key(service);
         !(comes && new.services.contains_key(service))

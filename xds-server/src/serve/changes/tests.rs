@@ -124,4 +124,9 @@ fn what_nobody_needs_to_try_is_told_from_what_somebody_must() {
     let found = change(&[zone, ("endpoints/s/n", &new), ("endpoints/s/a", &moved), ("shifts/az-a", SHIFT)]);
     let later = all(&["zones/az-n", "endpoints/s/a", "endpoints/s/n"]);
     assert_eq!(found, (true, Some(all(&["shifts/az-a"])), later));
+    // Nor without its alias, or it would be in a zone of that name.
+    let alias = ("zones/az-a", r#"{"aliases": ["n"]}"#);
+    let found = change(&[alias, ("endpoints/s/n", &moved), ("shifts/az-a", SHIFT)]);
+    let later = all(&["zones/az-a", "endpoints/s/n"]);
+    assert_eq!(found, (true, Some(all(&["shifts/az-a"])), later));
 }
