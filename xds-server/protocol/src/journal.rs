@@ -32,9 +32,9 @@ pub struct ChangeStatus {
     pub published_at: SystemTime,
     /// Streams that followed one of its views then.
     pub streams: usize,
-    /// Of those, the ones that were sent something of it, or of a later one.
+    /// Of those, the ones that were sent something of it, or of a later one before they had it.
     pub sent: usize,
-    /// Of those, the ones that hold all of it, or of a later one.
+    /// Of those, the ones that hold all of it, or of a later one; also those that needed to be sent nothing.
     pub acked: usize,
     /// Of those, the ones that refused something while it was the newest.
     pub refused: usize,
@@ -132,14 +132,12 @@ impl Journal {
 
     /// A stream holds all of `change`, since `now`.
     pub(crate) fn acked(&self, view: &ViewKey, reached: &mut Reached, change: ChangeId, now: Instant) {
-        self.sent(view, reached, change);
-        self.each(view, &mut reached.acked, change, |row| row.have(now));
+        self.have(view, reached, change, |row| row.have(now));
     }
 
     /// A stream holds all of `change`, which was published without concerning it: it took no time that could be told.
     pub(crate) fn held(&self, view: &ViewKey, reached: &mut Reached, change: ChangeId) {
-        self.sent(view, reached, change);
-        self.each(view, &mut reached.acked, change, |row| row.acked += 1);
+        self.have(view, reached, change, |row| row.acked += 1);
     }
 
     /// A stream refused something while `change` was the newest that it was given.
@@ -174,6 +172,12 @@ impl Journal {
     /// The changes, the newest first.
     pub(crate) fn changes(&self) -> Vec<ChangeStatus> {
         self.inner().rows.iter().rev().map(Row::status).collect()
+    }
+
+    fn have(&self, view: &ViewKey, reached: &mut Reached, change: ChangeId, count: impl FnMut(&mut Row)) {
+        // What it has it will not be sent, and need not have been: a change may hold nothing for it.
+        reached.sent = reached.sent.max(change);
+        self.each(view, &mut reached.acked, change, count);
     }
 
     /// Does `count` to every row of the view after `from` up to `to`, which becomes the new `from`.
@@ -306,10 +310,19 @@ mod tests {
             journal.announce(ChangeId(change), views(&["a"]), || 1);
         }
         journal.sent(&a, &mut stream, ChangeId(2));
+        journal.sent(&a, &mut stream, ChangeId(3));
         journal.acked(&a, &mut stream, ChangeId(3), Instant::now());
         journal.acked(&a, &mut stream, ChangeId(3), Instant::now());
         let seen: Vec<_> = journal.changes().iter().map(counts).collect();
         assert_eq!(seen, [[1, 1, 1, 0, 0]; 3], "each counts once");
+        // The fourth holds nothing for it, and the fifth does.
+        for change in 4..=5 {
+            journal.announce(ChangeId(change), views(&["a"]), || 1);
+        }
+        journal.held(&a, &mut stream, ChangeId(4));
+        journal.sent(&a, &mut stream, ChangeId(5));
+        let seen: Vec<_> = journal.changes().iter().take(2).map(counts).collect();
+        assert_eq!(seen, [[1, 1, 0, 0, 0], [1, 0, 1, 0, 0]]);
     }
 
     #[test]
@@ -319,6 +332,7 @@ mod tests {
         journal.announce(ChangeId(1), views(&["a"]), || 1);
         let mut late = journal.join(|| ());
         for (view, stream) in [(&a, &mut one), (&b, &mut other), (&a, &mut late)] {
+            journal.sent(view, stream, ChangeId(1));
             journal.acked(view, stream, ChangeId(1), Instant::now());
         }
         assert_eq!(counts(&journal.changes()[0]), [1, 1, 1, 0, 0]);

@@ -20,9 +20,9 @@ pub struct ChangeRow {
     pub views: Vec<String>,
     /// Proxies that followed one of these views then, counted in streams.
     pub proxies: usize,
-    /// Of those, the ones that were sent something of it.
+    /// Of those, the ones that were sent something of it, or of what came after before they had it.
     pub sent: usize,
-    /// Of those, the ones that have acknowledged all of it, or of what came after.
+    /// Of those, the ones that have acknowledged all of it, or of what came after; also those for whom it held nothing.
     pub acked: usize,
     /// Of those, the ones that refused something of it.
     pub nacked: usize,
