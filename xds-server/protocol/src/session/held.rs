@@ -101,6 +101,13 @@ impl Held {
         }
     }
 
+    /// Everything under its name, name by name.
+    pub(crate) fn all(&self) -> Vec<(Arc<str>, Holds)> {
+        let base = self.base.iter().map(|resource| resource.name());
+        let alike = base.filter(|name| !self.overlay.contains_key(*name));
+        alike.chain(self.overlay.keys()).map(|name| (name.clone(), self.of(name))).collect()
+    }
+
     /// The names in which the client differs from the set last rebased to.
     pub(crate) fn differing(&self) -> &BTreeMap<Arc<str>, Holds> {
         &self.overlay

@@ -30,6 +30,16 @@ pub(crate) struct Subscription {
     explicit: bool,
     /// A hash of the last state-of-the-world list: every ACK repeats it.
     list: Option<u128>,
+    /// What lists that did not count have left out since.
+    missed: Option<Box<Missed>>,
+}
+
+/// What is subscribed to and was not in every list that a state-of-the-world client sent.
+#[derive(Debug, Default)]
+struct Missed {
+    names: BTreeSet<Arc<str>>,
+    globs: BTreeSet<Arc<str>>,
+    wildcard: bool,
 }
 
 /// What one request changed.
@@ -149,6 +159,43 @@ impl Subscription {
         change.wildcard_began = self.wildcard && !was_wildcard;
         change.wildcard_ended = was_wildcard && !self.wildcard;
         change
+    }
+
+    /// Hears the list of a state-of-the-world request that does not count, of which only what it leaves out is remembered: the client
+    /// may have forgotten that by the time it asks for it again, and the list that counts may be what it was all along.
+    pub(crate) fn overhear(&mut self, names: &impl Texts) {
+        if self.list == Some(hash(names)) {
+            return;
+        }
+        if !self.explicit && names.count() > 0 {
+            // The same list means something else from now on.
+            self.explicit = true;
+            self.list = None;
+        }
+        let said: BTreeSet<_> = names.texts().map(name::normal).collect();
+        let left_out = |name: &&Arc<str>| !said.contains(&***name);
+        let wildcard = self.wildcard && self.explicit && !said.contains(WILDCARD);
+        let mut names = self.names.iter().filter(left_out).peekable();
+        let mut globs = self.globs.iter().filter(left_out).peekable();
+        if wildcard || names.peek().is_some() || globs.peek().is_some() {
+            let missed = self.missed.get_or_insert_default();
+            missed.names.extend(names.cloned());
+            missed.globs.extend(globs.cloned());
+            missed.wildcard |= wildcard;
+        }
+    }
+
+    /// Drops what lists that did not count have left out, before one that counts is taken: what that names is new to the client.
+    pub(crate) fn drop_missed(&mut self) -> Option<Change> {
+        let missed = self.missed.take()?;
+        self.list = None;
+        self.wildcard &= !missed.wildcard;
+        Some(Change {
+            dropped: missed.names.iter().filter_map(|name| self.names.take(name)).collect(),
+            globs_ended: missed.globs.iter().filter_map(|glob| self.globs.take(glob)).collect(),
+            wildcard_ended: missed.wildcard,
+            ..Change::default()
+        })
     }
 
     /// Takes the additions and removals of an incremental request. Names of `known` resources are shared with it.

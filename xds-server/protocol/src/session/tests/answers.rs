@@ -38,7 +38,7 @@ fn r01_every_response_has_a_nonce_of_its_own() {
 }
 
 #[test]
-fn r02_sotw_a_request_with_a_stale_nonce_is_ignored_whole() {
+fn r02_sotw_a_request_with_a_stale_nonce_is_ignored() {
     for mut client in both(Protocol::Sotw, &EDS) {
         client.publish(&[A, (EDS, "b", "1")]);
         let first = only(client.subscribe(&EDS, &["a"]));
@@ -50,6 +50,41 @@ fn r02_sotw_a_request_with_a_stale_nonce_is_ignored_whole() {
         assert_eq!(client.acks, 2);
         let more = sotw(&EDS, &["a", "b"], &second.nonce);
         assert_eq!(names(&only(client.raw(Request::Sotw(Box::new(more))))), ["b"]);
+    }
+}
+
+/// gRPC forgets what it drops and waits for what it asks for: it would take silence for "does not exist".
+#[test]
+fn r02_sotw_what_stale_requests_drop_and_ask_for_again_is_sent_again() {
+    const MEMBER: &str = "xdstp://x/t/web/1";
+    const COLLECTION: &str = "xdstp://x/t/web/*";
+    for kind in [EDS, CDS] {
+        let view = |content| [(kind.clone(), "a", content), (kind.clone(), MEMBER, "1")];
+        for asked in [&["a", MEMBER][..], &["a", COLLECTION], &["*"], &["*", "a", COLLECTION]] {
+            // What it asks for in between; at last it asks for what it asked for at first.
+            for between in [&[][..], &["nobody"], &["a"], &["*"]] {
+                for mut client in both(Protocol::Sotw, &kind) {
+                    client.publish(&view("1"));
+                    let first = client.subscribe(&kind, asked);
+                    client.ack_all(first);
+                    let changed = only(client.publish(&view("2")));
+                    let before = client.acks;
+                    assert!(client.unsubscribe(&kind, asked).is_empty(), "stale");
+                    assert!(client.subscribe(&kind, between).is_empty(), "stale");
+                    assert!(client.unsubscribe(&kind, between).is_empty(), "stale");
+                    assert!(client.subscribe(&kind, asked).is_empty(), "stale");
+                    let again = only(client.ack(&changed));
+                    assert_eq!(names(&again), ["a", MEMBER], "{kind} {asked:?} {between:?}");
+                    assert!(client.ack(&again).is_empty(), "once");
+                    assert_eq!((client.acks, client.converged()), (before + 2, true));
+                    // What it still asked for all the while it was not given for nothing.
+                    let same = only(client.publish(&view("3")));
+                    assert!(client.subscribe(&kind, &["nobody"]).is_empty(), "stale");
+                    let answers = client.ack(&same);
+                    assert_eq!(answers.len(), usize::from(kind.is_full_state()), "{answers:?}");
+                }
+            }
+        }
     }
 }
 

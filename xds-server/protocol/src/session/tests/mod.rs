@@ -37,6 +37,11 @@ const SOURCES: [&str; 11] = [
     include_str!("../../../tests/envoy.rs"),
 ];
 
+/// How many cases a model runs: so many, some seconds' worth, or as many as `PROPTEST_CASES` asks for.
+fn cases(usual: u32) -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(usual)
+}
+
 const PAGE: &str = include_str!("../../../../../docs/xds.md");
 
 /// Every function of these sources: its name, and what follows that until the next one.

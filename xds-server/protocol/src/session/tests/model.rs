@@ -15,6 +15,7 @@ use envoy_types::pb::google::protobuf::Any;
 use envoy_types::pb::google::rpc::Status;
 use proptest::prelude::*;
 
+use super::cases;
 use super::client::{CDS, EDS, LDS, RDS};
 use super::follower::Follower;
 use crate::session::{Effect, Event, Request, Response, Session, SessionOptions};
@@ -466,11 +467,6 @@ fn run(protocol: Protocol, manner: Manner, ops: Vec<Op>, last: Spec) {
     assert!(!world.session.refuses());
 }
 
-/// Some seconds' worth, or as many as `PROPTEST_CASES` asks for.
-fn cases() -> u32 {
-    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(2000)
-}
-
 /// A find of the model: a refused response held a cluster, and the client's version said that it had it.
 #[test]
 fn a_route_waits_for_a_cluster_that_was_refused_for_no_reason() {
@@ -506,7 +502,7 @@ fn a_route_waits_for_a_cluster_that_was_refused_for_no_reason() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(2000), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_client_ends_with_what_its_view_holds_and_never_routes_into_nothing(

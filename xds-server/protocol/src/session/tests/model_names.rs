@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::cases;
 use super::client::*;
 use crate::session::{Request, Response, SessionOptions};
 use crate::types::{Protocol, Scope, TypeUrl};
@@ -253,7 +254,7 @@ fn fresh() -> Client {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(1000), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_client_of_collections_and_aliases_ends_with_what_they_stand_for(

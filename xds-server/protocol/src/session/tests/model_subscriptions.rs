@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::cases;
 use super::client::*;
 use crate::session::Response;
 use crate::types::{Protocol, TypeUrl};
@@ -67,9 +68,6 @@ struct World {
     /// Content by name.
     held: BTreeMap<&'static str, &'static str>,
     sent: Vec<Response>,
-    /// What it ceased to ask for in state of the world while a response was under way: such a request is stale, and so is the next that
-    /// asks for it again, under whatever name. Then the first that counts is like the last that did, and nobody could tell.
-    unheard: BTreeSet<&'static str>,
     /// How many responses it must take until one answered that it asks for everything: only then does it have all of its version.
     until_all: usize,
     view: Vec<Item>,
@@ -77,26 +75,17 @@ struct World {
     refused: bool,
 }
 
-/// Whether two things to ask for have a resource in common.
-fn overlap(one: &str, other: &str) -> bool {
-    let covers = |one: &str, other: &str| {
-        one == "*" || one == other || one == COLLECTION && other.starts_with("xdstp:")
-    };
-    covers(one, other) || covers(other, one)
-}
-
 impl World {
     fn new(mut client: Client, kind: &TypeUrl) -> Self {
         assert!(client.publish(&[]).is_empty());
         let (asked, held) = (BTreeSet::new(), BTreeMap::new());
-        let (sent, unheard, view) = (Vec::new(), BTreeSet::new(), Vec::new());
+        let (sent, view) = (Vec::new(), Vec::new());
         Self {
             client: Some(client),
             kind: kind.clone(),
             asked,
             held,
             sent,
-            unheard,
             until_all: 0,
             view,
             refused: false,
@@ -118,17 +107,13 @@ impl World {
     fn apply(&mut self, op: Op) {
         match op {
             Op::Publish(spec) => self.publish(&spec, &CONTENTS),
-            Op::Ask(at) if !self.unheard.iter().any(|unheard| overlap(unheard, ASKED[at])) => {
+            Op::Ask(at) => {
                 if self.asked.insert(ASKED[at]) && ASKED[at] == "*" {
                     self.until_all = 1 + self.sent.len();
                 }
                 self.hears(|client, kind| client.subscribe(kind, &[ASKED[at]]));
             }
-            Op::Ask(_) => {}
             Op::Drop(at) if self.asked.remove(ASKED[at]) => {
-                if self.client().protocol == Protocol::Sotw && !self.sent.is_empty() {
-                    self.unheard.insert(ASKED[at]);
-                }
                 self.hears(|client, kind| client.unsubscribe(kind, &[ASKED[at]]));
                 self.forget();
             }
@@ -149,7 +134,6 @@ impl World {
 
     fn answer(&mut self) -> bool {
         let Some(response) = self.sent.pop() else { return false };
-        self.unheard.clear();
         self.take(&response, None);
         self.until_all = self.until_all.saturating_sub(1);
         self.hears(|client, _| client.ack(&response));
@@ -158,7 +142,6 @@ impl World {
 
     fn refuse(&mut self, names: bool) {
         let Some(response) = self.sent.pop() else { return };
-        self.unheard.clear();
         self.refused = true;
         let first = response.resources.first().map(|resource| resource.name().to_string());
         let message = match first.filter(|_| names) {
@@ -220,7 +203,6 @@ impl World {
             self.held.clear();
         }
         self.sent.clear();
-        self.unheard.clear();
         let brings: Vec<Item> =
             self.held.iter().map(|(name, content)| (self.kind.clone(), *name, *content)).collect();
         let mut client = before.reconnect(&brings, &self.view);
@@ -236,7 +218,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(200), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_client_ends_with_what_it_asks_for_however_it_came_to_ask_for_it(

@@ -33,7 +33,7 @@ pub(crate) enum Answer {
     Ack { latency: Duration, serial: u64, content: Content, heartbeat: bool },
     /// The client refused it.
     Nack { nack: Nack, serial: u64, content: Chosen },
-    /// A state-of-the-world request that belongs to an older response: to be ignored.
+    /// A state-of-the-world request that belongs to an older response: to be ignored, but for what it leaves out.
     Stale,
 }
 
@@ -46,7 +46,9 @@ impl Watch {
         let stale = !nonce.is_empty() && self.last_nonce.as_deref().is_some_and(|last| last != nonce);
         if stale && self.protocol == Protocol::Sotw {
             // xds_protocol.rst, "Resource updates": "The management server should not send a DiscoveryResponse for any
-            // DiscoveryRequest that has a stale nonce." The client will repeat what it wants with the newer nonce.
+            // DiscoveryRequest that has a stale nonce." The client will repeat what it wants with the newer nonce, but not what it
+            // did not want in between: what it dropped and asks for again it does not have any more.
+            self.subscription.overhear(&request.subscribe());
             return Answer::Stale;
         }
         let Some(in_flight) = self.in_flight.take_if(|in_flight| *in_flight.nonce == *nonce) else {
@@ -151,11 +153,16 @@ impl Watch {
         known: &Arc<TypeSet>,
         contents: impl Iterator<Item = &'a Arc<TypeSet>>,
     ) {
+        let mut missed = Vec::new();
         let mut change = match request.protocol() {
             Protocol::Sotw => {
                 if first && !request.version().is_empty() {
                     self.resume = Some(request.version().to_owned());
                     self.resumed = true;
+                }
+                if let Some(change) = self.subscription.drop_missed() {
+                    missed = self.held.all();
+                    self.follow(change, false);
                 }
                 self.subscription.replace(&self.type_url, &request.subscribe(), known)
             }
@@ -185,6 +192,13 @@ impl Watch {
             brought.answers(&mut change, known);
         }
         self.follow(change, first && self.resume.is_some());
+        for (name, had) in missed {
+            // It may have been dropped and asked for again before this came, and then the client has it still.
+            let asks = self.subscription.covers(&name) && matches!(self.held.of(&name), Holds::Nothing);
+            if asks && !matches!(had, Holds::Nothing) {
+                self.held.doubt(&name, had.possible().next());
+            }
+        }
         if let Some(brought) = brought {
             self.take_up(brought, known);
         }
