@@ -49,10 +49,9 @@ impl Response {
     /// The exact length of what [`Response::encode`] writes, in bytes.
     pub fn encoded_len(&self) -> usize {
         let control_plane = wire::string_len(&self.control_plane);
-        let resources = match (self.whole(), self.protocol) {
-            (Some(set), Protocol::Delta) => set.entries_len(),
-            (Some(set), Protocol::Sotw) => set.anys_len(),
-            (None, _) => {
+        let resources = match self.whole() {
+            Some(set) => set.response_len(self.protocol),
+            None => {
                 self.resources.iter().map(|resource| wire::bytes_len(self.body_len(resource))).sum::<usize>()
             }
         };
@@ -132,32 +131,16 @@ impl Response {
         }
     }
 
-    /// Whether a resource goes as a `Resource` inside the `Any`, which is where state of the world has room for its time to
-    /// live (xds_protocol.rst, "TTL": "the relevant resources must be wrapped in a Resource message").
-    fn wraps(&self, resource: &Resource) -> bool {
-        self.protocol == Protocol::Sotw && self.with_ttl && resource.ttl().is_some()
-    }
-
-    fn entry_len(&self, resource: &Resource) -> usize {
-        resource.entry().len() + if self.with_ttl { resource.tail().len() } else { 0 }
-    }
-
     fn body_len(&self, resource: &Resource) -> usize {
-        match self.protocol {
-            Protocol::Delta => self.entry_len(resource),
-            Protocol::Sotw if self.wraps(resource) => {
-                wire::string_len(WRAPPER) + wire::bytes_len(self.entry_len(resource))
-            }
-            Protocol::Sotw => resource.any().len(),
-        }
+        body_len(self.protocol, self.with_ttl, resource)
     }
 
     fn put_body(&self, resource: &Resource, out: &mut impl BufMut) {
         match self.protocol {
-            Protocol::Sotw if !self.wraps(resource) => return out.put_slice(resource.any()),
+            Protocol::Sotw if !wraps(self.with_ttl, resource) => return out.put_slice(resource.any()),
             Protocol::Sotw => {
                 wire::put_string(1, WRAPPER, out);
-                wire::put_header(2, self.entry_len(resource), out);
+                wire::put_header(2, entry_len(self.with_ttl, resource), out);
             }
             Protocol::Delta => {}
         }
@@ -174,6 +157,27 @@ impl Response {
             wire::put_header(field, len, out);
             wire::put_string(1, &self.control_plane, out);
         }
+    }
+}
+
+/// Whether a state-of-the-world resource goes as a `Resource` inside the `Any`, which is where there is room for its time to live
+/// (xds_protocol.rst, "TTL": "the relevant resources must be wrapped in a Resource message").
+fn wraps(with_ttl: bool, resource: &Resource) -> bool {
+    with_ttl && resource.ttl().is_some()
+}
+
+fn entry_len(with_ttl: bool, resource: &Resource) -> usize {
+    resource.entry().len() + if with_ttl { resource.tail().len() } else { 0 }
+}
+
+/// A resource with its content, in the words of the protocol.
+pub(crate) fn body_len(protocol: Protocol, with_ttl: bool, resource: &Resource) -> usize {
+    match protocol {
+        Protocol::Delta => entry_len(with_ttl, resource),
+        Protocol::Sotw if wraps(with_ttl, resource) => {
+            wire::string_len(WRAPPER) + wire::bytes_len(entry_len(with_ttl, resource))
+        }
+        Protocol::Sotw => resource.any().len(),
     }
 }
 

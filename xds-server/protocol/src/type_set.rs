@@ -210,14 +210,12 @@ impl TypeSet {
         self.aliases.is_empty() && self.errors.is_empty() && self.ttl.is_none()
     }
 
-    /// What the resources of a response take that brings all of them, in bytes: of an incremental one.
-    pub(crate) fn entries_len(&self) -> usize {
-        self.entries_len
-    }
-
-    /// The same of state of the world, where no resource has a time to live.
-    pub(crate) fn anys_len(&self) -> usize {
-        self.anys_len
+    /// What the resources of a response take that brings all of them, in bytes, where no resource has a time to live.
+    pub(crate) fn response_len(&self, protocol: Protocol) -> usize {
+        match protocol {
+            Protocol::Sotw => self.anys_len,
+            Protocol::Delta => self.entries_len,
+        }
     }
 
     /// All resources in the words of a protocol: those that another is being sent, or else as `write` writes them. They last as long

@@ -47,9 +47,10 @@ pub struct SessionOptions {
     pub max_names: usize,
     /// The most types one stream may watch: 64; the API has fewer.
     pub max_types: usize,
-    /// The most bytes in one incremental response, of resources, of the names of those that are gone, of errors and of heartbeats;
-    /// what does not fit follows after the ACK. 3.5 MiB, because gRPC clients refuse more than 4 MiB unless told otherwise. The
-    /// resources of a state-of-the-world response are not split; errors beside them may wait.
+    /// The most bytes in one response, of resources, of the names of those that are gone, of errors and of heartbeats; what does not
+    /// fit follows after the ACK. 3.5 MiB, because gRPC clients refuse more than 4 MiB unless told otherwise. One resource is not
+    /// split, nor are the resources of a state-of-the-world response that has to hold them all (see
+    /// [`TypeUrl::is_full_state`]); errors beside them may wait.
     pub max_response_bytes: usize,
 }
 

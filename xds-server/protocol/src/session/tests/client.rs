@@ -60,9 +60,14 @@ struct Kind {
 
 /// A client on each kind of stream that can carry `type_url`.
 pub(super) fn everywhere(type_url: &TypeUrl) -> Vec<Client> {
+    everywhere_with(type_url, &SessionOptions::default())
+}
+
+/// The same with these limits and waits.
+pub(super) fn everywhere_with(type_url: &TypeUrl, options: &SessionOptions) -> Vec<Client> {
     let scopes = [Scope::Aggregated, Scope::Single(type_url.clone())];
     let all = PROTOCOLS.iter().flat_map(|protocol| scopes.iter().map(|scope| (*protocol, scope.clone())));
-    all.map(|(protocol, scope)| Client::with(protocol, scope, SessionOptions::default())).collect()
+    all.map(|(protocol, scope)| Client::with(protocol, scope, options.clone())).collect()
 }
 
 /// The same for one protocol.

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use super::cases;
 use super::client::*;
-use crate::session::Response;
+use crate::session::{Response, SessionOptions};
 use crate::types::{Protocol, TypeUrl};
 
 /// Resources; the last two lie in one collection.
@@ -224,9 +224,14 @@ proptest! {
     fn a_client_ends_with_what_it_asks_for_however_it_came_to_ask_for_it(
         ops in prop::collection::vec(op(), 0..50),
         last in spec(),
+        narrow in any::<bool>(),
     ) {
+        // Then a response holds one resource or name, where it may be split at all.
+        let max_response_bytes = if narrow { 1 } else { SessionOptions::default().max_response_bytes };
+        let options = SessionOptions { max_response_bytes, ..SessionOptions::default() };
         for kind in [CDS, LDS, EDS, TypeUrl::SECRET] {
-            for mut world in everywhere(&kind).into_iter().map(|client| World::new(client, &kind)) {
+            let clients = everywhere_with(&kind, &options);
+            for mut world in clients.into_iter().map(|client| World::new(client, &kind)) {
                 ops.iter().cloned().for_each(|op| world.apply(op));
                 // What was refused is not said again, so that has to change; what was not may well be the same.
                 world.publish(&last, if world.refused { &LAST } else { &CONTENTS });
@@ -253,7 +258,7 @@ proptest! {
                     // There is no word for what is gone: clients find out by its parent.
                     held.retain(|name, _| world.view.iter().any(|(_, there, _)| there == name));
                 }
-                let context = (world.client().protocol, &kind, &world.asked);
+                let context = (world.client().protocol, &kind, &world.asked, narrow);
                 prop_assert_eq!(held, wanted, "{:?}", context);
                 prop_assert!(world.client().converged(), "the session does not know it: {:?}", context);
                 prop_assert!(!world.client().session.refuses());

@@ -75,6 +75,37 @@ fn r32_names_that_are_absent_or_removed_count() {
     }
 }
 
+/// Some of what a client asked for at once, and the rest after the ACK, or all of it where that means that there is no more.
+#[test]
+fn r32_state_of_the_world_is_split_where_it_may_be() {
+    const RDS: TypeUrl = TypeUrl::ROUTE;
+    let names = long_names(40);
+    for (kind, whole) in [(EDS, false), (RDS, false), (TypeUrl::SECRET, false), (CDS, true), (LDS, true)] {
+        for asked in [as_strs(&names), vec!["*"]] {
+            for mut client in narrow(Protocol::Sotw, &kind) {
+                client.edit(|view| {
+                    for name in &names {
+                        view.put(Resource::from_value(name, kind.clone(), vec![b'1'; 900])).unwrap();
+                    }
+                });
+                let first = client.subscribe(&kind, &asked);
+                if whole {
+                    assert_eq!(client.ack_all(first).len(), 1, "{kind}");
+                    assert!(client.converged());
+                    continue;
+                }
+                assert_eq!(all_said(&mut client, first, MOST), once(&names), "{kind}");
+                let changed = client.edit(|view| {
+                    for name in &names {
+                        view.put(Resource::from_value(name, kind.clone(), vec![b'2'; 900])).unwrap();
+                    }
+                });
+                assert_eq!(all_said(&mut client, changed, MOST), once(&names), "{kind}");
+            }
+        }
+    }
+}
+
 #[test]
 fn r32_errors_count() {
     let names = long_names(200);
@@ -114,8 +145,8 @@ fn r32_errors_count() {
 fn r32_heartbeats_count() {
     let names = long_names(200);
     let half = Duration::from_secs(5);
-    for mut client in narrow(Protocol::Delta, &EDS) {
-        client.features = vec!["xds.config.supports-resource-ttl"];
+    for mut client in PROTOCOLS.into_iter().flat_map(|protocol| narrow(protocol, &EDS)) {
+        client.features = vec!["xds.config.supports-resource-ttl", "xds.config.resource-in-sotw"];
         client.edit(|view| {
             for name in &names {
                 view.put(Resource::from_value(name, EDS, "1").with_ttl(half * 2)).unwrap();

@@ -16,6 +16,7 @@ use crate::codec;
 use crate::resource::Resource;
 use crate::session::held::Holds;
 use crate::type_set::TypeSet;
+use crate::types::Protocol;
 use crate::wire;
 
 /// How often a type beats at most, whatever the time to live.
@@ -57,7 +58,11 @@ impl Watch {
         let mut beats = Vec::new();
         let mut rest = None;
         for resource in goal.iter().filter(left).filter(alive) {
-            if !room.takes(|| wire::bytes_len(codec::beat_len(resource))) {
+            let len = || match self.protocol {
+                Protocol::Sotw => codec::body_len(self.protocol, self.features.ttl, resource),
+                Protocol::Delta => codec::beat_len(resource),
+            };
+            if !room.takes(|| wire::bytes_len(len())) {
                 rest = Some(resource.name().clone());
                 break;
             }

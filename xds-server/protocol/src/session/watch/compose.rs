@@ -39,7 +39,7 @@ impl Watch {
         distinct(&resources)
     }
 
-    /// The most that an answer under this name takes of an incremental response, in bytes.
+    /// The most that an answer under this name takes of a response that can be split, in bytes.
     pub(super) fn bytes_of(&self, name: &str, new: Option<&Resource>, goal: &TypeSet) -> usize {
         let removed = |name: &str| wire::bytes_len(name.len());
         let had = self.held.of(name);
@@ -48,7 +48,7 @@ impl Watch {
             Some(new) => {
                 // What an alias led to before it moved is taken away by its own name.
                 let moved = own.filter(|own| *own != new.name()).map_or(0, |own| removed(own));
-                wire::bytes_len(new.entry().len() + new.tail().len()) + moved
+                wire::bytes_len(codec::body_len(self.protocol, self.features.ttl, new)) + moved
             }
             None if self.type_url == TypeUrl::VIRTUAL_HOST => {
                 removed(name).max(wire::bytes_len(codec::unresolved_len(goal.version(), name)))

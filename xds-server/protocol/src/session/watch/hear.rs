@@ -106,8 +106,7 @@ impl Watch {
         let count = names.len();
         let mut blamed = attribution::blamed(message, &names);
         // A full state repeats what the client has: if nothing new is named it may have taken that and refused something else.
-        let full_state = self.protocol == Protocol::Sotw && self.type_url.is_full_state();
-        let guessed = full_state && blamed.is_empty();
+        let guessed = self.tells_full_state() && blamed.is_empty();
         if count == 1 || blamed.is_empty() {
             blamed = names.into_iter().collect();
         }

@@ -137,8 +137,8 @@ impl Watch {
         self.clear_errors(goal);
         self.expand_collections(goal);
 
-        let full_state = self.protocol == Protocol::Sotw && self.type_url.is_full_state();
-        let mut room = Room::new(rules.max_bytes, self.protocol == Protocol::Delta);
+        let full_state = self.tells_full_state();
+        let mut room = Room::new(rules.max_bytes, !full_state);
         let Choice { content, held_back, kept } = self.choose(rules, &mut room);
         // A client that comes back waits for nothing: its answer may wait for what it will bring.
         let owed = self.owed && !(self.resumed && (held_back || kept));
@@ -237,7 +237,7 @@ impl Watch {
             && self.rejected.is_empty()
             && self.nack.is_none()
             && self.told.is_empty()
-            && (self.protocol == Protocol::Sotw || goal.entries_len() <= rules.max_bytes)
+            && (self.tells_full_state() || goal.response_len(self.protocol) <= rules.max_bytes)
     }
 
     fn send_all(&mut self, now: Instant, serial: u64, nonce: Arc<str>, rules: &Rules<'_>) -> Draft {
@@ -284,7 +284,7 @@ impl Watch {
     }
 
     fn choose(&self, rules: &Rules<'_>, room: &mut Room) -> Choice {
-        let full_state = self.protocol == Protocol::Sotw && self.type_url.is_full_state();
+        let full_state = self.tells_full_state();
         let mut choice = Choice::default();
         let Choice { content, held_back, kept } = &mut choice;
         let mut promised = Vec::new();

@@ -141,6 +141,11 @@ impl Watch {
         &self.type_url
     }
 
+    /// Whether each response repeats all that the client is to have, and so cannot be split.
+    pub(super) fn tells_full_state(&self) -> bool {
+        self.protocol == Protocol::Sotw && self.type_url.is_full_state()
+    }
+
     pub(crate) fn subscription(&self) -> &Subscription {
         &self.subscription
     }
