@@ -66,6 +66,25 @@ pub enum ProtocolError {
         /// The most names allowed for one type.
         limit: usize,
     },
+    /// More text than one stream may have remembered.
+    #[error(
+        "the names that the stream subscribes to, and what it said of an earlier stream, are more than {limit} bytes together; \
+         subscribe to \"*\" or to fewer"
+    )]
+    TooMuchText {
+        /// The most bytes allowed.
+        limit: usize,
+    },
+    /// A type that no API has.
+    #[error(
+        "the request's type_url has {bytes} bytes, of at most {limit}; it should be the full name of a message"
+    )]
+    LongType {
+        /// How long it is.
+        bytes: usize,
+        /// The most bytes allowed.
+        limit: usize,
+    },
     /// More types than one stream may watch.
     #[error("the stream subscribes to more than {limit} resource types")]
     TooManyTypes {
@@ -80,8 +99,12 @@ impl ProtocolError {
     /// The gRPC status code the stream ends with.
     pub fn code(&self) -> Code {
         match self {
-            Self::NoNode | Self::NoType | Self::WrongType { .. } => Code::InvalidArgument,
-            Self::TooManyNames { .. } | Self::TooManyTypes { .. } => Code::ResourceExhausted,
+            Self::NoNode | Self::NoType | Self::WrongType { .. } | Self::LongType { .. } => {
+                Code::InvalidArgument
+            }
+            Self::TooManyNames { .. } | Self::TooMuchText { .. } | Self::TooManyTypes { .. } => {
+                Code::ResourceExhausted
+            }
         }
     }
 }

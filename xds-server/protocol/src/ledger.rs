@@ -22,12 +22,15 @@ use crate::session::{Nack, ResourceStatus, Session, TypeStatus};
 use crate::snapshot::{NamesByType, Snapshot};
 use crate::types::{ChangeId, Protocol, Scope, StreamId, TypeUrl, ViewKey};
 
+/// The most bytes of each text by which a client says who and where it is.
+const TEXT: usize = 1024;
+
 /// One client's stream.
 #[derive(Clone, Debug)]
 pub struct ProxyStatus {
     /// The stream.
     pub stream: StreamId,
-    /// `node.id`; empty before the first request.
+    /// `node.id`, its first KiB; empty before the first request.
     pub node_id: String,
     /// `node.cluster`.
     pub cluster: String,
@@ -143,7 +146,7 @@ pub(crate) enum Progress<'a> {
     Refused(&'a TypeUrl, &'a Nack),
 }
 
-/// What of a node is worth keeping.
+/// What of a node is worth keeping: it goes into every log line about the stream.
 #[derive(Debug)]
 struct Identity {
     node_id: String,
@@ -410,13 +413,23 @@ impl Identity {
             None => String::new(),
         };
         let locality = node.locality.clone().unwrap_or_default();
+        let user_agent = format!("{} {version}", node.user_agent_name);
         Self {
-            node_id: node.id.clone(),
-            cluster: node.cluster.clone(),
-            locality: Locality { region: locality.region, zone: locality.zone, sub_zone: locality.sub_zone },
-            user_agent: format!("{} {version}", node.user_agent_name).trim().to_owned(),
+            node_id: shortened(&node.id),
+            cluster: shortened(&node.cluster),
+            locality: Locality {
+                region: shortened(&locality.region),
+                zone: shortened(&locality.zone),
+                sub_zone: shortened(&locality.sub_zone),
+            },
+            user_agent: shortened(user_agent.trim()),
         }
     }
+}
+
+/// What a client calls itself, as far as anybody would.
+fn shortened(text: &str) -> String {
+    text[..text.floor_char_boundary(TEXT)].to_owned()
 }
 
 #[cfg(test)]

@@ -235,8 +235,9 @@ impl Served {
         match effect {
             Effect::Identified(node) => {
                 let view = self.chosen.take().unwrap_or_else(|| self.shared.view_of(&node));
-                tracing::debug!(stream, node = node.id, %view, protocol = %self.entry.protocol(), "stream opened");
                 self.entry.identify(&node, view.clone(), self.shared.journal());
+                let node = self.entry.node_id();
+                tracing::debug!(stream, node, %view, protocol = %self.entry.protocol(), "stream opened");
                 self.entrance = Entrance::Early;
                 self.view = Some(self.shared.hub().subscribe(self.entry.id(), view));
             }

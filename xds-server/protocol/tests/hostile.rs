@@ -244,6 +244,23 @@ async fn asks_for_too_many_types(running: &Running) -> String {
     agreed(outcomes)
 }
 
+async fn asks_for_long_names_without_end(running: &Running) -> String {
+    let mut outcomes = Vec::new();
+    // In state of the world the names of a type are all in one request.
+    let streams = STREAMS.into_iter().filter(|stream| *stream != (Protocol::Sotw, false));
+    for stream in streams {
+        let mut peer = peer(running, stream).await;
+        for n in 0..12 {
+            let name = format!("{n}").repeat(3 << 20);
+            let kind = TypeUrl::new(&format!("type.googleapis.com/no.such.Thing{n}"));
+            let kind = if stream.0 == Protocol::Sotw { &kind } else { &EDS };
+            peer.ask(kind, &[&name[..3 << 20]]).await;
+        }
+        outcomes.push((stream, ended(peer.end().await.code())));
+    }
+    agreed(outcomes)
+}
+
 async fn sends_bytes_that_are_no_message(running: &Running) -> String {
     let body: Vec<u8> = [&[0u8, 0, 0, 0, 4][..], &[0xff; 4]].concat();
     let mut outcomes = Vec::new();
@@ -402,6 +419,7 @@ async fn hostile_clients_get_what_the_table_says_and_others_notice_nothing() {
     row("asks a type's own service for another type", asks_a_service_for_another_type(&running).await);
     row("sends a message of 5 MB", says_five_megabytes(&running).await);
     row("subscribes to 100,000 names", asks_for_a_hundred_thousand_names(&running).await);
+    row("subscribes to 36 MB of names, 3 MB at a time", asks_for_long_names_without_end(&running).await);
     row("subscribes to 65 types", asks_for_too_many_types(&running).await);
     row("sends bytes that are no message", sends_bytes_that_are_no_message(&running).await);
     row("never reads", never_reads(&running).await);

@@ -191,6 +191,11 @@ impl Heard {
         self.counts[2]
     }
 
+    /// How long it is, in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.message.len()
+    }
+
     pub(crate) fn protocol(&self) -> Protocol {
         self.protocol
     }

@@ -45,6 +45,9 @@ pub struct SessionOptions {
     pub resume_grace: Duration,
     /// The most names one stream may watch of one type: 65,536, ten times what the largest meshes subscribe to.
     pub max_names: usize,
+    /// The most bytes of text that one stream may have remembered: the names it watches, of all types, and what it said of an earlier
+    /// stream. 32 MiB, eight of the longest requests there are. Who watches all names that a view holds shares them with it.
+    pub max_text_bytes: usize,
     /// The most types one stream may watch: 64; the API has fewer.
     pub max_types: usize,
     /// The most bytes in one response, of resources, of the names of those that are gone, of errors and of heartbeats; what does not
@@ -66,11 +69,17 @@ pub struct Session {
     ended: bool,
     /// What the view held when the client was not given anything yet.
     known: Option<Arc<Snapshot>>,
+    /// How much the client said of an earlier stream, in bytes.
+    brought: usize,
     /// Responses sent so far, which makes nonces unique.
     serial: u64,
     order: Order,
     watches: Watches,
 }
+
+/// The longest type that may be asked for, in bytes: those of the API have fewer than a hundred. It is kept for each stream, and told to
+/// clients and logs.
+const TYPE_URL: usize = 1024;
 
 // === impl SessionOptions ===
 
@@ -81,6 +90,7 @@ impl Default for SessionOptions {
             gate_timeout: Duration::from_secs(15),
             resume_grace: Duration::from_millis(500),
             max_names: 65_536,
+            max_text_bytes: 32 << 20,
             max_types: 64,
             max_response_bytes: 7 << 19,
         }
@@ -104,6 +114,7 @@ impl Session {
             features,
             ended: false,
             known: None,
+            brought: 0,
             serial: 0,
             order,
             watches,
@@ -215,6 +226,9 @@ impl Session {
             return Err(ProtocolError::TooManyNames { type_url, limit: self.options.max_names });
         }
         self.order.requested(now, first && request.resumes());
+        if first && request.resumes() {
+            self.brought += request.len();
+        }
         if first {
             let watch = Watch::new(type_url.clone(), self.protocol, self.features);
             self.watches.insert(type_url.clone(), Box::new(watch));
@@ -251,6 +265,10 @@ impl Session {
         if watch.subscription().len() > self.options.max_names {
             return Err(ProtocolError::TooManyNames { type_url, limit: self.options.max_names });
         }
+        let text: usize = self.watches.values().map(|watch| watch.subscription().text()).sum();
+        if self.brought + text > self.options.max_text_bytes {
+            return Err(ProtocolError::TooMuchText { limit: self.options.max_text_bytes });
+        }
         Ok(())
     }
 
@@ -258,6 +276,9 @@ impl Session {
     /// implicit in requests made via singleton xDS APIs ... but is required for ADS").
     fn type_of(&self, request: &Heard) -> Result<TypeUrl, ProtocolError> {
         let asked = request.type_url();
+        if asked.len() > TYPE_URL {
+            return Err(ProtocolError::LongType { bytes: asked.len(), limit: TYPE_URL });
+        }
         match &self.scope {
             Scope::Aggregated if asked.is_empty() => Err(ProtocolError::NoType),
             Scope::Aggregated => Ok(TypeUrl::new(asked)),

@@ -15,6 +15,8 @@ pub(crate) struct Names {
     all: Option<Arc<Places>>,
     /// And these, none of which is in `all`.
     own: BTreeSet<Arc<str>>,
+    /// How long those of `own` are together, in bytes.
+    text: usize,
 }
 
 // === impl Names ===
@@ -23,7 +25,7 @@ impl Names {
     /// All names of `known`, if these are just that, each said once.
     pub(crate) fn all_of(known: &TypeSet, said: &impl Texts) -> Option<Self> {
         let all = said.count() > 0 && known.is_named(said.count(), said.texts());
-        all.then(|| Self { all: Some(known.places().clone()), own: BTreeSet::new() })
+        all.then(|| Self { all: Some(known.places().clone()), ..Self::default() })
     }
 
     pub(crate) fn contains(&self, name: &str) -> bool {
@@ -53,6 +55,11 @@ impl Names {
         self.have_all_of(set) && self.own.is_empty()
     }
 
+    /// How long the names are together that are not shared, in bytes.
+    pub(crate) fn text(&self) -> usize {
+        self.text
+    }
+
     /// In no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<str>> {
         self.all.iter().flat_map(|all| all.keys()).chain(&self.own)
@@ -60,8 +67,10 @@ impl Names {
 
     /// Answers whether the name is new.
     pub(crate) fn insert(&mut self, name: Arc<str>) -> bool {
-        let known = self.all.as_ref().is_some_and(|all| all.contains_key(&name));
-        !known && self.own.insert(name)
+        let (known, len) = (self.all.as_ref().is_some_and(|all| all.contains_key(&name)), name.len());
+        let new = !known && self.own.insert(name);
+        self.text += if new { len } else { 0 };
+        new
     }
 
     /// Adds all of these.
@@ -78,6 +87,7 @@ impl Names {
                 }),
                 None => {
                     self.own.retain(|name| !all.contains_key(name));
+                    self.text = text(&self.own);
                     self.all = Some(all);
                 }
             }
@@ -91,7 +101,9 @@ impl Names {
         if self.all.as_ref().is_some_and(|all| all.contains_key(name)) {
             self.unshare();
         }
-        self.own.take(name)
+        let taken = self.own.take(name)?;
+        self.text -= taken.len();
+        Some(taken)
     }
 
     pub(crate) fn retain(&mut self, keep: impl Fn(&Arc<str>) -> bool) {
@@ -103,6 +115,7 @@ impl Names {
                 self.own.extend(all.keys().filter(|name| keep(name)).cloned());
             }
         }
+        self.text = text(&self.own);
     }
 
     /// Takes out all names of `set`.
@@ -119,15 +132,20 @@ impl Names {
             && self.len() == known.len()
             && self.iter().all(|name| known.place(name).is_some());
         if same {
-            *self = Self { all: Some(known.places().clone()), own: BTreeSet::new() };
+            *self = Self { all: Some(known.places().clone()), ..Self::default() };
         }
     }
 
     fn unshare(&mut self) {
         if let Some(all) = self.all.take() {
             self.own.extend(all.keys().cloned());
+            self.text = text(&self.own);
         }
     }
+}
+
+fn text(names: &BTreeSet<Arc<str>>) -> usize {
+    names.iter().map(|name| name.len()).sum()
 }
 
 #[cfg(test)]
@@ -205,6 +223,7 @@ mod tests {
                 prop_assert_eq!(names.iter().cloned().collect::<BTreeSet<_>>(), model.clone());
                 prop_assert_eq!(names.iter().count(), model.len(), "no name twice");
                 prop_assert_eq!((names.len(), names.is_empty()), (model.len(), model.is_empty()));
+                prop_assert_eq!(names.text(), text(&names.own));
                 prop_assert!(ALL.iter().all(|name| names.contains(name) == model.contains(*name)));
             }
         }

@@ -23,7 +23,7 @@ pub(crate) struct Subscription {
     /// Names and aliases.
     names: Names,
     /// Collections of the `xdstp:` scheme.
-    globs: BTreeSet<Arc<str>>,
+    globs: Names,
     wildcard: bool,
     /// Whether the client ever named anything, after which saying nothing no longer means "all"
     /// (xds_protocol.rst, "How the client specifies what resources to return").
@@ -91,6 +91,11 @@ impl Subscription {
         self.names.len() + self.globs.len()
     }
 
+    /// How much memory their text takes, in bytes: what is shared with a snapshot takes none.
+    pub(crate) fn text(&self) -> usize {
+        self.names.text() + self.globs.text()
+    }
+
     pub(crate) fn is_wildcard(&self) -> bool {
         self.wildcard
     }
@@ -132,13 +137,11 @@ impl Subscription {
             self.names.retain(|name| wanted.contains(&**name));
         }
         let globs_before = self.globs.clone();
-        self.globs.retain(|glob| {
-            let keep = globs.contains(&**glob);
-            if !keep {
-                change.globs_ended.push(glob.clone());
-            }
-            keep
-        });
+        let ended = self.globs.iter().filter(|glob| !globs.contains(&***glob));
+        change.globs_ended.extend(ended.cloned());
+        if !change.globs_ended.is_empty() {
+            self.globs.retain(|glob| globs.contains(&**glob));
+        }
         for name in wanted {
             if !self.names.contains(&name) {
                 let name = shared(&name, known);
@@ -249,7 +252,7 @@ impl Subscription {
             if name == WILDCARD {
                 self.wildcard = false;
                 self.explicit = true;
-            } else if let Some(glob) = self.globs.take(&*name::normal(name)) {
+            } else if let Some(glob) = self.globs.take(&name::normal(name)) {
                 change.globs_ended.push(glob);
             } else if let Some(name) = self.names.take(&name::normal(name)) {
                 // xds_protocol.rst, "Unsubscribing from Resources": a name that was not subscribed to is a phantom,
@@ -270,7 +273,7 @@ impl Subscription {
         if self.wildcard || self.names.are_shared() || self.len() > interest::MOST {
             return Interest::Any;
         }
-        Interest::Names(self.names.iter().chain(&self.globs).cloned().collect())
+        Interest::Names(self.names.iter().chain(self.globs.iter()).cloned().collect())
     }
 
     /// The client named all resources that there are, at once and none before.
@@ -299,8 +302,8 @@ impl Change {
 }
 
 /// Whether one of these collections has this name.
-fn collected(globs: &BTreeSet<Arc<str>>, name: &str) -> bool {
-    !globs.is_empty() && name::glob_of(name).is_some_and(|glob| globs.contains(&*glob))
+fn collected(globs: &Names, name: &str) -> bool {
+    !globs.is_empty() && name::glob_of(name).is_some_and(|glob| globs.contains(&glob))
 }
 
 fn hash(names: &impl Texts) -> u128 {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::client::*;
 use crate::error::ProtocolError;
 use crate::session::{Request, SessionOptions};
-use crate::types::{Protocol, Scope};
+use crate::types::{Protocol, Scope, TypeUrl};
 
 const A: Item = (EDS, "a", "1");
 
@@ -354,6 +354,41 @@ fn hostile_too_many_names_or_types_end_the_stream() {
         client.wildcard(&LDS);
         client.wildcard(&RDS);
         assert_eq!(client.error, Some(ProtocolError::TooManyTypes { limit: 2 }));
+
+        let mut client = Client::with(protocol, Scope::Aggregated, options.clone());
+        client.wildcard(&TypeUrl::new(&"t".repeat(1025)));
+        assert_eq!(client.error, Some(ProtocolError::LongType { bytes: 1025, limit: 1024 }));
+    }
+}
+
+#[test]
+fn hostile_too_much_text_ends_the_stream() {
+    const COLLECTION: &str = "xdstp://x/t/*";
+    let options = SessionOptions { max_text_bytes: 20, ..SessionOptions::default() };
+    let too_much = Some(ProtocolError::TooMuchText { limit: 20 });
+    for protocol in PROTOCOLS {
+        let mut client = Client::with(protocol, Scope::Aggregated, options.clone());
+        // However long it goes on.
+        for _ in 0..9 {
+            for name in ["names of 15 byte", COLLECTION] {
+                client.subscribe(&EDS, &[name]);
+                client.unsubscribe(&EDS, &[name]);
+            }
+        }
+        client.subscribe(&EDS, &["in all"]);
+        client.subscribe(&CDS, &[COLLECTION]);
+        assert_eq!(client.error, None);
+        client.subscribe(&RDS, &["types"]);
+        assert_eq!(client.error, too_much, "6 + 13 + 5 bytes");
+
+        let item = (EDS, "a", "1");
+        let mut client = Client::with(protocol, Scope::Aggregated, options.clone());
+        client.publish(std::slice::from_ref(&item));
+        let first = client.subscribe(&EDS, &["a"]);
+        client.ack_all(first);
+        let mut client = client.reconnect(std::slice::from_ref(&item), std::slice::from_ref(&item));
+        client.subscribe(&EDS, &["a"]);
+        assert_eq!(client.error, too_much, "what it brings along");
     }
 }
 
