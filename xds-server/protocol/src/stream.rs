@@ -47,6 +47,7 @@ struct Served {
 }
 
 /// What woke the stream.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is taken apart at once")]
 enum Wake {
     Event(Event),
     /// The client closed its side, or went away.

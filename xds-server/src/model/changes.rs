@@ -28,7 +28,7 @@ pub struct ChangeRow {
     pub nacked: usize,
     /// Of those, the ones that went away before.
     pub gone: usize,
-    /// From its publication to the ACK of half of those that have it, in milliseconds.
+    /// From its publication to the ACK of half of those that it concerned and that have it, in milliseconds.
     pub p50_ms: Option<f64>,
     /// Likewise of 99 in 100.
     pub p99_ms: Option<f64>,

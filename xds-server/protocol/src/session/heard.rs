@@ -7,9 +7,12 @@
 //! Field numbers are those of `envoy/service/discovery/v3/discovery.proto`. As everywhere in protobuf the last of several values of
 //! one field counts, fields that are not known are passed over, and a message that comes in parts is put together.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::Node;
 use prost::Message;
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::event::Request;
 use crate::pieces::{Piece, pieces};
@@ -29,6 +32,8 @@ pub struct Heard {
     error: Option<Bytes>,
     /// How many names it subscribes to, how many it unsubscribes from, and of how many it tells the version.
     counts: [usize; 3],
+    /// Where in the message the names are that it subscribes to.
+    names: Range<usize>,
 }
 
 /// Why bytes are no request.
@@ -48,6 +53,8 @@ pub(crate) trait Texts {
     fn count(&self) -> usize;
     /// In the order in which they were said.
     fn texts(&self) -> impl Iterator<Item = &str>;
+    /// A hash that is the same only where they are the same, in the same order. It may differ where they are.
+    fn digest(&self) -> u128;
 }
 
 /// The names in one field of a request.
@@ -111,10 +118,14 @@ impl Heard {
             version: Bytes::new(),
             error: None,
             counts: [0; 3],
+            names: 0..0,
             message: Bytes::new(),
         };
+        let mut end = 0;
         for piece in pieces(&message) {
-            let Piece { number, content, .. } = piece.ok_or(HeardError::Malformed)?;
+            let Piece { number, all, content } = piece.ok_or(HeardError::Malformed)?;
+            let start = end;
+            end += all.len();
             let wrong = HeardError::Field(number);
             let content = || content.ok_or(wrong);
             let text = || content().and_then(|bytes| text(bytes).ok_or(wrong));
@@ -122,6 +133,7 @@ impl Heard {
             // Field 0 does not exist: prost refuses its tag.
             if number == fields.subscribe {
                 text()?;
+                heard.names = if *subscribe == 0 { start..end } else { heard.names.start..end };
                 *subscribe += 1;
             } else if number == fields.versions {
                 entry(content()?).ok_or(wrong)?;
@@ -172,7 +184,8 @@ impl Heard {
 
     /// `resource_names`, or `resource_names_subscribe`.
     pub(crate) fn subscribe(&self) -> Said<'_> {
-        self.said(Fields::of(self.protocol).subscribe, self.counts[0])
+        let message = self.message.get(self.names.clone()).unwrap_or_default();
+        Said { message, field: Fields::of(self.protocol).subscribe, count: self.counts[0] }
     }
 
     /// `resource_names_unsubscribe`.
@@ -239,6 +252,11 @@ impl Texts for Said<'_> {
     fn texts(&self) -> impl Iterator<Item = &str> {
         self.contents().map(checked)
     }
+
+    /// Over their bytes as they lie there, and what is between them: an answer repeats a thousand names, and is not read again.
+    fn digest(&self) -> u128 {
+        xxh3_128(self.message)
+    }
 }
 
 #[cfg(test)]
@@ -249,6 +267,10 @@ impl Texts for Vec<String> {
 
     fn texts(&self) -> impl Iterator<Item = &str> {
         self.iter().map(String::as_str)
+    }
+
+    fn digest(&self) -> u128 {
+        xxh3_128(self.join("\0").as_bytes())
     }
 }
 
@@ -384,6 +406,24 @@ mod tests {
         assert_eq!(read(b"\x10\x01"), HeardError::Field(2), "a number for a type");
         assert_eq!(read(b"\x2a\x03\x0a\x01\xff"), HeardError::Field(5), "a name that is not text");
         assert_eq!(read(b"\x0a\x02\x0a\x05"), HeardError::Field(1), "half a node");
+    }
+
+    #[test]
+    fn lists_are_told_apart_by_their_bytes_and_found_wherever_they_are() {
+        let part = |names: &[&str], type_url: &str| {
+            let resource_names = names.iter().map(ToString::to_string).collect();
+            DiscoveryRequest { resource_names, type_url: type_url.into(), ..Default::default() }
+                .encode_to_vec()
+        };
+        let read = |parts: &[Vec<u8>]| Heard::read(Protocol::Sotw, parts.concat().into()).unwrap();
+        let digest = |parts: &[Vec<u8>]| read(parts).subscribe().digest();
+        let scattered = [part(&["a"], "t"), part(&["b"], "u"), part(&[], "v")];
+        assert_eq!(all(&read(&scattered).subscribe()), ["a", "b"]);
+        let one = digest(&[part(&["a", "b"], "t")]);
+        assert_eq!(digest(&[part(&["a", "b"], "other")]), one);
+        for other in [&["ab"][..], &["a"], &["b", "a"], &["a", "b", ""], &[]] {
+            assert_ne!(digest(&[part(other, "t")]), one, "{other:?}");
+        }
     }
 
     #[test]

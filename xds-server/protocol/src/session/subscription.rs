@@ -5,8 +5,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use xxhash_rust::xxh3::Xxh3;
-
 use super::heard::Texts;
 use super::names::Names;
 use crate::interest::{self, Interest};
@@ -107,7 +105,7 @@ impl Subscription {
     /// Takes the full list of a state-of-the-world request. Names of `known` resources are shared with it.
     pub(crate) fn replace(&mut self, type_url: &TypeUrl, names: &impl Texts, known: &TypeSet) -> Change {
         let mut change = Change::default();
-        let list = hash(names);
+        let list = names.digest();
         if self.list.replace(list) == Some(list) {
             return change;
         }
@@ -304,15 +302,6 @@ impl Change {
 /// Whether one of these collections has this name.
 fn collected(globs: &Names, name: &str) -> bool {
     !globs.is_empty() && name::glob_of(name).is_some_and(|glob| globs.contains(&glob))
-}
-
-fn hash(names: &impl Texts) -> u128 {
-    let mut hasher = Xxh3::new();
-    for name in names.texts() {
-        hasher.update(name.as_bytes());
-        hasher.update(&[0]);
-    }
-    hasher.digest128()
 }
 
 /// The name as the snapshot holds it, so that a thousand streams do not keep a thousand copies.
