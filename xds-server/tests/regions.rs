@@ -247,7 +247,10 @@ async fn both_regions_write_as_the_page_says() {
     let another =
         regions.run("zonebreak replicate conflicts list --config shared-to-east.yaml --stream other");
     assert_eq!(another.code, 2, "{}", another.err);
-    regions.stop();
+    // The one to west is still at work, and has the say.
+    let mut first = regions.running.remove(0);
+    first.kill().unwrap();
+    first.wait().unwrap();
     let contrary = regions
         .run("ZONEBREAK_REPLICATE__OVERLAP=lww-hlc zonebreak replicate run --config shared-to-east.yaml");
     assert_eq!(contrary.code, 5, "{}", contrary.err);

@@ -49,7 +49,7 @@ use crate::{
 };
 
 /// Signs of life that a holder may miss before another takes over.
-const MISSED: u32 = 3;
+pub(crate) const MISSED: u32 = 3;
 
 /// Between two tries after a failure.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
@@ -80,7 +80,7 @@ pub(crate) struct Replicator {
     /// The other holder's last sign of life.
     other: Option<(i64, Instant)>,
     /// Why it starts next.
-    cause: String,
+    pub cause: String,
 }
 
 /// A destination that is ours.
@@ -140,7 +140,7 @@ impl Context {
     }
 
     /// The replicator is in this state from now on; said once, with its cause.
-    fn enter(&self, state: &'static str, cause: &str) {
+    pub(crate) fn enter(&self, state: &'static str, cause: &str) {
         let (before, _) = self.metrics.state();
         if before != state {
             let stream = self.options.stream.as_str();

@@ -10,7 +10,7 @@ use super::{
     enter::links,
     etcd::{self, Names, under},
     hlc::Hlc,
-    log::{self, Conflict},
+    log::{self, Conflict, Kept},
     tag::{Entry, Tag, Version},
 };
 use crate::{
@@ -83,23 +83,24 @@ pub async fn clear(options: ReplicationOptions, before: Option<Timestamp>) -> Re
     Ok(context.destination.cluster.ask(asking).await?.deleted())
 }
 
-/// Decides about a key of the destination, for both regions.
+/// Decides about a key of the destination, whatever its bytes, for both regions.
 ///
 /// # Errors
 /// When there is nothing to decide, when the other region wrote the key again since, or when an etcd that is needed does not
 /// answer: the source, to keep its value.
 pub async fn decide(
     options: ReplicationOptions,
-    key: &str,
+    key: &[u8],
     keep: Keep,
     actor: &str,
 ) -> Result<Conflict, ReplicationError> {
     let (context, member, names) = at_destination(options).await?;
-    let undecidable = |why: &str| OverlapError::Undecidable { key: key.to_owned(), why: why.to_owned() };
-    let Some(rest) = key.as_bytes().strip_prefix(names.here.as_slice()) else {
+    let undecidable =
+        |why: &str| OverlapError::Undecidable { key: Kept::of(key).to_string(), why: why.to_owned() };
+    let Some(rest) = key.strip_prefix(names.here.as_slice()) else {
         return Err(undecidable("it is not under the prefix that both regions write").into());
     };
-    for _ in 0..TRIES {
+    for tried in 0..TRIES {
         let open = under(&names.open, rest);
         let found = context.destination.cluster.ask(member.kv().get(open.as_slice(), None)).await?;
         let Some(note) = found.kvs().first() else {
@@ -126,14 +127,17 @@ pub async fn decide(
             }
         };
         let (version, decided) = decision(conflict, &here, keep, member.cluster, actor);
+        // Where another has that place in the log, the next try takes a later one.
+        let place = (0..tried).fold(version.hlc, |at, _| at.next());
+        let entry = under(&names.closed, log::id(place).as_bytes());
         let at = |held: Option<i64>| held.unwrap_or(0);
         let guards = [
             (under(&names.here, rest), at(here.data.as_ref().map(|(_, at)| *at))),
             (under(&names.tags, rest), at(here.tag.as_ref().map(|(_, at)| *at))),
             (open.clone(), note.mod_revision()),
+            (entry.clone(), 0),
         ];
         let guards = guards.map(|(key, at)| Compare::mod_revision(key, CompareOp::Equal, at));
-        let entry = under(&names.closed, log::id(version.hlc).as_bytes());
         let tag = Tag { version, deleted: value.is_none() };
         let mut writes = vec![
             TxnOp::put(under(&names.tags, rest), tag.encode(), None),

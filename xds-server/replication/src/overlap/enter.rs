@@ -1,7 +1,10 @@
 //! The first words of a link between two regions that both write: takes the destination over, says there what it is, and makes
 //! sure that the link in the other direction decides alike. Then it is at work ([`super::exchange`]).
 
+use std::time::Duration;
+
 use etcd_client::{Compare, CompareOp, GetOptions, Txn, TxnOp};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -15,11 +18,13 @@ use crate::{
     error::ReplicationError,
     options::prefixes,
     pipeline::Halt,
+    questions::get,
     region::{
         own::{self, Ownership},
         tell_apart,
     },
-    run::{Context, Replicator},
+    revision::Revision,
+    run::{Context, MISSED, Replicator},
     session::End,
     spool::Spool,
 };
@@ -34,12 +39,16 @@ impl Replicator {
         cancel: &CancellationToken,
     ) -> Result<End, ReplicationError> {
         let context = self.context.clone();
-        context.metrics.enter("starting");
+        context.enter("starting", &self.cause);
         let hold = match cancel.run_until_cancelled(Box::pin(self.take_over(overlap))).await {
             Some(hold) => hold?,
             None => return Ok(End::Cancelled),
         };
         let exchange = Exchange::new(context, overlap, hold);
+        match cancel.run_until_cancelled(Box::pin(exchange.recall())).await {
+            Some(recalled) => recalled?,
+            None => return Ok(End::Cancelled),
+        }
         Box::pin(exchange.run(cancel)).await
     }
 
@@ -81,14 +90,15 @@ impl Replicator {
                 },
             };
             if old.holder != holder && self.is_alive(fence) {
-                context.metrics.enter("standby");
+                context.enter("standby", "another replicator has the destination");
                 tokio::time::sleep(context.options.heartbeat / 2).await;
                 continue;
             }
             context.may_share(&member, self.overwrite).await?;
             // Before anything is said here that would stop the other direction.
             if let Ok(source) = &source {
-                context.agree(overlap, source, &member).await?;
+                let limit = context.options.heartbeat * MISSED;
+                let _silent = context.agree(overlap, source, &member, limit).await?;
             }
             let (mut checkpoint, ours) =
                 (old.clone(), Checkpoint { holder, overlap: Some(overlap.policy), torn: None, ..old });
@@ -152,20 +162,60 @@ impl Context {
         Ok(())
     }
 
-    /// The link in the other direction, if there is one, decides as this one does. Looked at again whenever the source was connected
-    /// to, before anything is heard: of two links that begin at the same moment each has said by then what it is.
+    /// Waits until the link in the other direction, if there is one, decides as this one does: whether it does within the limit. One
+    /// that decides otherwise and is at work, which is known by its signs of life, has the say. One that is not was stopped, perhaps
+    /// to be set to what this one is set to now: it learns of that when it begins.
+    ///
+    /// Looked at whenever the source was connected to, before anything is heard: of two links that begin at the same moment each
+    /// has said by then what it is.
+    ///
+    /// # Errors
+    /// [`OverlapError::Contradicts`].
     pub(super) async fn agree(
         &self,
         overlap: Overlap,
         source: &Member,
         member: &Member,
-    ) -> Result<(), ReplicationError> {
+        limit: Duration,
+    ) -> Result<bool, ReplicationError> {
+        if self.contradicts(overlap, source, member).await?.is_none() {
+            return Ok(true);
+        }
+        let (begun, mut first) = (Instant::now(), None);
+        loop {
+            // Read before what it decides by: who begins shows a sign of life, says what it is, and only then shows another.
+            let signs = self.signs_of_life(source).await?;
+            let Some(error) = self.contradicts(overlap, source, member).await? else { return Ok(true) };
+            let first = *first.get_or_insert(signs);
+            // One of them may have been on its way when it died.
+            if signs >= first.saturating_add(2) {
+                return Err(error.into());
+            }
+            if begun.elapsed() >= limit {
+                return Ok(false);
+            }
+            tokio::time::sleep(self.options.heartbeat / 4).await;
+        }
+    }
+
+    /// How the link in the other direction decides otherwise, if it does.
+    async fn contradicts(
+        &self,
+        overlap: Overlap,
+        source: &Member,
+        member: &Member,
+    ) -> Result<Option<OverlapError>, ReplicationError> {
         let theirs = links(&self.source, source).await?;
         let stream = &self.options.stream;
-        match theirs.into_iter().find(|(name, _)| name == stream) {
-            Some((_, theirs)) => Ok(self.link(overlap, source.cluster, member).agrees(stream, &theirs)?),
-            None => Ok(()),
-        }
+        let theirs = theirs.into_iter().find(|(name, _)| name == stream);
+        let ours = self.link(overlap, source.cluster, member);
+        Ok(theirs.and_then(|(_, theirs)| ours.agrees(stream, &theirs).err()))
+    }
+
+    /// How often the link in the other direction has written its checkpoint.
+    async fn signs_of_life(&self, source: &Member) -> Result<i64, EtcdError> {
+        let found = get(&self.source, source, self.options.checkpoint_key().into(), Revision(0)).await?;
+        Ok(found.map_or(0, |kv| kv.version()))
     }
 
     fn link(&self, overlap: Overlap, there: ClusterId, member: &Member) -> Link {

@@ -1,9 +1,8 @@
 //! Keys, tags and conflicts in an etcd: their names, and reading and writing many of them at once. Decides nothing.
 
-use std::{future::Future, sync::Arc};
+use std::sync::Arc;
 
-use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, Txn, TxnOp};
-use tokio::task::JoinSet;
+use etcd_client::{Compare, CompareOp, Txn, TxnOp};
 
 use super::{
     hlc::Hlc,
@@ -15,14 +14,12 @@ use crate::{
     checkpoint::ClusterId,
     client::{Cluster, EtcdError, Member},
     options::ReplicationOptions,
+    questions::{all, get},
     revision::{Op, Revision},
 };
 
 /// Keys that are looked at together: about what fits into one transaction, each with its tag.
 pub(super) const AT_ONCE: usize = 60;
-
-/// Questions of one group that wait for an answer at once.
-const QUESTIONS: usize = 128;
 
 /// What a tag takes, about.
 const TAG: usize = 192;
@@ -143,39 +140,6 @@ pub(super) async fn exist(
     Ok(values.iter().map(Option::is_some).collect())
 }
 
-async fn get(
-    cluster: &Cluster,
-    member: &Member,
-    key: Vec<u8>,
-    at: Revision,
-) -> Result<Option<KeyValue>, EtcdError> {
-    let options = GetOptions::new().with_revision(at.0);
-    let found = cluster.ask(async { member.kv().get(key, Some(options)).await }).await?;
-    Ok({ found }.take_kvs().pop())
-}
-
-/// Answers in the order of the questions, which are asked together. Not in one transaction: an etcd before 3.4.20 and 3.5.5
-/// dies of a transaction of reads whose client goes away (etcd issue 14110), as ours do when they are stopped.
-async fn all<T: Send + 'static>(
-    cluster: &Cluster,
-    asked: impl Iterator<Item = impl Future<Output = Result<T, EtcdError>> + Send + 'static>,
-) -> Result<Vec<T>, EtcdError> {
-    let (mut asking, mut answers, mut places) = (JoinSet::new(), Vec::new(), asked.enumerate());
-    loop {
-        while asking.len() < QUESTIONS
-            && let Some((place, asked)) = places.next()
-        {
-            asking.spawn(async move { (place, asked.await) });
-        }
-        let Some(done) = asking.join_next().await else { break };
-        let (place, answer) =
-            done.map_err(|died| cluster.unreachable(format!("a question broke off: {died}")))?;
-        answers.push((place, answer?));
-    }
-    answers.sort_unstable_by_key(|(place, _)| *place);
-    Ok(answers.into_iter().map(|(_, answer)| answer).collect())
-}
-
 // === impl Write ===
 
 impl Write {
@@ -188,7 +152,7 @@ impl Write {
             Guard::Absent => Compare::version(key.clone(), CompareOp::Equal, 0),
         };
         let tagged = Compare::mod_revision(tag.clone(), CompareOp::Equal, self.plan.tagged);
-        let mut writes = Vec::new();
+        let (mut guards, mut writes) = (vec![guard, tagged], Vec::new());
         match &self.plan.data {
             Some(Op::Put { value, .. }) => writes.push(TxnOp::put(key, value.as_slice(), None)),
             Some(Op::Delete) => writes.push(TxnOp::delete(key, None)),
@@ -199,12 +163,15 @@ impl Write {
         match &self.note {
             Some(Note::Open(_, note)) => writes.push(TxnOp::put(open, note.as_slice(), None)),
             Some(Note::Closed(at, note)) => {
-                writes.push(TxnOp::put(under(&names.closed, log::id(*at).as_bytes()), note.as_slice(), None));
+                let entry = under(&names.closed, log::id(*at).as_bytes());
+                // Another has that place: whoever looks again gets a later one.
+                guards.push(Compare::version(entry.clone(), CompareOp::Equal, 0));
+                writes.push(TxnOp::put(entry, note.as_slice(), None));
                 writes.extend(self.plan.settles.then(|| TxnOp::delete(open, None)));
             }
             None => writes.extend(self.plan.settles.then(|| TxnOp::delete(open, None))),
         }
-        TxnOp::txn(Txn::new().when([guard, tagged]).and_then(writes))
+        TxnOp::txn(Txn::new().when(guards).and_then(writes))
     }
 
     /// Operations and bytes that it takes of a transaction, at most.
@@ -218,5 +185,49 @@ impl Write {
         let writes = writes.into_iter().filter(|write| *write).count();
         let bytes = data.as_ref().map_or(0, Op::size) + note + if tag.is_some() { TAG } else { 0 };
         (1 + writes, bytes + (2 + writes) * (self.rest.len() + OVERHEAD))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zonebreak_drill::lab::{Etcd, Lab};
+
+    use super::*;
+    use crate::{overlap::merge::Winner, verify};
+
+    /// Two replicators, or one and a person, whose clocks say the same.
+    #[tokio::test]
+    async fn no_entry_of_the_log_is_written_over_by_another_of_the_same_time() {
+        let lab = Lab::new().unwrap();
+        let etcd = Etcd::start(&lab).await.unwrap();
+        let of = || crate::ClusterOptions::plain([etcd.url()]);
+        let options = ReplicationOptions::new("test", "/app/", of(), of(), lab.path().join("spool"));
+        let (names, at) = (Names::new(&options), Hlc::new(7, 0));
+        let context = verify::context(options).unwrap();
+        let version = Version::following(None, ClusterId(1), at);
+        let write = |rest: &str| Write {
+            rest: rest.as_bytes().to_vec(),
+            plan: Plan {
+                guard: Guard::Absent,
+                tagged: 0,
+                data: None,
+                tag: Some(Tag { version: version.clone(), deleted: true }),
+                conflict: Some((Winner::Here, version.clone())),
+                settles: false,
+            },
+            note: Some(Note::Closed(at, rest.as_bytes().to_vec())),
+        };
+        let writes = [write("first"), write("second")].map(|write| write.operation(&names));
+        for write in writes {
+            let (answer, _) = context.destination.fenced(0, vec![write], String::new).await;
+            assert!(matches!(answer, crate::destination::Answer::Committed(_)));
+        }
+        let member = context.destination.member().await.unwrap();
+        let key = under(&names.closed, log::id(at).as_bytes());
+        let kept = get(&context.destination.cluster, &member, key, Revision(0)).await.unwrap().unwrap();
+        assert_eq!((kept.value(), kept.version()), (b"first".as_slice(), 1));
+        let rests = [b"first".to_vec(), b"second".to_vec()];
+        let there = exist(&context.destination.cluster, &member, &names.tags, &rests).await;
+        assert_eq!(there.unwrap(), [true, false], "it is looked at again, and takes a later place");
     }
 }

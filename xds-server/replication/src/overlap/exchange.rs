@@ -19,7 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Overlap,
+    Overlap, Policy,
     etcd::{Names, Note, Ranks, Write, under},
     hlc::{Clock, Hlc},
     log::{self, Conflict, Kept, Party},
@@ -68,8 +68,8 @@ pub(super) struct Exchange {
     clock: Mutex<Clock>,
     /// Revisions of the destination that are ours, and that its watch has not brought yet.
     ours: Mutex<BTreeSet<i64>>,
-    /// Open conflicts that were written down: which two writes.
-    open: Mutex<BTreeMap<Vec<u8>, Ranks>>,
+    /// Open conflicts that are written down: which two writes.
+    pub open: Mutex<BTreeMap<Vec<u8>, Ranks>>,
     /// Up to where the source was heard out, and when.
     heard: Mutex<(Revision, u64)>,
     warned: Mutex<Option<Instant>>,
@@ -145,7 +145,7 @@ impl Exchange {
     /// Goes on until something ends it.
     pub(super) async fn run(self, cancel: &CancellationToken) -> Result<End, ReplicationError> {
         let exchange = Arc::new(self);
-        exchange.context.metrics.enter("streaming");
+        exchange.context.enter("streaming", "the destination is ours; both regions write here");
         let mut halves = JoinSet::new();
         halves.spawn(Arc::clone(&exchange).say());
         halves.spawn(Arc::clone(&exchange).hear());
@@ -224,18 +224,24 @@ impl Exchange {
     }
 
     /// Whether a tag is of a delete of so long ago that it is not kept any more.
-    pub(super) fn is_forgotten(&self, version: &Version) -> bool {
-        self.judge(&mut Clock::default()).is_forgotten(version, None)
+    pub(super) fn is_forgotten(&self, rest: &[u8], version: &Version) -> bool {
+        self.judge(rest, &mut Clock::default()).is_forgotten(version, None)
     }
 
-    fn judge<'a>(&self, clock: &'a mut Clock) -> Judge<'a> {
+    fn judge<'a>(&self, rest: &[u8], clock: &'a mut Clock) -> Judge<'a> {
         let remember_ms = u64::try_from(self.overlap.remember.as_millis()).unwrap_or(u64::MAX);
-        Judge { here: self.here, policy: self.overlap.policy, remember_ms, clock, now_ms: now_ms() }
+        let disputed = lock(&self.open).contains_key(rest);
+        let policy = self.overlap.policy;
+        Judge { here: self.here, policy, remember_ms, disputed, clock, now_ms: now_ms() }
     }
 
     fn plan(&self, Case { rest, foreign, entry }: Case) -> Option<Write> {
         let mut clock = lock(&self.clock);
-        let plan = decide(&mut self.judge(&mut clock), &entry, foreign.as_ref())?;
+        let mut judge = self.judge(&rest, &mut clock);
+        // By other policies none is left open: what there is was recalled.
+        let may_be_open = judge.disputed || judge.policy == Policy::RejectAndAlert;
+        let mut plan = decide(&mut judge, &entry, foreign.as_ref())?;
+        plan.settles &= may_be_open;
         let Some(((winner, here), there)) = plan.conflict.clone().zip(foreign) else {
             return Some(Write { rest, plan, note: None });
         };
@@ -418,14 +424,18 @@ impl Exchange {
         self.tidy(vec![delete]).await
     }
 
-    /// Deletes tags of deletes that are not remembered any more, if they still are that.
-    pub(super) async fn forget(&self, tags: Vec<(Vec<u8>, i64)>) -> Result<(), ReplicationError> {
+    /// Deletes these keys under a prefix of ours, each if it still is what was read.
+    pub(super) async fn drop_if(
+        &self,
+        prefix: &[u8],
+        keys: Vec<(Vec<u8>, i64)>,
+    ) -> Result<(), ReplicationError> {
         let operation = |(rest, at): &(Vec<u8>, i64)| {
-            let tag = under(&self.names.tags, rest);
-            let still = Compare::mod_revision(tag.clone(), CompareOp::Equal, *at);
-            TxnOp::txn(Txn::new().when([still]).and_then([TxnOp::delete(tag, None)]))
+            let key = under(prefix, rest);
+            let still = Compare::mod_revision(key.clone(), CompareOp::Equal, *at);
+            TxnOp::txn(Txn::new().when([still]).and_then([TxnOp::delete(key, None)]))
         };
-        self.tidy(tags.iter().map(operation).collect()).await
+        self.tidy(keys.iter().map(operation).collect()).await
     }
 
     async fn tidy(&self, operations: Vec<TxnOp>) -> Result<(), ReplicationError> {

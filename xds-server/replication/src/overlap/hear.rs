@@ -21,7 +21,7 @@ use crate::{
     client::{EtcdError, Member},
     error::ReplicationError,
     listing::Listing,
-    revision::{Change, Op, Revision},
+    revision::{Change, Op, Revision, SourceRevision},
     source::{is_progress_trusted, version},
     watch::{News, Watch, now_ms},
 };
@@ -40,13 +40,13 @@ struct Said {
 type Looked = (Vec<(Vec<u8>, Said)>, Vec<Vec<u8>>);
 
 /// What is known of the source so far.
-#[derive(Default)]
 struct Progress {
-    /// The revision from which its watch goes on; `None` when all tags must be compared first.
-    at: Option<Revision>,
+    /// The revision from which its watch goes on, and when that was its latest; `None` when all tags must be compared first.
+    at: Option<(Revision, u64)>,
     /// Keys to look at, by what was said of them last.
     queue: BTreeMap<Vec<u8>, Said>,
     lost: bool,
+    scrub: Scrub,
 }
 
 // === impl Exchange ===
@@ -54,7 +54,8 @@ struct Progress {
 impl Exchange {
     /// Until an error that does not heal.
     pub(super) async fn hear(self: Arc<Self>) -> Result<(), ReplicationError> {
-        let mut progress = Progress::default();
+        let scrub = Scrub::every(self.context.options.scrub);
+        let mut progress = Progress { at: None, queue: BTreeMap::new(), lost: false, scrub };
         loop {
             match self.hear_on(&mut progress).await {
                 Ok(()) | Err(Broke::Gap) => progress.at = None,
@@ -82,10 +83,18 @@ impl Exchange {
             return Err(ReplicationError::Strange(strange).into());
         }
         let here = self.context.destination.member().await?;
-        self.context.agree(self.overlap, &member, &here).await?;
+        if !self.context.agree(self.overlap, &member, &here, Duration::ZERO).await? {
+            let cause =
+                "the link in the other direction is not at work, and decided by another policy when it was";
+            self.context.enter("standby", cause);
+            self.context.agree(self.overlap, &member, &here, Duration::MAX).await?;
+        }
+        self.context.enter("streaming", "both directions decide by the same policy");
         // A source that went back, as from a snapshot, says again what it has; what is known here goes back to it from here.
-        let known = progress.at.filter(|at| *at <= member.head);
-        let after = known.unwrap_or(member.head);
+        let known = progress.at.filter(|(at, _)| *at <= member.head);
+        // What came between is not here yet: until it is, nothing is known of a later moment.
+        let known = known.map(|(at, ms)| (at, if at == member.head { member.seen_ms } else { ms }));
+        let (after, seen_ms) = known.unwrap_or((member.head, member.seen_ms));
         let every = (options.heartbeat / 2).max(Duration::from_millis(200));
         let mut watch = Watch::open(source, &member, &self.names.tags, after, every).await?;
         self.context.metrics.connected("source", true);
@@ -103,13 +112,14 @@ impl Exchange {
                 );
             }
             self.compare_tags(&member, &mut progress.queue).await?;
-            progress.at = Some(after);
+            progress.scrub.done();
         }
-        let (scrub, trusted) = (Scrub::every(options.scrub), is_progress_trusted(&version(&member).await));
-        let mut seen_ms = member.seen_ms;
-        while !scrub.is_due() {
+        progress.at = Some((after, seen_ms));
+        let trusted = is_progress_trusted(&version(&member).await);
+        while !progress.scrub.is_due() {
             if progress.queue.is_empty() {
-                self.heard_out(progress.at.unwrap_or(after), seen_ms);
+                let (through, seen_ms) = progress.at.unwrap_or((after, seen_ms));
+                self.heard_out(through, seen_ms);
             } else {
                 self.take_in(&member, &mut progress.queue).await?;
             }
@@ -125,9 +135,10 @@ impl Exchange {
                     News::Progress(_) => {}
                     News::Revisions(revisions) => {
                         for revision in revisions {
-                            (progress.at, seen_ms) = (Some(revision.revision), revision.seen_ms);
-                            for change in revision.changes {
-                                self.note(&mut progress.queue, &change, revision.revision, seen_ms);
+                            let SourceRevision { revision, changes, seen_ms, .. } = revision;
+                            progress.at = Some((revision, seen_ms));
+                            for change in changes {
+                                self.note(&mut progress.queue, &change, revision, seen_ms);
                             }
                         }
                     }

@@ -51,6 +51,8 @@ pub struct Judge<'a> {
     pub policy: Policy,
     /// How long a delete is remembered, in milliseconds; one that is older counts as nothing.
     pub remember_ms: u64,
+    /// Whether the key is in a conflict that nobody decided: then none of the two writes is forgotten, however old it is.
+    pub disputed: bool,
     /// This region's clock.
     pub clock: &'a mut Clock,
     /// The wall clock, in milliseconds since 1970.
@@ -126,14 +128,13 @@ pub fn decide(judge: &mut Judge<'_>, entry: &Entry, foreign: Option<&Foreign>) -
     else {
         return alone;
     };
-    let open = judge.policy == Policy::RejectAndAlert;
     let exactly = Plan {
         guard: Guard::Written(entry.data.as_ref().map_or(0, |(_, at)| *at)),
         tagged,
         data: None,
         tag: None,
         conflict: None,
-        settles: open,
+        settles: true,
     };
     let takes = || match &there.value {
         Some(value) => Some(Op::Put { value: value.clone(), lease: 0 }),
@@ -208,7 +209,7 @@ impl Judge<'_> {
 
     /// Whether a write is a delete of so long ago that it counts as nothing.
     pub fn is_forgotten(&self, version: &Version, value: Option<&[u8]>) -> bool {
-        value.is_none() && version.hlc.ms().saturating_add(self.remember_ms) < self.now_ms
+        value.is_none() && !self.disputed && version.hlc.ms().saturating_add(self.remember_ms) < self.now_ms
     }
 }
 

@@ -41,6 +41,7 @@ mod hear;
 pub mod hlc;
 pub mod log;
 pub mod merge;
+mod open;
 pub mod record;
 mod say;
 mod scan;

@@ -37,7 +37,8 @@ pub enum OverlapError {
     /// The two directions would decide differently.
     #[error(
         "begin: this direction decides conflicts by {ours} and the one to region {region} by {theirs} (record {key} of the source), so that the \
-         two sides would not become equal. Set replicate.overlap to {wanted} here, or change it there and restart both"
+         two sides would not become equal. Set replicate.overlap to {wanted} here. To change it for both, stop both replicators, set it in \
+         both, and start both: the first one waits for the other"
     )]
     Contradicts {
         /// This one's.

@@ -23,18 +23,18 @@ use crate::{
 };
 
 /// What is known of the region so far.
-#[derive(Default)]
 struct Progress {
     /// The revision from which its watch goes on; `None` when everything must be compared first.
     at: Option<Revision>,
     /// Keys to look at.
     dirty: BTreeSet<Vec<u8>>,
+    scrub: Scrub,
 }
 
 /// Keys that were looked at, and those of them that must be again.
 type Looked = (Vec<Vec<u8>>, Vec<Vec<u8>>);
 
-/// When everything is to be compared again.
+/// When everything is to be compared again, however often the connection broke since it was last.
 pub(super) struct Scrub {
     every: Duration,
     last: Instant,
@@ -45,7 +45,8 @@ pub(super) struct Scrub {
 impl Exchange {
     /// Until an error that does not heal.
     pub(super) async fn say(self: Arc<Self>) -> Result<(), ReplicationError> {
-        let mut progress = Progress::default();
+        let scrub = Scrub::every(self.context.options.scrub);
+        let mut progress = Progress { at: None, dirty: BTreeSet::new(), scrub };
         loop {
             match self.say_on(&mut progress).await {
                 Ok(()) | Err(Broke::Gap) => progress.at = None,
@@ -74,11 +75,12 @@ impl Exchange {
         // Before anything is compared: whatever is written meanwhile is looked at as well.
         let mut watch = Watch::open(&destination.cluster, &member, &self.names.here, after, every).await?;
         if progress.at.is_none() {
+            self.recall().await?;
             self.compare_with_tags(&member, after, &mut progress.dirty).await?;
             progress.at = Some(after);
+            progress.scrub.done();
         }
-        let scrub = Scrub::every(self.context.options.scrub);
-        while !scrub.is_due() {
+        while !progress.scrub.is_due() {
             self.look(&member, &mut progress.dirty).await?;
             let mut wait = if progress.dirty.is_empty() { every } else { Duration::ZERO };
             // All that has come, so that a busy region is written to in large transactions and not in many.
@@ -133,7 +135,7 @@ impl Exchange {
             };
             if let Some((tag, tagged)) = &entry.tag {
                 self.resume(tag.version.hlc);
-                if entry.data.is_none() && tag.deleted && self.is_forgotten(&tag.version) {
+                if entry.data.is_none() && tag.deleted && self.is_forgotten(&rest, &tag.version) {
                     forgotten.push((rest.clone(), *tagged));
                 }
             }
@@ -144,11 +146,11 @@ impl Exchange {
                 self.look(member, dirty).await?;
             }
             if forgotten.len() >= AT_ONCE {
-                self.forget(std::mem::take(&mut forgotten)).await?;
+                self.drop_if(&self.names.tags, std::mem::take(&mut forgotten)).await?;
             }
         }
         self.context.metrics.leased.set(leased);
-        if forgotten.is_empty() { Ok(()) } else { Ok(self.forget(forgotten).await?) }
+        if forgotten.is_empty() { Ok(()) } else { Ok(self.drop_if(&self.names.tags, forgotten).await?) }
     }
 
     /// Looks at each of these keys once. Those that somebody wrote meanwhile are left.
@@ -210,6 +212,11 @@ impl Scrub {
     /// From now on; never, when 0.
     pub(super) fn every(every: Duration) -> Self {
         Self { every, last: Instant::now() }
+    }
+
+    /// Everything was compared.
+    pub(super) fn done(&mut self) {
+        self.last = Instant::now();
     }
 
     pub(super) fn is_due(&self) -> bool {

@@ -3,12 +3,13 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use etcd_client::{Client, GetOptions};
+use etcd_client::{Client, GetOptions, Txn, TxnOp};
+use tokio::time::Instant;
 use zonebreak_drill::lab::Link;
 use zonebreak_replication::{
     ClusterOptions, RESERVED, ReplicationError, ReplicationOptions,
     batch::Limits,
-    overlap::{Overlap, OverlapError, Policy, conflicts, tag},
+    overlap::{Overlap, OverlapError, Policy, conflicts, hlc, tag},
     region::{self, Region},
     snapshot::{
         catalog::Catalog,
@@ -19,7 +20,7 @@ use zonebreak_replication::{
     verify,
 };
 
-use crate::support::{PREFIX, Pair, Running, State, fill, list, put, until};
+use crate::support::{PATIENCE, PREFIX, Pair, Running, State, fill, list, put, until};
 
 /// The links of both directions, and the network between the two regions.
 struct Both {
@@ -57,6 +58,15 @@ impl Both {
             ..pair.options_with_spool("to-west")
         };
         Self { pair, east, west, network }
+    }
+
+    /// The same links by another policy; `policy` is that of the link to east.
+    fn by(&self, policy: Policy) -> [ReplicationOptions; 2] {
+        let of = |options: &ReplicationOptions, policy| ReplicationOptions {
+            overlap: Some(Overlap::new(policy)),
+            ..options.clone()
+        };
+        [of(&self.east, policy), of(&self.west, policy.reversed())]
     }
 
     async fn run(&self) -> [Running; 2] {
@@ -266,11 +276,11 @@ async fn what_is_rejected_stays_on_both_sides_and_is_an_alarm_until_somebody_dec
 
     // Decided in east, once each way; it holds in west as well.
     let error =
-        conflicts::decide(both.east.clone(), "/app/c", conflicts::Keep::Local, "eve").await.unwrap_err();
+        conflicts::decide(both.east.clone(), b"/app/c", conflicts::Keep::Local, "eve").await.unwrap_err();
     assert!(error.to_string().contains("no open conflict"), "{error}");
-    let kept = conflicts::decide(both.east.clone(), "/app/a", conflicts::Keep::Remote, "eve").await.unwrap();
+    let kept = conflicts::decide(both.east.clone(), b"/app/a", conflicts::Keep::Remote, "eve").await.unwrap();
     assert_eq!((kept.decided_by.as_deref(), kept.winner), (Some("eve"), Some(kept.remote.origin)));
-    conflicts::decide(both.east.clone(), "/app/b", conflicts::Keep::Local, "eve").await.unwrap();
+    conflicts::decide(both.east.clone(), b"/app/b", conflicts::Keep::Local, "eve").await.unwrap();
     let decided = both.equal().await;
     assert_eq!(decided, state(&[("a", "west"), ("b", "east"), ("c", "west")]));
     for one in &running {
@@ -468,6 +478,169 @@ async fn a_snapshot_is_restored_in_either_region_and_the_other_one_follows() {
         assert_eq!(restore(&job).await.unwrap().written, 3);
         assert_eq!(both.equal().await, wanted, "it was undone, or not heard of");
     }
+    for one in running {
+        one.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_is_changed_by_restarting_both_sides_and_what_was_open_is_decided_by_it() {
+    let both = Both::start(Policy::RejectAndAlert).await;
+    let [mut west, mut east] = both.clients().await;
+    put(&mut west, "/app/a", "west").await;
+    put(&mut east, "/app/a", "east").await;
+    let running = both.run().await;
+    let open = async |of: &ReplicationOptions| {
+        conflicts::list(of.clone(), None).await.unwrap().iter().filter(|listed| listed.open).count()
+    };
+    until("both sides to tell of the conflict", async || {
+        open(&both.east).await == 1 && open(&both.west).await == 1
+    })
+    .await;
+    let [to_east, to_west] = running;
+    to_east.stop().await;
+    let [east_by, west_by] = both.by(Policy::SourceWins);
+    // While the other one is at work, it has the say.
+    let error = Running::start(east_by.clone()).gives_up().await.to_string();
+    assert!(error.contains("stop both replicators"), "{error}");
+    to_west.stop().await;
+    // The first one waits for the other, and takes in nothing meanwhile; whoever would go on as before is told.
+    let to_east = Running::start(east_by);
+    until("the first one to wait for the other", async || {
+        let tags = east.get(format!("{RESERVED}overlap/test"), None).await.unwrap();
+        to_east.metrics.state().0 == "standby"
+            && String::from_utf8_lossy(tags.kvs()[0].value()).contains("source-wins")
+    })
+    .await;
+    let error = Running::start(both.west.clone()).gives_up().await.to_string();
+    assert!(error.contains("Set replicate.overlap to dest-wins here"), "{error}");
+    assert_eq!(list(&mut east, PREFIX).await, state(&[("a", "east")]));
+    let to_west = Running::start(west_by);
+    for one in [&to_east, &to_west] {
+        one.streams().await;
+    }
+    assert_eq!(both.equal().await, state(&[("a", "west")]));
+    until("no conflict to be open", async || open(&both.east).await + open(&both.west).await == 0).await;
+    for one in [to_east, to_west] {
+        until("the end of the alarm", async || one.metrics.open_conflicts.get() == 0).await;
+        one.stop().await;
+    }
+    let log = conflicts::list(both.east.clone(), None).await.unwrap();
+    assert!(log.iter().any(|listed| listed.conflict.policy == Policy::SourceWins), "{log:#?}");
+}
+
+/// However long nobody decides, and for however short a time deletes are remembered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_that_was_rejected_is_not_undone_by_waiting() {
+    let both = Both::start(Policy::RejectAndAlert).await;
+    let [mut west, mut east] = both.clients().await;
+    let running = both.run().await;
+    both.cut();
+    put(&mut west, "/app/a", "west").await;
+    said(&mut west, "a").await;
+    west.delete("/app/a", None).await.unwrap();
+    said(&mut west, "a").await;
+    put(&mut east, "/app/a", "east").await;
+    said(&mut east, "a").await;
+    both.mend();
+    let open = async |of: &ReplicationOptions| conflicts::list(of.clone(), None).await.unwrap().len();
+    until("both sides to tell of the conflict", async || {
+        open(&both.east).await == 1 && open(&both.west).await == 1
+    })
+    .await;
+    for one in running {
+        one.stop().await;
+    }
+    // Two minutes go by.
+    let key = format!("{}a", tag::root("test"));
+    let found = west.get(key.as_str(), None).await.unwrap();
+    let mut tag = tag::Tag::decode(found.kvs()[0].value()).unwrap();
+    let before = hlc::Hlc::new(tag.version.hlc.ms() - 120_000, 0);
+    tag.version = tag::Version::following(None, tag.version.origin, before);
+    west.put(key.as_str(), tag.encode(), None).await.unwrap();
+    let short = |options: &ReplicationOptions| {
+        let remember = Duration::from_secs(60);
+        let overlap = Overlap { remember, ..Overlap::new(Policy::RejectAndAlert) };
+        Running::start(ReplicationOptions { overlap: Some(overlap), ..options.clone() })
+    };
+    let running = [short(&both.east), short(&both.west)];
+    for (client, other, key) in [(&west, &east, "/app/of-west"), (&east, &west, "/app/of-east")] {
+        put(&mut client.clone(), key, "1").await;
+        until("what was written later", async || list(&mut other.clone(), key).await.len() == 1).await;
+    }
+    assert_eq!(list(&mut west, "/app/a").await, State::new(), "the delete was undone");
+    assert_eq!(list(&mut east, "/app/a").await, state(&[("a", "east")]));
+    let tags = west.get(key.as_str(), None).await.unwrap();
+    assert_eq!(tags.kvs().len(), 1, "the delete is forgotten");
+    assert_eq!((open(&both.east).await, open(&both.west).await), (1, 1));
+    for one in running {
+        one.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_flaps_is_scrubbed_all_the_same() {
+    let mut both = Both::start(Policy::LwwHlc).await;
+    both.east.scrub = Duration::from_secs(3);
+    let [mut west, mut east] = both.clients().await;
+    put(&mut west, "/app/a", "1").await;
+    let running = both.run().await;
+    both.equal().await;
+    let key = format!("{}a", tag::root("test"));
+    let old = east.get(key.as_str(), None).await.unwrap().kvs()[0].value().to_vec();
+    put(&mut west, "/app/a", "2").await;
+    until("the write in east", async || list(&mut east.clone(), PREFIX).await == state(&[("a", "2")])).await;
+    // As an etcd that was put back, key and tag, which no watch tells apart from a transaction of ours.
+    let back = [TxnOp::put("/app/a", "1", None), TxnOp::put(key.as_str(), old, None)];
+    east.txn(Txn::new().and_then(back)).await.unwrap();
+    let connected = |yes: bool| {
+        let gauge = running[0].metrics.connected.with_label_values(&["source"]);
+        async move { until("the link to flap", async || (gauge.get() == 1) == yes).await }
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while list(&mut east, PREFIX).await != state(&[("a", "2")]) {
+        assert!(Instant::now() < deadline, "no scrub came to its end");
+        both.cut();
+        connected(false).await;
+        both.mend();
+        connected(true).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    for one in running {
+        one.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn safe_time_is_before_what_is_still_on_its_way() {
+    let mut both = Both::start(Policy::LwwHlc).await;
+    both.pair.source.restart_with(&["--max-request-bytes", "4000000"]).await.unwrap();
+    let [mut west, _] = both.clients().await;
+    put(&mut west, "/app/a", "1").await;
+    let running = both.run().await;
+    both.equal().await;
+    both.cut();
+    let safe = &running[0].metrics.safe_time;
+    until("the source to be known as gone", async || {
+        running[0].metrics.connected.with_label_values(&["source"]).get() == 0
+    })
+    .await;
+    let before = jiff::Timestamp::now().as_millisecond() as f64 / 1000.0;
+    // East's etcd takes none as large.
+    put(&mut west, "/app/large", &"l".repeat(2_500_000)).await;
+    said(&mut west, "large").await;
+    both.mend();
+    until("what it lacks to be tried", async || {
+        running[0].metrics.retries.with_label_values(&["put_off"]).get() >= 2
+    })
+    .await;
+    let mut east = both.pair.to().await;
+    let beat = async |client: &mut Client| {
+        client.get(format!("{RESERVED}test"), None).await.unwrap().kvs()[0].version()
+    };
+    let first = beat(&mut east).await;
+    until("two signs of life", async || beat(&mut east.clone()).await >= first + 2).await;
+    assert!(safe.get() <= before, "{} is after {before}, when east had all", safe.get());
     for one in running {
         one.stop().await;
     }

@@ -7,7 +7,12 @@ use std::{
 };
 
 use serde_json::Value;
-use zonebreak_replication::{ReplicationOptions, region};
+use zonebreak_replication::{
+    RESERVED, ReplicationOptions,
+    overlap::{Overlap, Policy},
+    region,
+    rules::Rules,
+};
 
 use crate::support::{Pair, Running, put, until};
 
@@ -73,6 +78,20 @@ async fn every_change_of_state_is_one_line_with_its_cause() {
     for ((state, cause), wanted) in states.iter().zip(wanted) {
         assert!(state == wanted.0 && cause.starts_with(wanted.1), "{state} {cause}, not {wanted:?}");
     }
+    // Where both regions write, too.
+    let shared = ReplicationOptions {
+        stream: "shared".to_owned(),
+        rules: Rules::new("/both/", "/both/", RESERVED),
+        overlap: Some(Overlap::new(Policy::LwwHlc)),
+        ..pair.options_with_spool("shared")
+    };
+    let replicator = Running::start(shared);
+    replicator.streams().await;
+    replicator.stop().await;
+    let states = log.states("shared");
+    let told: Vec<(&str, &str)> = states.iter().map(|(state, cause)| (&**state, &**cause)).collect();
+    let ours = "the destination is ours; both regions write here";
+    assert_eq!(told, [("streaming", ours), ("stopped", "it was told to")]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 //! `zonebreak replicate conflicts`: what two regions wrote without knowing of each other, and deciding about it. The work is in
 //! `zonebreak_replication::overlap::conflicts`.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::{SignedDuration, Timestamp};
 use zonebreak_core::units::Millis;
 use zonebreak_replication::overlap::{
@@ -55,9 +56,9 @@ pub struct ListArgs {
 /// The flags of `zonebreak replicate conflicts resolve`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ResolveArgs {
-    /// The key, as the destination names it.
-    #[arg(value_name = "KEY")]
-    key: String,
+    /// The key, as the destination names it; where that is no text, base64:BYTES as `list` shows it.
+    #[arg(value_name = "KEY", value_parser = key)]
+    key: Key,
     /// Whose write is to be in force.
     #[arg(long, value_enum, value_name = "SIDE")]
     keep: Side,
@@ -79,6 +80,10 @@ pub struct ClearArgs {
     #[arg(long, value_name = "DURATION")]
     older_than: Option<Millis>,
 }
+
+/// A key as it was written on the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Key(Vec<u8>);
 
 /// A side of a conflict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -113,7 +118,7 @@ async fn resolve(args: ResolveArgs) -> Outcome {
         Side::Remote => Keep::Remote,
     };
     let actor = args.actor.unwrap_or_else(host::actor);
-    let decided = conflicts::decide(options, &args.key, keep, &actor).await.map_err(failure)?;
+    let decided = conflicts::decide(options, &args.key.0, keep, &actor).await.map_err(failure)?;
     args.output.print(&decided, |_| {
         let (kept, lost) = match keep {
             Keep::Local => (&decided.local, &decided.remote),
@@ -132,6 +137,16 @@ async fn clear(args: ClearArgs) -> Outcome {
     let cleared = conflicts::clear(options, args.older_than.map(ago)).await.map_err(failure)?;
     eprintln!("conflicts that were over are deleted: {cleared}");
     Ok(Exit::Ok)
+}
+
+fn key(text: &str) -> Result<Key, String> {
+    match text.strip_prefix("base64:") {
+        None => Ok(Key(text.as_bytes().to_vec())),
+        Some(bytes) => {
+            let read = STANDARD.decode(bytes);
+            read.map(Key).map_err(|error| format!("what follows base64: is none ({error})"))
+        }
+    }
 }
 
 /// The moment so long ago; the beginning of time, where that is before it.
@@ -173,4 +188,18 @@ fn table(listed: &[Listed], wide: bool) -> String {
         ]
     };
     columns(["FOUND", "KEY", "WINNER", "BY", "LOCAL", "REMOTE"], listed.iter().map(row))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_written_as_it_is_listed() {
+        for bytes in [b"/a/limit".as_slice(), "/a/zürich".as_bytes(), b"/a/\xff\x00"] {
+            let listed = zonebreak_replication::overlap::log::Kept::of(bytes).to_string();
+            assert_eq!(key(&listed), Ok(Key(bytes.to_vec())), "{listed}");
+        }
+        assert!(key("base64:?").unwrap_err().contains("base64"));
+    }
 }

@@ -58,6 +58,7 @@ impl Region {
             here: ClusterId(self.id),
             policy: self.policy.unwrap(),
             remember_ms: REMEMBER_MS,
+            disputed: self.open.contains(&key),
             clock: &mut self.clock,
             now_ms: now + self.skew,
         };
@@ -393,8 +394,14 @@ fn the_first_meeting_of_two_regions_loses_nothing_that_only_one_has() {
 fn a_delete_of_long_ago_counts_as_nothing() {
     let mut clock = Clock::default();
     let (here, there) = (ClusterId(1), ClusterId(2));
-    let mut judge =
-        Judge { here, policy: Policy::RejectAndAlert, remember_ms: 1_000, clock: &mut clock, now_ms: 5_000 };
+    let mut judge = Judge {
+        here,
+        policy: Policy::RejectAndAlert,
+        remember_ms: 1_000,
+        disputed: false,
+        clock: &mut clock,
+        now_ms: 5_000,
+    };
     let at = |origin, ms| Version::following(None, origin, Hlc::new(ms, 0));
     let tombstone = |ms| Entry { data: None, tag: Some((Tag { version: at(here, ms), deleted: true }, 3)) };
     let made = Foreign { version: at(there, 4_900), value: Some(vec![1]) };
@@ -404,4 +411,12 @@ fn a_delete_of_long_ago_counts_as_nothing() {
     assert!(old.conflict.is_none() && matches!(old.data, Some(Op::Put { .. })), "{old:?}");
     let forgotten = Foreign { version: at(there, 3_900), value: None };
     assert_eq!(decide(&mut judge, &Entry::default(), Some(&forgotten)), None);
+    // Unless somebody still has to decide about it: then a rejected delete is not undone by waiting, on neither side.
+    judge.disputed = true;
+    let held = decide(&mut judge, &tombstone(3_900), Some(&made)).unwrap();
+    assert_eq!((held.conflict.map(|(winner, _)| winner), held.data), (Some(Winner::Nobody), None));
+    let tag = Tag { version: at(here, 4_000), deleted: false };
+    let live = Entry { data: Some((vec![1], 3)), tag: Some((tag, 3)) };
+    let held = decide(&mut judge, &live, Some(&forgotten)).unwrap();
+    assert_eq!((held.conflict.map(|(winner, _)| winner), held.data), (Some(Winner::Nobody), None));
 }
