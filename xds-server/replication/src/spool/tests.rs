@@ -105,7 +105,8 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        let _ended = std::process::Command::new("umount").arg("-l").arg(self.0.path()).status();
+        let quiet = std::process::Stdio::null();
+        let _ended = std::process::Command::new("umount").arg("-l").arg(self.0.path()).stderr(quiet).status();
     }
 }
 
