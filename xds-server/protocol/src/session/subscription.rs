@@ -165,7 +165,7 @@ impl Subscription {
     /// Hears the list of a state-of-the-world request that does not count, of which only what it leaves out is remembered: the client
     /// may have forgotten that by the time it asks for it again, and the list that counts may be what it was all along.
     pub(crate) fn overhear(&mut self, names: &impl Texts) {
-        if self.list == Some(hash(names)) {
+        if self.list == Some(names.digest()) {
             return;
         }
         if !self.explicit && names.count() > 0 {
