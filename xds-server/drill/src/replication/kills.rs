@@ -87,7 +87,10 @@ pub async fn kill_loop(server: &Server, kills: u32, say: impl Fn(String)) -> any
     tokio::time::sleep(Duration::from_millis(200)).await;
     let writing = tokio::spawn(write(pair.from().await?, Arc::clone(&stop)));
     for round in 0..kills {
-        // Some die while they still compare both sides, some in the stream.
+        // Some die while they start or still compare both sides, and every other one in the stream, however slow the machine.
+        if let (1, Running::Ours(replicator)) = (round % 2, &mut running) {
+            replicator.ready().await?;
+        }
         tokio::time::sleep(Duration::from_millis(fastrand::u64(20..700))).await;
         running.kill();
         if let Running::Ours(replicator) = &mut running {
