@@ -25,7 +25,7 @@ pub enum Kind {
     Health,
     /// `forced/<service>/<instance>`
     Forced,
-    /// `confirmed/endpoints/<service>` or `confirmed/source`
+    /// `confirmed/endpoints/<service>`, `confirmed/services`, `confirmed/zones` or `confirmed/source`
     Confirmed,
 }
 

@@ -47,6 +47,37 @@ fn a_good_document_is_read_whole() {
     assert_eq!(document.kinds.len(), 6);
 }
 
+/// The page's example is a topology, and shows every kind of key and every field that it lists.
+#[test]
+fn the_page_shows_every_kind_of_key() {
+    let page = include_str!("../../../../docs/topology.md");
+    let example = page.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let document = Document::parse(example).unwrap();
+    assert_eq!(document.problems, []);
+    for kind in Kind::ALL {
+        assert!(document.kinds.contains(&kind), "{} is not in the example", kind.name());
+    }
+    for (what, json) in [
+        ("health", r#"{"state": "x", "since": "2026-01-05T10:00:00Z"}"#),
+        ("zones", r#"{"x": 1}"#),
+        ("endpoints", r#"{"x": 1}"#),
+        ("shifts", r#"{"x": 1}"#),
+    ] {
+        // Serde names what it would have taken.
+        let error = match what {
+            "health" => serde_json::from_str::<crate::model::Health>(json).unwrap_err(),
+            "zones" => serde_json::from_str::<ZoneSpec>(json).unwrap_err(),
+            "endpoints" => serde_json::from_str::<crate::model::Endpoint>(json).unwrap_err(),
+            _ => serde_json::from_str::<crate::model::Shift>(json).unwrap_err(),
+        }
+        .to_string();
+        let (_, expected) = error.split_once("expected one of ").unwrap();
+        for name in expected.split('`').skip(1).step_by(2) {
+            assert!(page.contains(&format!("`{name}`")), "{what}: {name} is not on the page");
+        }
+    }
+}
+
 #[test]
 fn an_empty_document_is_an_empty_topology() {
     for text in ["{}", "zones:\n", "# nothing yet\n"] {
