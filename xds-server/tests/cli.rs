@@ -142,6 +142,18 @@ fn configuration_errors_name_the_place() {
 }
 
 #[test]
+fn verifying_all_of_no_snapshots_is_a_failed_check() {
+    let dir = tempfile::tempdir().unwrap();
+    for place in [dir.path().join("missing"), dir.path().to_owned()] {
+        let place = place.display().to_string();
+        let run = zonebreak(&["snapshot", "verify", "--all", "--dir", &place]);
+        assert_eq!((run.code, run.out.as_str()), (3, ""), "{}", run.err);
+        assert!(run.err.contains(&format!("no snapshots in {place}")), "{}", run.err);
+        assert!(run.err.contains("check --dir / snapshots.directory"), "{}", run.err);
+    }
+}
+
+#[test]
 fn the_wrong_module_is_refused_before_anything_starts() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("f.wasm"), b"\0asm\x01\0\0\0").unwrap();

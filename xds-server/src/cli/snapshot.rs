@@ -51,7 +51,7 @@ pub enum SnapshotCommand {
     /// Reads snapshots to the last byte: SHA-256, digest of all keys and values, order.
     ///
     /// With --live, also compares the digest with the etcd's own state as of the snapshot's revision, where that is not compacted
-    /// yet. Exit code 3 when anything is not as it was written.
+    /// yet. Exit code 3 when anything is not as it was written, or --all finds no snapshot.
     #[command(after_help = "Examples:
   zonebreak snapshot verify --all
   zonebreak snapshot verify r0000080211-20261126T101500Z --live --etcd http://10.1.0.1:2379")]
