@@ -130,7 +130,14 @@ fn apply(etcd: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_runbook_does_what_it_says() {
     let mut regions = Regions::start().await;
+    let never = regions.run("zonebreak replicate verify --source \"$WEST\" --destination \"$EAST\"");
+    assert_eq!(never.code, 3, "{}", never.err);
+    assert!(never.err.contains("stream default: nothing was ever replicated here"), "{}", never.err);
+    assert!(!never.err.contains("waiting"), "it can only wait for ever: {}", never.err);
     regions.section("Set up");
+    for file in ["west-to-east.yaml", "east-to-west.yaml"] {
+        regions.done(&format!("zonebreak config validate --config {file}"));
+    }
     let proof = regions.section("Watch");
     assert!(proof.contains("verdict      equal"), "{proof}");
     let west = Client::connect([regions.west.url()], None).await.unwrap().get("/", None).await.unwrap();
@@ -182,6 +189,8 @@ async fn the_runbook_does_what_it_says() {
     let behind = regions.run("zonebreak replicate status --config east-to-west.yaml --wait --timeout 1s");
     assert_eq!(behind.code, 4, "{}", behind.err);
     regions.east.kill();
+    let silent = regions.run("zonebreak replicate status --config east-to-west.yaml");
+    assert!(silent.out.contains("NO ANSWER: failed to reach the source etcd"), "{}", silent.out);
     let asked = regions.run("zonebreak replicate promote --config east-to-west.yaml");
     assert_eq!(asked.code, 5, "{}", asked.err);
     assert!(asked.err.contains("safe revision") && asked.err.contains("--yes"), "{}", asked.err);
@@ -197,6 +206,7 @@ async fn the_runbook_does_what_it_says() {
     assert!(back.contains("region east") && back.contains("epoch 4"), "{back}");
     let demoted = regions.run("zonebreak replicate demote --config west-to-east.yaml");
     assert_eq!(demoted.code, 0, "{}", demoted.err);
+    assert!(!demoted.out.contains("loss"), "{}", demoted.out);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -42,6 +42,15 @@ pub enum ReplicationError {
         /// Where.
         prefix: String,
     },
+    /// No replicator was ever here.
+    #[error(
+        "compare both sides: stream {stream}: nothing was ever replicated here. Check --stream and --destination, or start a \
+         replicator"
+    )]
+    NothingHere {
+        /// The stream.
+        stream: String,
+    },
     /// The checkpoint speaks of something else.
     #[error(
         "go on: the destination's checkpoint is of {what} {found}, and this is {wanted}. If that is meant, run once with \

@@ -354,7 +354,7 @@ impl Context {
         }
         loop {
             tokio::time::sleep(self.options.scrub).await;
-            match verify::compare(&self, SCRUBBED).await {
+            match verify::compare(&self, SCRUBBED, |_| {}).await {
                 Ok(proof) if proof.differences == 0 => {
                     tracing::info!(
                         keys = proof.keys,

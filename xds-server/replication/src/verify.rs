@@ -91,10 +91,27 @@ pub struct Status {
 /// Compares both sides, naming at most `examples` keys.
 ///
 /// # Errors
-/// When a side cannot be read, or the destination is not whole for longer than it may take.
+/// When a side cannot be read, nothing was ever replicated here, or the destination is not whole for longer than it may take.
 pub async fn verify(options: ReplicationOptions, examples: usize) -> Result<Proof, ReplicationError> {
+    verify_saying(options, examples, |_| {}).await
+}
+
+/// [`verify`], which tells `waits` once what it waits for, if it has to.
+///
+/// # Errors
+/// As [`verify`].
+pub async fn verify_saying(
+    options: ReplicationOptions,
+    examples: usize,
+    waits: impl FnMut(&str),
+) -> Result<Proof, ReplicationError> {
     options.validate()?;
-    compare(&context(options)?, examples).await
+    let context = context(options)?;
+    // No waiting makes a whole destination of one that no replicator ever had. Where both regions write there is no checkpoint to miss.
+    if context.options.overlap.is_none() && context.destination.read().await?.0.is_none() {
+        return Err(ReplicationError::NothingHere { stream: context.options.stream.clone() });
+    }
+    compare(&context, examples, waits).await
 }
 
 /// Reads the checkpoint, and the source's revision beside it.
@@ -139,23 +156,35 @@ pub(crate) fn context(options: ReplicationOptions) -> Result<Context, Replicatio
     Ok(Context::new(options, metrics))
 }
 
-pub(crate) async fn compare(context: &Context, examples: usize) -> Result<Proof, ReplicationError> {
-    let begun = Instant::now();
+pub(crate) async fn compare(
+    context: &Context,
+    examples: usize,
+    mut waits: impl FnMut(&str),
+) -> Result<Proof, ReplicationError> {
+    let (begun, mut said) = (Instant::now(), false);
     if context.options.overlap.is_some() {
         return equal::compare(context, examples, begun).await;
     }
     loop {
-        match once(context, examples, begun).await {
+        let why = match once(context, examples, begun).await {
             Ok(Some(proof)) => return Ok(proof),
-            Ok(None) if begun.elapsed() < PATIENCE => {}
+            Ok(None) if begun.elapsed() < PATIENCE => {
+                "the destination is between two revisions of the source"
+            }
             // The source compacts just behind its latest revision: the next checkpoint is not compacted yet.
-            Err(ReplicationError::Etcd(EtcdError::Compacted { .. })) if begun.elapsed() < PATIENCE => {}
+            Err(ReplicationError::Etcd(EtcdError::Compacted { .. })) if begun.elapsed() < PATIENCE => {
+                "the source has compacted the revision that the destination is at"
+            }
             Ok(None) => {
                 let why =
                     "it has been between two revisions of the source, or without a replicator, all the time";
                 return Err(EtcdError::Refused { side: "destination", why: why.to_owned() }.into());
             }
             Err(error) => return Err(error),
+        };
+        if !std::mem::replace(&mut said, true) {
+            let seconds = PATIENCE.as_secs();
+            waits(&format!("{why}: waiting, {seconds} s at most, for a replicator to bring it further"));
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
     }

@@ -47,7 +47,7 @@ pub fn run(command: &ConfigCommand) -> Outcome {
         }
         ConfigCommand::Validate(args) => {
             let layers = Layers::of_process(args.config.clone(), Vec::new());
-            let effective = layers.load(Requirement::Source).map_err(Failure::usage)?;
+            let effective = layers.load(Requirement::SourceIfServed).map_err(Failure::usage)?;
             Module::load(&effective.config.filter).map_err(Failure::usage)?;
             eprintln!("the configuration is valid");
         }

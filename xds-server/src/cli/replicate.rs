@@ -82,7 +82,7 @@ pub enum ReplicateCommand {
     /// Compares both etcds key by key, at the one revision at which they must be equal.
     ///
     /// Reads the destination and the source as of the revision that the destination's checkpoint names, while both go on. Exit code
-    /// 3 when anything differs; the first differing keys are named. Nothing is changed: a running replicator repairs by itself.
+    /// 3 when anything differs, or nothing was ever replicated; the first differing keys are named. Nothing is changed: a running replicator repairs by itself.
     #[command(after_help = "Examples:
   zonebreak replicate verify --source http://10.1.0.1:2379 --destination http://10.2.0.1:2379
   zonebreak replicate verify --config /etc/zonebreak.yaml --keys 100 -o json")]
@@ -160,6 +160,7 @@ fn failure(error: ReplicationError) -> Failure {
         ReplicationError::Spool(
             SpoolError::Damaged { .. } | SpoolError::Missing { .. } | SpoolError::Foreign { .. },
         )
+        | ReplicationError::NothingHere { .. }
         | ReplicationError::Checkpoint(_) => Exit::CheckFailed,
         ReplicationError::Spool(_) => Exit::Unexpected,
         ReplicationError::Halt(_)

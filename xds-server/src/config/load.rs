@@ -53,6 +53,8 @@ pub enum Origin {
 pub enum Requirement {
     /// Exactly one source of the topology.
     Source,
+    /// The same, unless the file is for replication and snapshots alone.
+    SourceIfServed,
     /// An etcd.
     Etcd,
     /// Nothing.
@@ -182,10 +184,22 @@ impl Effective {
         let (has_etcd, has_file) = (!config.etcd.endpoints.is_empty(), config.topology.file.is_some());
         match requirement {
             Requirement::Etcd if !has_etcd => Err(ConfigError::NoEtcd),
-            Requirement::Source if !has_etcd && !has_file => Err(ConfigError::NoSource),
-            Requirement::Source if has_etcd && has_file => self.one_source(),
+            Requirement::SourceIfServed if !has_etcd && !has_file && self.only_carries() => Ok(()),
+            Requirement::Source | Requirement::SourceIfServed if !has_etcd && !has_file => {
+                Err(ConfigError::NoSource)
+            }
+            Requirement::Source | Requirement::SourceIfServed if has_etcd && has_file => self.one_source(),
             _ => Ok(()),
         }
+    }
+
+    /// Whether something was said, and nothing of it is for a server.
+    fn only_carries(&self) -> bool {
+        let carries = |path: &str| {
+            ["replicate.", "snapshots.", "health.", "log."].iter().any(|section| path.starts_with(section))
+        };
+        let ours = |path: &str| path.starts_with("replicate.") || path.starts_with("snapshots.");
+        self.origins.keys().all(|path| carries(path)) && self.origins.keys().any(|path| ours(path))
     }
 
     /// The source that was named closer to the command line wins: `--topology` beats an etcd in the environment.

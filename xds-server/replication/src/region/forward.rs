@@ -17,7 +17,7 @@ use crate::{
     pipeline::{Effect, Event, Pace, Pipeline},
     revision::{Change, Op, Revision},
     run::Context,
-    spool::{Entry, History, Reader, Spool, SpoolError, SpoolOptions},
+    spool::{self, Entry, History, Reader, Spool, SpoolError, SpoolOptions},
 };
 
 /// How long a replicator that has the spool is waited for.
@@ -43,10 +43,14 @@ const RECENT: i64 = 10_000;
 const MINUTE_MS: u64 = 60_000;
 
 /// What a spool has.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Survey {
     /// Revisions that the destination has not, with a change in them.
     pub spooled: Option<u64>,
+    /// Why that is not known, though there is a log.
+    pub unreadable: Option<String>,
+    /// Whether a replicator has the log in use, and writes what it has itself.
+    pub in_use: bool,
     /// Revisions in a minute, by the last one.
     pub per_minute: Option<u64>,
 }
@@ -58,10 +62,18 @@ pub(super) struct Rolled {
     pub revisions: u64,
 }
 
-/// Looks into the change log, whoever has it in use; nothing where there is none.
-pub(super) fn survey(options: &ReplicationOptions, checkpoint: &Checkpoint) -> Option<Survey> {
-    let log = History::open(&options.spool).ok()??;
-    let spooled = unwritten(&log, options, checkpoint).ok()?;
+/// Looks into the change log, whoever has it in use.
+pub(super) fn survey(options: &ReplicationOptions, checkpoint: &Checkpoint) -> Survey {
+    let in_use = spool::in_use(&options.spool);
+    match look(options, checkpoint) {
+        Ok(found) => Survey { in_use, ..found.unwrap_or_default() },
+        Err(error) => Survey { in_use, unreadable: Some(error.to_string()), ..Survey::default() },
+    }
+}
+
+fn look(options: &ReplicationOptions, checkpoint: &Checkpoint) -> Result<Option<Survey>, SpoolError> {
+    let Some(log) = History::open(&options.spool)? else { return Ok(None) };
+    let spooled = unwritten(&log, options, checkpoint)?;
     let after = Revision(log.through().0.saturating_sub(RECENT)).max(log.begins_after);
     let (mut reader, mut times) = (log.reader(after), Vec::new());
     while let Ok(Some(entry)) = reader.read() {
@@ -69,7 +81,7 @@ pub(super) fn survey(options: &ReplicationOptions, checkpoint: &Checkpoint) -> O
             times.push(revision.seen_ms);
         }
     }
-    Some(Survey { spooled: Some(spooled), per_minute: rate(&times) })
+    Ok(Some(Survey { spooled: Some(spooled), per_minute: rate(&times), ..Survey::default() }))
 }
 
 /// Revisions with a change in them that a log has more than the destination; where it has a gap, it ends.

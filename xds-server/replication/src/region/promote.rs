@@ -63,6 +63,10 @@ pub struct Estimate {
     pub torn: Option<Torn>,
     /// Revisions that the spool has more, which will be written before; `None` when there is no spool here.
     pub spooled: Option<u64>,
+    /// Why the spool here cannot be read.
+    pub unreadable: Option<String>,
+    /// Whether a replicator has the spool here in use: it is waited for while it writes what it has.
+    pub in_use: bool,
     /// Whether, without a spool here, a replicator elsewhere gave a sign of life: it is waited for.
     pub replicator: bool,
     /// Revisions that would be lost if the source went on as it did in the last minute of the spool; `None` when that is unknown.
@@ -141,7 +145,7 @@ pub async fn assess(options: ReplicationOptions) -> Result<Assessment, Replicati
     let gives_up = source.is_err() && checkpoint.role == Role::Replica;
     let replicator = gives_up && context.hears_a_replicator().await?;
     let age_ms = now_ms().saturating_sub(checkpoint.source_ms);
-    let known = super::forward::survey(&context.options, &checkpoint).unwrap_or_default();
+    let known = super::forward::survey(&context.options, &checkpoint);
     let lost = known
         .per_minute
         .map(|rate| u64::try_from(u128::from(rate) * u128::from(age_ms) / 60_000).unwrap_or(u64::MAX));
@@ -159,6 +163,8 @@ pub async fn assess(options: ReplicationOptions) -> Result<Assessment, Replicati
             age_ms,
             torn: checkpoint.torn,
             spooled: known.spooled,
+            unreadable: known.unreadable,
+            in_use: known.in_use,
             replicator,
             lost_revisions: lost,
         },

@@ -30,6 +30,7 @@ mod writer;
 pub use frame::Entry;
 pub use history::History;
 pub use open::Recovery;
+pub(crate) use open::in_use;
 pub(crate) use open::note_prefix;
 pub use reader::Reader;
 pub(crate) use reader::{FramePlace, LogFile};

@@ -160,6 +160,12 @@ pub(crate) fn note_prefix(directory: &Path, prefix: &[u8]) -> Result<(), SpoolEr
     segment::sync_directory(directory)
 }
 
+/// Whether another process has the directory for itself. Asks, and takes nothing for longer than that.
+pub(crate) fn in_use(directory: &Path) -> bool {
+    let lock = File::options().write(true).open(directory.join("lock"));
+    lock.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
 /// Takes the directory for this process alone.
 fn lock(directory: &Path) -> Result<File, SpoolError> {
     let path = directory.join("lock");

@@ -3,6 +3,7 @@
 
 use std::{
     io::{BufRead as _, IsTerminal as _, Write as _},
+    path::Path,
     time::Duration,
 };
 
@@ -83,7 +84,7 @@ pub async fn promote(args: PromoteArgs) -> Outcome {
     }
     let given_up = match &assessed.source_error {
         Some(why) if !assessed.promoted => {
-            eprint!("{}", warning(&assessed, why));
+            eprint!("{}", warning(&assessed, why, &options.spool));
             if !args.yes {
                 agree(&assessed)?;
             }
@@ -93,7 +94,7 @@ pub async fn promote(args: PromoteArgs) -> Outcome {
     };
     let promoted =
         region::promote(options, &args.who.actor(), given_up, args.accept_torn).await.map_err(failure)?;
-    args.output.print(&promoted, |_| table(&promoted))?;
+    args.output.print(&promoted, |_| table(&promoted, true))?;
     if !promoted.source_fenced {
         eprintln!(
             "the source was not told: start a replicator in the other direction now, which fences it as soon as it answers, or \
@@ -108,7 +109,7 @@ pub async fn demote(args: DemoteArgs) -> Outcome {
     let config = args.stream.load(Vec::new())?;
     let options = config.replicate.options().map_err(Failure::usage)?;
     let demoted = region::demote(options, &args.who.actor()).await.map_err(failure)?;
-    args.output.print(&demoted, |_| table(&demoted))?;
+    args.output.print(&demoted, |_| table(&demoted, false))?;
     eprintln!(
         "the source is fenced; a replicator in the other direction brings it up and saves what only it has"
     );
@@ -128,28 +129,43 @@ fn leased(keys: u64, grace: Duration) -> String {
 }
 
 /// What an operator must know before giving a source up.
-fn warning(assessed: &Assessment, why: &str) -> String {
-    let Estimate { safe_revision, safe_time, age_ms, torn, spooled, replicator, lost_revisions } =
-        &assessed.estimate;
+fn warning(assessed: &Assessment, why: &str, spool: &Path) -> String {
+    let Estimate {
+        safe_revision,
+        safe_time,
+        age_ms,
+        torn,
+        spooled,
+        unreadable,
+        in_use,
+        replicator,
+        lost_revisions,
+    } = &assessed.estimate;
     let seconds = *age_ms as f64 / 1000.0;
     let mut out = format!("the source does not answer: failed to {why}\n\n");
     out += &format!("safe revision   {safe_revision}: the destination has everything up to it\n");
     out += &format!(
         "safe time       {safe_time:.0}, {seconds:.1} s ago; what the source took in since then may be lost\n"
     );
-    out += &match spooled {
-        Some(more) => format!("change log      has {more} more revisions, which are written first\n"),
-        None if *replicator => concat!(
-            "change log      none here; a replicator elsewhere gives signs of life, and is waited for while it writes\n",
-            "                what it has\n"
-        )
-        .to_owned(),
-        None => concat!(
-            "change log      none here, and no replicator gives a sign of life: what one that is stuck or cut off has\n",
-            "                in its log is given up. Run this where that log is (--spool), and it is written first\n"
-        )
-        .to_owned(),
+    let log = format!("change log      {}: ", spool.display());
+    out += &match (spooled, unreadable) {
+        (Some(0), _) => format!("{log}0 more revisions\n"),
+        (Some(1), _) => format!("{log}1 more revision, which is written first\n"),
+        (Some(more), _) => format!("{log}{more} more revisions, which are written first\n"),
+        (None, Some(why)) => format!("{log}failed to {why}\n"),
+        (None, None) if *in_use => format!("{log}nothing in it yet\n"),
+        (None, None) if *replicator => format!(
+            "{log}not there; a replicator elsewhere gives signs of life, and is waited for while it writes\n                what it \
+             has\n"
+        ),
+        (None, None) => format!(
+            "{log}not there, and no replicator gives a sign of life: what one that is stuck or cut off\n                has in its log \
+             is given up. Run this where that log is (--spool), and it is written first\n"
+        ),
     };
+    if *in_use {
+        out += "                in use by a replicator, which is waited for while it writes what it has\n";
+    }
     out += &match lost_revisions {
         Some(lost) => format!(
             "estimated loss  {} revisions, at the rate of the last minute of the change log\n",
@@ -199,7 +215,8 @@ fn taken_back(aborted: &Aborted) -> String {
     out
 }
 
-fn table(promoted: &Promoted) -> String {
+/// What came of it. Of a loss only who promoted was told before: a demotion loses nothing.
+fn table(promoted: &Promoted, tells_loss: bool) -> String {
     let Promoted {
         prefix,
         region,
@@ -220,7 +237,7 @@ fn table(promoted: &Promoted) -> String {
     );
     out += &format!("revision  {through} of the former source\n");
     out += &match (already, drained_keys, digest) {
-        (true, ..) => String::new(),
+        _ if *already || !tells_loss => String::new(),
         (_, Some(keys), Some(digest)) => {
             format!(
                 "loss      none: both sides are equal at the fence (digest {digest}); {keys} keys were still on their way\n"
@@ -241,5 +258,75 @@ fn table(promoted: &Promoted) -> String {
 impl WhoArgs {
     fn actor(&self) -> String {
         self.actor.clone().unwrap_or_else(host::actor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zonebreak_replication::{region::Region, revision::Revision};
+
+    use super::*;
+
+    fn told(change: impl FnOnce(&mut Estimate)) -> String {
+        let mut estimate = Estimate {
+            safe_revision: Revision(7),
+            safe_time: jiff::Timestamp::UNIX_EPOCH,
+            age_ms: 1_000,
+            torn: None,
+            spooled: None,
+            unreadable: None,
+            in_use: false,
+            replicator: false,
+            lost_revisions: None,
+        };
+        change(&mut estimate);
+        let assessed = Assessment {
+            prefix: "/app/".to_owned(),
+            region: Region::new("east").unwrap(),
+            promoted: false,
+            epoch: 1,
+            source_error: Some("reach it".to_owned()),
+            leased_keys: 0,
+            estimate,
+        };
+        warning(&assessed, "reach it", Path::new("e2w"))
+    }
+
+    #[test]
+    fn a_change_log_that_has_no_more_is_told_from_one_that_is_not_there_or_in_use() {
+        let read = told(|it| it.spooled = Some(0));
+        assert!(read.contains("e2w: 0 more revisions\n") && !read.contains("in use"), "{read}");
+        let used = told(|it| (it.spooled, it.in_use) = (Some(0), true));
+        assert!(
+            used.contains("e2w: 0 more revisions\n") && used.contains("in use by a replicator"),
+            "{used}"
+        );
+        let missing = told(|_| {});
+        assert!(missing.contains("e2w: not there") && missing.contains("--spool"), "{missing}");
+        let elsewhere = told(|it| it.replicator = true);
+        assert!(elsewhere.contains("e2w: not there; a replicator elsewhere"), "{elsewhere}");
+        let damaged = told(|it| it.unreadable = Some("read the spool e2w: it is damaged".to_owned()));
+        assert!(damaged.contains("failed to read the spool") && !damaged.contains("not there"), "{damaged}");
+    }
+
+    #[test]
+    fn a_demotion_tells_of_no_loss() {
+        let promoted = Promoted {
+            prefix: "/app/".to_owned(),
+            region: Region::new("east").unwrap(),
+            epoch: 2,
+            already: false,
+            source_fenced: true,
+            through: Revision(7),
+            drained_keys: None,
+            forwarded: 0,
+            digest: None,
+            leased_keys: 0,
+            lease_grace_ms: 0,
+            elapsed_ms: 5,
+        };
+        assert!(table(&promoted, true).contains("loss      see above"));
+        let demoted = table(&promoted, false);
+        assert!(!demoted.contains("loss") && demoted.contains("source    fenced"), "{demoted}");
     }
 }

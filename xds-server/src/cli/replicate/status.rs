@@ -97,7 +97,9 @@ fn table(status: &Status) -> String {
     let mut out = format!("stream       {}\n", status.stream);
     match (&status.source_head, &status.source_error) {
         (Some(head), _) => out += &format!("source       revision {head}\n"),
-        (None, why) => out += &format!("source       NO ANSWER: {}\n", why.as_deref().unwrap_or("-")),
+        (None, why) => {
+            out += &format!("source       NO ANSWER: failed to {}\n", why.as_deref().unwrap_or("-"))
+        }
     }
     out += &owners(status);
     let Some(checkpoint) = &status.checkpoint else {

@@ -24,7 +24,7 @@ pub struct VerifyArgs {
 pub async fn run(args: VerifyArgs) -> Outcome {
     let config = args.stream.load(Vec::new())?;
     let options = config.replicate.options().map_err(Failure::usage)?;
-    let proof = verify::verify(options, args.keys).await.map_err(failure)?;
+    let proof = verify::verify_saying(options, args.keys, |why| eprintln!("{why}")).await.map_err(failure)?;
     args.output.print(&proof, |_| table(&proof))?;
     Ok(if proof.differences == 0 && proof.conflicts == 0 { Exit::Ok } else { Exit::CheckFailed })
 }

@@ -111,8 +111,14 @@ async fn what_a_replicator_has_and_does_not_write_is_not_given_up() {
     held.spool.as_mut().unwrap().append(&[change(6, "/elsewhere")]).unwrap();
     assert!(held.wait(200, LONG).await.unwrap().is_none(), "nothing of it is for the destination");
     held.spool.as_mut().unwrap().append(&[change(7, "/app/a"), change(8, "/app/b")]).unwrap();
-    let survey = survey(&held.context.options, &held.checkpoint).unwrap();
-    assert_eq!(survey.spooled, Some(2), "told although the log is in use");
+    let found = survey(&held.context.options, &held.checkpoint);
+    assert_eq!((found.spooled, found.in_use), (Some(2), true), "told although the log is in use");
+    let at_its_end = Checkpoint { source_revision: Revision(8), ..held.checkpoint.clone() };
+    assert_eq!(
+        survey(&held.context.options, &at_its_end).spooled,
+        Some(0),
+        "there, and nothing in it is new"
+    );
     let error = held.wait(200, LONG).await.unwrap_err().to_string();
     assert!(error.contains("2 revisions that the destination has not"), "{error}");
     // What comes behind a gap is nothing that could be written.
