@@ -129,6 +129,9 @@ struct LogRow {
     words: Vec<String>,
 }
 
+/// What a time looks like.
+pub(super) const A_TIME: &str = "a time such as 2026-11-25T20:14:03Z";
+
 fn moment(text: &str) -> Result<At, String> {
     if let Ok(time) = text.parse() {
         return Ok(At::Time(time));
@@ -137,7 +140,7 @@ fn moment(text: &str) -> Result<At, String> {
     let seconds = plain.strip_suffix('s').and_then(|number| number.parse::<f64>().ok());
     let ms = seconds.filter(|s| (0.0..1e9).contains(s)).map(|s| (s * 1_000.0).round() as u64);
     ms.or_else(|| plain.parse::<Millis>().ok().map(|ms| ms.0)).map(At::Offset).ok_or_else(|| {
-        format!("a moment is a time such as 2026-11-25T20:14:03Z, or seconds from the beginning such as +12.3s, not {text:?}")
+        format!("a moment is {A_TIME}, or seconds from the beginning such as +12.3s, not {text:?}")
     })
 }
 
@@ -149,13 +152,28 @@ pub async fn run(args: ExplainArgs) -> Outcome {
     let Some(file) = &args.file else { return Err(Failure::usage("no file was named")) };
     let (name, content) = read(file)?;
     let at = |why: &dyn std::fmt::Display| Failure::usage(format_args!("failed to use {name}: {why}"));
+    if content.trim().is_empty() {
+        return Err(at(&"it is empty"));
+    }
     if Recording::is_one(&content) {
         counted(&args, Recording::parse(&content).map_err(|error| at(&error))?, &at)
     } else if stats::is_prometheus(&content) {
         counted(&args, stats::prometheus(&content).map_err(|error| at(&error))?, &at)
+    } else if !content.lines().any(tells_the_time) {
+        let foreign = at(&"it is neither a recording, scrapes nor a log");
+        Err(foreign.hint("make a recording: zonebreak explain record --envoy URL --for 60s > series.jsonl"))
     } else {
         logged(&args, &name, &content)
     }
+}
+
+/// Whether somewhere in a line is a time of day, as in every line of a log, whatever wraps it.
+fn tells_the_time(line: &str) -> bool {
+    let digits = |at: &[u8]| at.iter().all(u8::is_ascii_digit);
+    line.as_bytes().windows(8).any(|at| match at {
+        [h @ .., b':', m1, m2, b':', s1, s2] => digits(h) && digits(&[*m1, *m2, *s1, *s2]),
+        _ => false,
+    })
 }
 
 fn read(file: &Path) -> Result<(String, String), Failure> {

@@ -1,7 +1,12 @@
 //! Every key of the configuration in one table: its path, what it means, how a value is read from text (an environment
 //! variable or a flag) and whether a running server takes a change. Help, `config defaults` and the overrides come from it.
 
-use std::{fmt::Display, str::FromStr};
+use std::{
+    any::Any,
+    fmt::Display,
+    num::{IntErrorKind, ParseIntError},
+    str::FromStr,
+};
 
 use zonebreak_core::units::Percent;
 
@@ -465,17 +470,27 @@ fn percent(text: &str) -> Result<Percent, String> {
     Percent::new(number).map_err(|error| error.to_string())
 }
 
-fn parse<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
-    text.trim().parse().map_err(|error: T::Err| error.to_string())
+fn parse<T: FromStr<Err: Display + 'static>>(text: &str) -> Result<T, String> {
+    text.trim().parse().map_err(|error: T::Err| {
+        // Their own words name neither what was found nor what is wanted.
+        let number = (&error as &dyn Any).downcast_ref::<ParseIntError>();
+        match number.map(ParseIntError::kind) {
+            None => error.to_string(),
+            Some(IntErrorKind::PosOverflow | IntErrorKind::NegOverflow) => {
+                format!("must be a whole number within bounds, not {text:?}")
+            }
+            Some(_) => format!("must be a whole number, not {text:?}"),
+        }
+    })
 }
 
-fn put<T: FromStr<Err: Display>>(at: &mut T, text: &str) -> Result<(), String> {
+fn put<T: FromStr<Err: Display + 'static>>(at: &mut T, text: &str) -> Result<(), String> {
     *at = parse(text)?;
     Ok(())
 }
 
 /// An empty text takes the value away.
-fn put_some<T: FromStr<Err: Display>>(at: &mut Option<T>, text: &str) -> Result<(), String> {
+fn put_some<T: FromStr<Err: Display + 'static>>(at: &mut Option<T>, text: &str) -> Result<(), String> {
     *at = if text.is_empty() { None } else { Some(parse(text)?) };
     Ok(())
 }

@@ -135,9 +135,9 @@ impl fmt::Display for Refusal {
             Self::Active { asked, target, shift } => {
                 write!(f, "drain {asked} while another drain is in force: {}. ", describe(target, shift))?;
                 if asked == target {
-                    f.write_str("Extend or restore that one, or use force to replace it")
+                    f.write_str("Extend or restore that one, or use --force to replace it")
                 } else {
-                    write!(f, "Restore {target} first, or use force to drain both")
+                    write!(f, "Restore {target} first, or use --force to drain both")
                 }
             }
             Self::LastZone { zone, services } => {
@@ -146,7 +146,7 @@ impl fmt::Display for Refusal {
                 write!(
                     f,
                     "drain {zone}: no other zone has a healthy endpoint of {count} {noun} ({names}). Register \
-                     endpoints elsewhere first, or use force to go without"
+                     endpoints elsewhere first, or use --force to go without"
                 )
             }
             Self::NotDrained { target, drained } if drained.is_empty() => {

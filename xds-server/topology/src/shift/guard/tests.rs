@@ -108,10 +108,11 @@ fn only_zones_that_serve_can_carry(#[case] state: &str, #[case] allowed: bool) {
 fn a_second_drain_is_refused_while_one_is_in_force() {
     let active = topology(&[("shifts/az-c", &shift("01:00"))]);
     let says = "drain az-a while another drain is in force: az-c keeps 30 %, by alice until 2026-01-01T01:00:00Z (demo). \
-                Restore az-c first, or use force to drain both";
+                Restore az-c first, or use --force to drain both";
     assert_eq!(refusal(&active, &drain("az-a")), says);
     assert!(
-        refusal(&active, &drain("az-c")).ends_with("Extend or restore that one, or use force to replace it")
+        refusal(&active, &drain("az-c"))
+            .ends_with("Extend or restore that one, or use --force to replace it")
     );
     assert_eq!(refusal(&active, &Drain { force: true, ..drain("az-a") }), "allowed");
     assert_eq!(
