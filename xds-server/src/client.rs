@@ -29,7 +29,7 @@ pub enum AdminError {
         why: String,
     },
     /// It said no.
-    #[error("{base}{path} answered {status}: {body}")]
+    #[error("failed to get {path} from the server at {base}: {body} (HTTP {status})")]
     Status {
         /// Its admin URL.
         base: String,
@@ -120,7 +120,7 @@ impl AdminClient {
             .map_err(|error| AdminError::Unreachable { base: base.clone(), why: root_cause(&error) })?;
         let status = answer.status();
         if !status.is_success() {
-            let body = answer.text().await.unwrap_or_default().trim().to_owned();
+            let body = said(answer.text().await.unwrap_or_default().trim());
             return Err(AdminError::Status { base, path: path.to_owned(), status: status.as_u16(), body });
         }
         answer.json().await.map_err(|error| AdminError::Answer {
@@ -129,6 +129,15 @@ impl AdminClient {
             why: root_cause(&error),
         })
     }
+}
+
+/// The words in an answer that is no success.
+fn said(body: &str) -> String {
+    #[derive(serde::Deserialize)]
+    struct Problem {
+        error: String,
+    }
+    serde_json::from_str(body).map_or_else(|_| body.to_owned(), |problem: Problem| problem.error)
 }
 
 /// The innermost reason: "connection refused" rather than "error sending request".
@@ -148,6 +157,15 @@ impl From<AdminError> for Failure {
             AdminError::Unreachable { .. } => Self::new(Exit::Unreachable, error).hint(
                 "is `zonebreak serve` running? name its admin port with --server URL or $ZONEBREAK_SERVER",
             ),
+            // The list of its paths, which a server's health port answers every other one with.
+            AdminError::Status { status: 404, base, body, .. }
+                if body.contains("/readyz") && !body.contains("/status") =>
+            {
+                let message =
+                    format!("failed to ask {base}: it is a health port, which has no other answers");
+                Self::usage(message)
+                    .hint("name the server's admin port, 19000 unless configured: --server URL or $ZONEBREAK_SERVER")
+            }
             AdminError::Status { status: 404, .. } => Self::new(Exit::CheckFailed, error),
             AdminError::Status { .. } | AdminError::Answer { .. } => Self::new(Exit::Unexpected, error),
         }

@@ -15,7 +15,7 @@ pub enum Exit {
     Usage = 2,
     /// A check came out negative: two topologies differ, a file is invalid.
     CheckFailed = 3,
-    /// Written, but not every proxy confirmed it in the time given.
+    /// Written, but not every proxy confirmed it in the time given, or no server could be asked.
     NotConverged = 4,
     /// Refused by a guard that protects the service, with the reason. Nothing was changed.
     Refused = 5,

@@ -57,7 +57,8 @@ impl Progress {
 /// Waits for `revision` on every proxy that is connected to the server, at most `timeout`; progress goes to standard error.
 ///
 /// # Errors
-/// [`Exit::NotConverged`] when time is up or a proxy rejected it, [`Exit::Unreachable`] when no server answers.
+/// [`Exit::NotConverged`] when time is up, a proxy rejected it or no server can be asked: it is written all the same, and whoever tries
+/// again would find it there.
 pub async fn confirmed(
     server: &ServerArgs,
     revision: i64,
@@ -83,13 +84,11 @@ pub async fn confirmed(
             Err(error @ AdminError::Unreachable { .. }) => {
                 let patience = if contact { timeout } else { timeout.min(FIRST_CONTACT) };
                 if started.elapsed() >= patience {
-                    let message = format!("written at revision {revision}, not confirmed: {error}");
-                    return Err(Failure::new(Exit::Unreachable, message)
-                        .hint("the change is in etcd and takes effect; name a server with --server URL to see it confirmed"));
+                    return Err(unasked(revision, &error));
                 }
-                error.to_string()
+                format!("waiting for the server at {} to answer", client.base())
             }
-            Err(other) => return Err(other.into()),
+            Err(other) => return Err(unasked(revision, &other)),
         };
         if started.elapsed() >= timeout {
             return Err(not_converged(&format!("{now} after {} s", timeout.as_secs())));
@@ -106,9 +105,10 @@ pub async fn confirmed(
 /// drain that is over by that clock changes nothing, however many proxies have acknowledged the revision.
 ///
 /// # Errors
-/// [`Exit::NotConverged`] when it does not; the server's, when it gives no answer.
+/// [`Exit::NotConverged`] when it does not, or gives no answer.
 pub async fn in_force(server: &ServerArgs, revision: i64, drain: &ShiftRow) -> Result<(), Failure> {
-    let status: Status = AdminClient::new(&server.server)?.get("/status").await?;
+    let status = AdminClient::new(&server.server)?.get("/status").await;
+    let status: Status = status.map_err(|error| unasked(revision, &error))?;
     match missing(&status.shifts, status.source.applied_revision, revision, drain, Timestamp::now()) {
         None => Ok(()),
         Some(why) => Err(Failure::new(Exit::NotConverged, why)
@@ -144,6 +144,13 @@ fn missing(
          clock and this machine's may differ (here it is {now:.0}, the drain ends at {}){later}",
         drain.expires_at
     ))
+}
+
+/// What was written, though no server could be asked about it.
+fn unasked(revision: i64, error: &AdminError) -> Failure {
+    let message = format!("written at revision {revision}, not confirmed: {error}");
+    Failure::new(Exit::NotConverged, message)
+        .hint("the change is in etcd and takes effect; name a server with --server URL to see it confirmed")
 }
 
 fn not_converged(text: &str) -> Failure {

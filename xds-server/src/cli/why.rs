@@ -12,11 +12,12 @@ use crate::{
 
 /// `topology why`.
 #[derive(Debug, Clone, clap::Args)]
+#[command(group = clap::ArgGroup::new("whom").required(true).args(["proxy", "zone"]))]
 pub struct WhyArgs {
     /// The service.
     service: ServiceName,
     /// Explain what this proxy has (`node.id`).
-    #[arg(long, value_name = "NODE", conflicts_with = "zone", required_unless_present = "zone")]
+    #[arg(long, value_name = "NODE")]
     proxy: Option<String>,
     /// Explain what a proxy in this zone gets.
     #[arg(long, value_name = "ZONE")]

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use clap::{ArgAction, Subcommand};
+use clap::Subcommand;
 use jiff::Timestamp;
 use serde::Serialize;
 use zonebreak_core::{
@@ -49,7 +49,8 @@ pub enum ZoneCommand {
   zonebreak zone drain az-b --for 10m --keep 30 --reason \"load test at 30 %\"
   zonebreak zone drain az-b --service order-svc --for 1h --reason \"bad release in az-b\"
 
-Ends with 0 confirmed, 4 not confirmed in time, 5 refused, 6 conflict, 7 unreachable.")]
+Ends with 0 confirmed, 4 written but not confirmed, 5 refused, 6 conflict, 7 etcd unreachable.
+After 4, also where no server could be asked, do not run it again: the drain is in etcd.")]
     Drain(DrainArgs),
     /// Ends a drain before its time.
     #[command(after_help = "Example:\n  zonebreak zone restore az-b")]
@@ -113,11 +114,12 @@ pub struct RestoreArgs {
 
 /// `zone extend`.
 #[derive(Debug, Clone, clap::Args)]
+#[command(group = clap::ArgGroup::new("end").required(true).args(["duration", "by"]))]
 pub struct ExtendArgs {
     /// The drained zone.
     pub zone: Zone,
     /// End this long from now, such as 1h.
-    #[arg(long = "for", value_name = "DURATION", required_unless_present = "by", conflicts_with = "by")]
+    #[arg(long = "for", value_name = "DURATION")]
     pub duration: Option<Millis>,
     /// End this much later than set, such as 15m.
     #[arg(long, value_name = "DURATION")]
@@ -133,10 +135,10 @@ pub struct ExtendArgs {
 #[derive(Debug, Clone, clap::Args)]
 pub struct WriteArgs {
     /// Wait until every connected proxy has acknowledged the change (the default).
-    #[arg(long, overrides_with = "no_wait")]
+    #[arg(long, conflicts_with = "no_wait")]
     wait: bool,
     /// Return as soon as it is written.
-    #[arg(long, action = ArgAction::SetTrue, overrides_with = "wait")]
+    #[arg(long)]
     no_wait: bool,
     /// How long to wait.
     #[arg(long, value_name = "DURATION", default_value = "30s")]
@@ -240,6 +242,10 @@ async fn drain(args: DrainArgs) -> Outcome {
 
 impl WriteArgs {
     pub(super) fn etcd(&self) -> Result<EtcdOptions, Failure> {
+        if !self.no_wait {
+            // Whoever will be asked is named well before anything is written.
+            AdminClient::new(&self.server.server)?;
+        }
         self.etcd.load()?.etcd.options().map_err(Failure::usage)
     }
 
@@ -267,5 +273,10 @@ fn percent(text: &str) -> Result<Percent, String> {
     let number = text.trim_end_matches('%').trim_end();
     let number: f64 =
         number.parse().map_err(|_| format!("a percentage is a number from 0 to 100, not {text:?}"))?;
-    Percent::new(number).map_err(|error| error.to_string())
+    let percent = Percent::new(number).map_err(|error| error.to_string())?;
+    // What would be kept is what was said, and no neighbour of it.
+    if (number * 10.0 - f64::from(percent.permille())).abs() > 1e-6 {
+        return Err(format!("a percentage goes in steps of 0.1, not {text:?}"));
+    }
+    Ok(percent)
 }

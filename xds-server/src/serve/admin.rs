@@ -102,7 +102,7 @@ async fn proxy(Extract(state): Extract<Arc<State>>, Path(id): Path<String>) -> R
         Some(proxy) => pretty(&proxy),
         None => problem(
             StatusCode::NOT_FOUND,
-            &format!("no proxy with node.id {id:?} is connected; /proxies lists them"),
+            &format!("no proxy with node.id {id:?} is connected; `zonebreak proxies` lists them"),
         ),
     }
 }
@@ -133,7 +133,8 @@ async fn why(
         Some(id) => match state.proxies().into_iter().find(|proxy| proxy.id == *id) {
             Some(proxy) => Some(proxy),
             None => {
-                let message = format!("no proxy with node.id {id:?} is connected; /proxies lists them");
+                let message =
+                    format!("no proxy with node.id {id:?} is connected; `zonebreak proxies` lists them");
                 return problem(StatusCode::NOT_FOUND, &message);
             }
         },
@@ -155,7 +156,8 @@ async fn why(
             pretty(&Why { proxy: proxy.as_ref().map(has), ..why })
         }
         None => {
-            let message = format!("there is no service {:?}; /status lists them", asked.service.as_str());
+            let message =
+                format!("there is no service {:?}; `zonebreak status` lists them", asked.service.as_str());
             problem(StatusCode::NOT_FOUND, &message)
         }
     }

@@ -143,8 +143,11 @@ async fn what_nobody_confirms_is_said_to_be_written_and_no_more() {
     let world = World::new().await;
     let drain = ["zone", "drain", "az-a", "--for", "5m", "--reason", "x", "--timeout", "1s"];
     let (code, _, err) = world.cli(&[&drain[..], &["--server", "http://127.0.0.1:9"]].concat()).await;
-    assert_eq!(code, 7, "{err}");
+    assert_eq!(code, 4, "it is written: {err}");
     assert!(err.contains("written at revision") && err.contains("not confirmed"), "{err}");
+    assert_eq!(err.matches("failed to reach the server").count(), 1, "{err}");
+    let (code, _, err) = world.cli(&[&drain[..], &["--server", "ftp://a"]].concat()).await;
+    assert_eq!(code, 2, "before anything is written: {err}");
     let (code, _, err) = world.cli(&["zone", "restore", "az-a"]).await;
     assert!(code == 0 && err.contains("no proxy is connected"), "{code} {err}");
 

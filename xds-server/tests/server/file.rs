@@ -140,6 +140,20 @@ async fn a_bad_entry_is_refused_alone_and_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_does_not_know_is_said_in_its_words_and_its_health_port_is_known() {
+    let lab = Lab::new().unwrap();
+    let plane = on_file(&lab, TOPOLOGY).await;
+    let why = ["topology", "why", "nosvc", "--zone", "az-a"];
+    let (code, _, err) = told(&plane.cli(&why).await.unwrap());
+    assert_eq!(code, 3, "{err}");
+    let words = "there is no service \"nosvc\"; `zonebreak status` lists them";
+    assert!(err.contains(words) && !err.contains("{\"error\""), "{err}");
+    let (code, _, err) = told(&plane.cli(&["status", "--server", &plane.health_url()]).await.unwrap());
+    assert_eq!(code, 2, "{err}");
+    assert!(err.contains("health port") && err.contains("--server URL"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_drain_in_the_file_ends_by_its_own_time() {
     let lab = Lab::new().unwrap();
     let plane = on_file(&lab, TOPOLOGY).await;
