@@ -154,6 +154,79 @@ fn verifying_all_of_no_snapshots_is_a_failed_check() {
 }
 
 #[test]
+fn what_one_of_several_flags_must_say_is_asked_for_with_all_of_them() {
+    for (args, asks) in [
+        (&["topology", "why", "s"][..], "<--proxy <NODE>|--zone <ZONE>>"),
+        (&["zone", "extend", "az-a"], "<--for <DURATION>|--by <DURATION>>"),
+        (&["snapshot", "restore"], "<NAME|--revision <N>|--time <TIME>>"),
+        (&["snapshot", "verify"], "<NAME|--all>"),
+    ] {
+        let run = zonebreak(args);
+        assert_eq!(run.code, 2, "{args:?}: {}", run.err);
+        assert!(run.err.contains(asks), "{args:?}: {}", run.err);
+    }
+    for args in [
+        &["zone", "restore", "az-a", "--wait", "--no-wait"][..],
+        &["snapshot", "restore", "r1", "--revision", "1"],
+        &["snapshot", "verify", "r1", "--all"],
+        &["zone", "extend", "az-a", "--for", "1h", "--by", "1h"],
+        &["topology", "why", "s", "--proxy", "p", "--zone", "z"],
+    ] {
+        let run = zonebreak(args);
+        assert_eq!(run.code, 2, "{args:?}: {}", run.err);
+        assert!(run.err.contains("cannot be used with"), "{args:?}: {}", run.err);
+    }
+}
+
+#[test]
+fn a_value_that_is_none_is_told_what_it_must_be() {
+    let drain = |keep| ["zone", "drain", "az-a", "--for", "5m", "--reason", "x", "--keep", keep];
+    let run = zonebreak(&drain("0.05"));
+    assert!(run.code == 2 && run.err.contains("steps of 0.1, not \"0.05\""), "{}", run.err);
+    let run = zonebreak(&[&drain("0.7")[..], &["--etcd", "http://127.0.0.1:9"]].concat());
+    assert_eq!(run.code, 7, "a good one: {}", run.err);
+    let run = zonebreak(&["snapshot", "restore", "--time", "yesterday"]);
+    let wanted = "a moment is a time such as 2026-11-25T20:14:03Z, not \"yesterday\"";
+    assert!(run.code == 2 && run.err.contains(wanted), "{}", run.err);
+    let show = |value| {
+        zonebreak_in(&std::env::temp_dir(), &["config", "show"], &[("ZONEBREAK_WAVES__FIRST", value)])
+    };
+    let run = show("x");
+    assert!(run.code == 2 && run.err.contains("must be a whole number, not \"x\""), "{}", run.err);
+    let run = show("99999999999999999999999");
+    assert!(run.code == 2 && run.err.contains("must be a whole number within bounds"), "{}", run.err);
+}
+
+#[test]
+fn a_file_for_replication_alone_needs_no_source_of_the_topology() {
+    let dir = tempfile::tempdir().unwrap();
+    let validate = |text: &str| {
+        std::fs::write(dir.path().join("zonebreak.yaml"), text).unwrap();
+        zonebreak_in(dir.path(), &["config", "validate", "--config", "zonebreak.yaml"], &[])
+    };
+    let replicate = "replicate: {source: [\"http://a:1\"], destination: [\"http://b:1\"]}\n";
+    let run = validate(&format!("{replicate}health: {{listen: \"127.0.0.1:0\"}}\n"));
+    assert_eq!((run.code, run.err.as_str()), (0, "the configuration is valid\n"));
+    let run = validate(&format!("{replicate}xds: {{listen: \"127.0.0.1:0\"}}\n"));
+    assert!(run.code == 2 && run.err.contains("no source of the topology"), "{}", run.err);
+}
+
+#[test]
+fn a_file_that_cannot_be_explained_is_said_to_be_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let explain = |text: &str| {
+        std::fs::write(dir.path().join("file"), text).unwrap();
+        zonebreak_in(dir.path(), &["explain", "file"], &[])
+    };
+    let run = explain(" \n");
+    assert!(run.code == 2 && run.err.contains("file: it is empty"), "{}", run.err);
+    let run = explain("zones:\n  az-a: {}\n");
+    assert!(run.code == 2 && run.err.contains("neither a recording, scrapes nor a log"), "{}", run.err);
+    let run = explain("[2026-11-25 20:14:03.123][1][info][main] starting\n");
+    assert!(run.code == 3 && run.err.contains("no transition"), "{}", run.err);
+}
+
+#[test]
 fn the_wrong_module_is_refused_before_anything_starts() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("f.wasm"), b"\0asm\x01\0\0\0").unwrap();

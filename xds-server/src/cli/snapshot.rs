@@ -72,7 +72,7 @@ pub enum SnapshotCommand {
     /// Values that are JSON are laid out, other text is text, everything else is base64; `import` makes the same bytes of it.
     #[command(after_help = "Examples:
   zonebreak snapshot export --etcd http://10.1.0.1:2379 > state.yaml
-  zonebreak snapshot export --prefix /zonebreak/v1/policies/ > policies.yaml")]
+  zonebreak snapshot export --prefix /zonebreak/v1/services/ > services.yaml")]
     Export(export::ExportArgs),
     /// Writes the keys of a YAML file into an etcd, where they differ.
     ///

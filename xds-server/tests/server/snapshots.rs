@@ -168,6 +168,21 @@ async fn a_damaged_snapshot_is_refused_by_name_and_the_others_serve() {
     assert!(err.contains("What can be restored: revision "), "{err}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_of_nothing_is_said_to_be_one_and_an_import_is_no_restore() {
+    let mut place = Place::new().await;
+    place.put("services/a", "{}").await;
+    let (code, out, err) = place.cli(&["export", "--prefix", "/zonebreak/v1/policies/"]).await;
+    assert!(code == 0 && out.contains("keys: []"), "{out}{err}");
+    assert!(err.contains("no key under \"/zonebreak/v1/policies/\""), "{err}");
+    let (_, out, err) = place.cli(&["export"]).await;
+    assert_eq!(err, "");
+    place.lab.write("state.yaml", &out).unwrap();
+    place.wipe().await;
+    let (code, out, err) = place.cli(&["import", "state.yaml", "--yes"]).await;
+    assert!(code == 0 && out.starts_with("imported: 1 key written in 1 transaction, 0 equal"), "{out}{err}");
+}
+
 /// Every command of the runbook, in its order, with this lab's addresses in the place of the page's.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_runbook_works_as_it_is_written() {

@@ -5,7 +5,12 @@
 //! made; from a snapshot outside only its own. What is not known is refused, never guessed: a moment after the end of the log
 //! may have had changes that nobody wrote down.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::PathBuf,
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 
@@ -103,6 +108,18 @@ impl fmt::Display for Target {
     }
 }
 
+// === impl Target ===
+
+impl Target {
+    /// Whether a snapshot's own moment is the one.
+    fn is(self, base: &Base) -> bool {
+        match self {
+            Self::Revision(wanted) => wanted == base.revision,
+            Self::Time(wanted) => wanted == base.at_ms,
+        }
+    }
+}
+
 // === impl Range ===
 
 impl fmt::Display for Range {
@@ -167,6 +184,41 @@ pub fn ranges(bases: &[Base], stretches: &[Stretch]) -> Vec<Range> {
     all
 }
 
+/// Whether a log says what came after a snapshot.
+pub fn goes_on(log: &History, header: &Header) -> bool {
+    log.cluster == header.cluster && log.covers(&header.prefix)
+}
+
+/// Why nothing goes on from these snapshots by this log, when it is another cluster's.
+pub fn foreign<'a>(log: &History, headers: impl Iterator<Item = &'a Header>) -> Option<String> {
+    let clusters: BTreeSet<String> = headers.map(|header| header.cluster.to_string()).collect();
+    let (log_of, spool) = (log.cluster.to_string(), log.directory().display());
+    (!clusters.is_empty() && !clusters.contains(&log_of)).then(|| {
+        let of = clusters.into_iter().collect::<Vec<_>>().join(", ");
+        format!(
+            "no snapshot of cluster {log_of}, of which the change log in {spool} is; the snapshots are of cluster {of}: name another \
+             --spool"
+        )
+    })
+}
+
+/// [`ranges`], and the snapshots that the log says nothing about, each at its own revision. Where the log's own history has a moment of
+/// that number or time, [`find`] takes that one: such a snapshot is left out here, and can be had by its name.
+pub fn restorable(bases: &[Base], others: &[Base], stretches: &[Stretch]) -> Vec<Range> {
+    let mut all = ranges(bases, stretches);
+    let known = |at: &Base| {
+        all.iter().any(|range| {
+            (range.from.revision..=range.to.revision).contains(&at.revision)
+                || (range.from.at_ms..=range.to.at_ms).contains(&at.at_ms)
+        })
+    };
+    let alone: Vec<Range> =
+        others.iter().filter(|at| !known(at)).map(|at| Range { from: *at, to: *at }).collect();
+    all.extend(alone);
+    all.sort_by_key(|range| range.from.at_ms);
+    all
+}
+
 /// The last moment that can be made from a snapshot.
 fn end(base: Base, bases: &[Base], stretches: &[Stretch]) -> Base {
     let Some(stretch) = around(base.revision, stretches) else { return base };
@@ -222,29 +274,38 @@ pub fn find(
     snapshots: &[Listed],
     history: Option<&History>,
 ) -> Result<Moment, SnapshotError> {
-    let usable: Vec<(&Listed, &Header)> = snapshots
+    let (usable, others): (Vec<_>, Vec<_>) = snapshots
         .iter()
         .filter_map(|listed| listed.content.as_ref().ok().map(|(header, _)| (listed, header)))
-        .filter(|(_, header)| {
-            history.is_none_or(|log| log.cluster == header.cluster && log.covers(&header.prefix))
-        })
-        .collect();
+        .partition(|(_, header)| history.is_none_or(|log| goes_on(log, header)));
     let base = |(_, header): &(&Listed, &Header)| Base { revision: header.revision, at_ms: header.at_ms };
     let bases: Vec<Base> = usable.iter().map(base).collect();
     let stretches = stretches(history)?;
-    let chosen = choose(target, &bases, &stretches).map(|at| usable.get(at).copied());
+    let of_others: Vec<Base> = others.iter().map(base).collect();
+    let chosen = match choose(target, &bases, &stretches) {
+        Ok(at) => Ok(usable.get(at).copied()),
+        // Of the log's own history nothing is that moment; a snapshot that the log says nothing about is its own.
+        Err(why) => match others.iter().zip(&of_others).find(|(_, base)| target.is(base)) {
+            Some((other, _)) => Ok(Some(*other)),
+            None if bases.is_empty() => Err(history
+                .and_then(|log| foreign(log, others.iter().map(|(_, header)| *header)))
+                .unwrap_or(why)),
+            None => Err(why),
+        },
+    };
     let listed = match chosen {
         Ok(Some((listed, _))) => listed,
         Ok(None) => return Err(SnapshotError::Internal("the chosen snapshot is not there".to_owned())),
         Err(why) => {
-            let ranges: Vec<String> = ranges(&bases, &stretches).iter().map(Range::to_string).collect();
+            let ranges: Vec<String> =
+                restorable(&bases, &of_others, &stretches).iter().map(Range::to_string).collect();
             let ranges = if ranges.is_empty() { "nothing".to_owned() } else { ranges.join("; ") };
             return Err(SnapshotError::NoMoment { asked: target.to_string(), why, ranges });
         }
     };
     let mut moment = of_snapshot(listed)?;
     // A snapshot from before the log begins is a moment of its own: nothing is known of what came after it.
-    if let Some(history) = history.filter(|log| log.begins_after <= moment.revision) {
+    if let Some(history) = history.filter(|log| moment.is_of(log) && log.begins_after <= moment.revision) {
         moment.replay(history, target)?;
     }
     Ok(moment)
@@ -286,6 +347,10 @@ impl Moment {
             changed: Arc::new(Overlay::of_items(items)),
             leases: Arc::new(leases),
         }
+    }
+
+    fn is_of(&self, log: &History) -> bool {
+        self.cluster == Some(log.cluster) && log.covers(&self.prefix)
     }
 
     /// Goes on by the log, up to `target`, its end, or a gap: then it says `false`.

@@ -1,7 +1,12 @@
 //! A spool as somebody else sees it: read to where it ended at one moment, while its replicator goes on writing or is not there
 //! at all. Takes no lock and changes nothing.
 
-use std::{fs, path::PathBuf, thread, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
 
 use tokio::sync::watch;
 
@@ -65,6 +70,11 @@ impl History {
         let prefix = fs::read(directory.join(open::PREFIX)).ok();
         let (cluster, begins_after, recent) = (last.cluster, first.after, last.after);
         Ok(Some(Self { directory, cluster, begins_after, prefix, recent, tail }))
+    }
+
+    /// Where it lies.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// The last revision in it.

@@ -6,7 +6,7 @@ use zonebreak_replication::snapshot::{moment::Moment, restore::Place, save};
 
 use super::{
     EtcdArgs, document, etcd, failure,
-    restore::{Consent, carry_out},
+    restore::{Consent, Verb, carry_out},
 };
 use crate::{
     cli::output::{self, OutputArgs},
@@ -37,11 +37,16 @@ pub struct ImportArgs {
     etcd: EtcdArgs,
 }
 
+const IMPORT: Verb = Verb { does: "import", doing: "importing", done: "imported" };
+
 /// Runs `export`.
 pub async fn export(args: ExportArgs) -> Outcome {
     let config = args.etcd.load(Vec::new())?;
     let prefix = config.replicate.prefix.as_str();
     let contents = save::read(&etcd(&config)?, prefix).await.map_err(failure)?;
+    if contents.items.is_empty() {
+        eprintln!("no key under {prefix:?}: check --prefix, and which etcd was asked");
+    }
     output::print(&document::write(prefix, &contents))?;
     Ok(Exit::Ok)
 }
@@ -54,5 +59,5 @@ pub async fn import(args: ImportArgs) -> Outcome {
     let read = document::read(&text)
         .map_err(|error| Failure::usage(format_args!("failed to use {}:{error}", args.file.display())))?;
     let moment = Moment::of_items(&read.prefix, read.items, read.leases);
-    carry_out(moment, Place::Anywhere, args.prune, &config, &args.consent, &args.output).await
+    carry_out(&IMPORT, moment, Place::Anywhere, args.prune, &config, &args.consent, &args.output).await
 }

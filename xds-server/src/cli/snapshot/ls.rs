@@ -3,6 +3,7 @@
 use serde::Serialize;
 use zonebreak_replication::snapshot::{
     catalog::Listed,
+    format::Header,
     moment::{self, Base, time},
 };
 
@@ -54,16 +55,20 @@ pub async fn run(args: LsArgs) -> Outcome {
     let config = args.place.load(None)?;
     let (catalog, log) = (catalog(&config), history(&config).await?);
     let prefix = config.replicate.prefix.clone();
-    let (listed, ranges) = blocking(move || {
+    let (listed, ranges, foreign) = blocking(move || {
         let listed = catalog.list()?;
-        let usable =
-            listed.iter().filter_map(|it| it.content.as_ref().ok()).map(|(header, _)| header).filter(|it| {
-                it.prefix == prefix
-                    && log.as_ref().is_none_or(|log| log.cluster == it.cluster && log.covers(&it.prefix))
-            });
-        let bases: Vec<Base> = usable.map(|it| Base { revision: it.revision, at_ms: it.at_ms }).collect();
+        let headers = listed.iter().filter_map(|it| it.content.as_ref().ok()).map(|(header, _)| header);
+        let (usable, others): (Vec<&Header>, Vec<&Header>) = headers
+            .filter(|it| it.prefix == prefix)
+            .partition(|it| log.as_ref().is_none_or(|log| moment::goes_on(log, it)));
+        let bases = |of: &[&Header]| -> Vec<Base> {
+            of.iter().map(|it| Base { revision: it.revision, at_ms: it.at_ms }).collect()
+        };
         let stretches = moment::stretches(log.as_ref())?;
-        Ok((listed, moment::ranges(&bases, &stretches)))
+        let unused = log.as_ref().filter(|_| usable.is_empty());
+        let foreign = unused.and_then(|log| moment::foreign(log, others.iter().copied()));
+        let ranges = moment::restorable(&bases(&usable), &bases(&others), &stretches);
+        Ok((listed, ranges, foreign))
     })
     .await?
     .map_err(failure)?;
@@ -75,6 +80,9 @@ pub async fn run(args: LsArgs) -> Outcome {
     });
     let answer = Answer { snapshots: listed.iter().map(Row::of).collect(), restorable: restorable.collect() };
     args.place.output.print(&answer, |wide| table(&answer, wide))?;
+    if let Some(why) = foreign {
+        eprintln!("{why}");
+    }
     Ok(Exit::Ok)
 }
 

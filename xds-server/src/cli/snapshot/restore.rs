@@ -19,6 +19,7 @@ use zonebreak_replication::{
 
 use super::{Bar, PlaceArgs, blocking, catalog, etcd, failure, history};
 use crate::{
+    cli::explain::A_TIME,
     cli::output::{Format, OutputArgs, columns},
     config::Config,
     exit::{Exit, Failure, Outcome},
@@ -26,15 +27,16 @@ use crate::{
 
 /// The flags of `zonebreak snapshot restore`.
 #[derive(Debug, Clone, clap::Args)]
+#[command(group = clap::ArgGroup::new("moment").required(true).args(["name", "revision", "time"]))]
 pub struct RestoreArgs {
     /// The snapshot, as `ls` names it, or a path.
-    #[arg(value_name = "NAME", required_unless_present_any = ["revision", "time"])]
+    #[arg(value_name = "NAME")]
     name: Option<String>,
     /// The state as of this revision.
-    #[arg(long, value_name = "N", conflicts_with_all = ["name", "time"])]
+    #[arg(long, value_name = "N")]
     revision: Option<i64>,
     /// The state as of this time, such as 2026-11-26T10:14:30Z.
-    #[arg(long, value_name = "TIME", conflicts_with = "name")]
+    #[arg(long, value_name = "TIME", value_parser = at)]
     time: Option<Timestamp>,
     /// Restore into this etcd, which must hold nothing under the prefix.
     #[arg(long, value_name = "URL,...", conflicts_with_all = ["etcd", "overwrite"])]
@@ -72,6 +74,10 @@ struct Plan<'a> {
     preview: &'a Preview,
 }
 
+fn at(text: &str) -> Result<Timestamp, String> {
+    text.parse().map_err(|_| format!("a moment is {A_TIME}, not {text:?}"))
+}
+
 /// Runs the command.
 pub async fn run(args: RestoreArgs) -> Outcome {
     let config = args.place.load(args.into.as_ref())?;
@@ -81,7 +87,7 @@ pub async fn run(args: RestoreArgs) -> Outcome {
         (None, true) => Place::Anywhere,
         (None, false) => Place::InPlace,
     };
-    carry_out(moment, place, true, &config, &args.consent, &args.place.output).await
+    carry_out(&RESTORE, moment, place, true, &config, &args.consent, &args.place.output).await
 }
 
 async fn find(args: &RestoreArgs, config: &Config) -> Result<Moment, Failure> {
@@ -106,8 +112,21 @@ async fn find(args: &RestoreArgs, config: &Config) -> Result<Moment, Failure> {
     found.await?.map_err(failure)
 }
 
+/// What it is called that writes keys.
+pub(super) struct Verb {
+    /// To do it.
+    pub does: &'static str,
+    /// While it goes on.
+    pub doing: &'static str,
+    /// When it is done.
+    pub done: &'static str,
+}
+
+const RESTORE: Verb = Verb { does: "restore", doing: "restoring", done: "restored" };
+
 /// Shows, asks, and does it.
 pub(super) async fn carry_out(
+    verb: &Verb,
     moment: Moment,
     place: Place,
     deletes: bool,
@@ -136,25 +155,25 @@ pub(super) async fn carry_out(
             return Ok(Exit::Ok);
         }
         eprint!("{}", plan.table(&job.moment));
-        ask()?;
+        ask(verb)?;
     }
-    let bar = Bar::new("restoring", &progress);
+    let bar = Bar::new(verb.doing, &progress);
     let report = restore::restore(&job).await;
     drop(bar);
     let report = report.map_err(failure)?;
-    output.print(&report, |_| words(&report))?;
+    output.print(&report, |_| words(verb, &report))?;
     if !report.overwritten_keys.is_empty() && matches!(output.output, Format::Json | Format::Yaml) {
         eprintln!("{} writes of somebody else came in between and were written over", report.overwritten);
     }
     Ok(Exit::Ok)
 }
 
-fn ask() -> Result<(), Failure> {
-    let refused = |why: &str| Failure::new(Exit::Refused, format_args!("failed to restore: {why}"));
+fn ask(verb: &Verb) -> Result<(), Failure> {
+    let refused = |why: &str| Failure::new(Exit::Refused, format_args!("failed to {}: {why}", verb.does));
     if !io::stdin().is_terminal() {
         return Err(refused("nobody is there to be asked").hint("look at it with --dry-run, then say --yes"));
     }
-    eprint!("\nRestore? [y/N] ");
+    eprint!("\nGo on and {}? [y/N] ", verb.does);
     let (_, mut line) = (io::stderr().flush(), String::new());
     match io::stdin().lock().read_line(&mut line) {
         Ok(_) if ["y", "yes"].contains(&line.trim()) => Ok(()),
@@ -162,11 +181,19 @@ fn ask() -> Result<(), Failure> {
     }
 }
 
-fn words(report: &Report) -> String {
+fn counted(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+fn words(verb: &Verb, report: &Report) -> String {
     let seconds = report.elapsed_ms as f64 / 1000.0;
     let mut out = format!(
-        "restored: {} keys written in {} transactions, {} were equal already; nothing differs as of revision {}. {seconds:.2} s\n",
-        report.written, report.transactions, report.equal, report.revision
+        "{}: {} written in {}, {} equal already; nothing differs as of revision {}. {seconds:.2} s\n",
+        verb.done,
+        counted(report.written, "key"),
+        counted(report.transactions, "transaction"),
+        report.equal,
+        report.revision
     );
     if report.resumed {
         out += "an earlier restore had not ended; this one finished it\n";

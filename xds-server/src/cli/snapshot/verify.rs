@@ -12,12 +12,13 @@ use crate::{
 
 /// The flags of `zonebreak snapshot verify`.
 #[derive(Debug, Clone, clap::Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["names", "all"]))]
 pub struct VerifyArgs {
     /// The snapshots, as `ls` names them, or paths.
-    #[arg(value_name = "NAME", required_unless_present = "all")]
+    #[arg(value_name = "NAME")]
     names: Vec<String>,
     /// Every snapshot in the directory.
-    #[arg(long, conflicts_with = "names")]
+    #[arg(long)]
     all: bool,
     /// Compare with the etcd as of the snapshot's revision as well.
     #[arg(long)]

@@ -183,7 +183,29 @@ fn a_log_of_another_cluster_is_not_mixed_in() {
     spool.append(&[Entry::Gap { through: Revision(1), seen_ms: 1 }]).unwrap();
     let log = History::open(&other).unwrap().unwrap();
     let found = find(Target::Revision(Revision(2)), &catalog.list().unwrap(), Some(&log));
-    assert!(found.unwrap_err().to_string().contains("there is no snapshot"));
+    assert_eq!(found.unwrap().replayed, 0, "a snapshot is its own moment");
+    let found = find(Target::Revision(Revision(3)), &catalog.list().unwrap(), Some(&log));
+    let error = found.unwrap_err().to_string();
+    let (of, spool) = (CLUSTER.to_string(), other.display().to_string());
+    assert!(
+        error.contains(&format!("the change log in {spool} is; the snapshots are of cluster {of}")),
+        "{error}"
+    );
+    assert!(
+        error.contains("another --spool") && error.contains("; revision 2 (1970-01-01T00:00:02Z)"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_snapshot_of_another_cluster_is_listed_alone_unless_the_log_s_own_history_has_that_revision_or_time() {
+    let base = |revision, at_ms| Base { revision: Revision(revision), at_ms };
+    let stretch = Stretch { after: Revision(5), through: Revision(9), through_ms: 900 };
+    let known = Range { from: base(5, 500), to: base(9, 900) };
+    let alone = |at| Range { from: at, to: at };
+    let all =
+        restorable(&[base(5, 500)], &[base(3, 100), base(7, 200), base(12, 600), base(12, 950)], &[stretch]);
+    assert_eq!(all, [alone(base(3, 100)), known, alone(base(12, 950))]);
 }
 
 #[test]
