@@ -142,7 +142,9 @@ fn what_cannot_be_used_is_refused_with_the_reason() {
         assert!(run.err.contains(says), "{args:?}: {}", run.err);
     }
     for (input, code, says) in [
-        ("[info] nothing happened\n", 3, "there is no transition in standard input"),
+        ("[20:14:03][info] nothing happened\n", 3, "there is no transition in standard input"),
+        ("nothing happened\n", 2, "it is neither a recording, scrapes nor a log"),
+        ("\n", 2, "it is empty"),
         (
             "{\"zonebreak_recording\":9,\"every_ms\":100}\n",
             2,

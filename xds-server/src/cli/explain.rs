@@ -159,7 +159,7 @@ pub async fn run(args: ExplainArgs) -> Outcome {
         counted(&args, Recording::parse(&content).map_err(|error| at(&error))?, &at)
     } else if stats::is_prometheus(&content) {
         counted(&args, stats::prometheus(&content).map_err(|error| at(&error))?, &at)
-    } else if !content.lines().any(tells_the_time) {
+    } else if !content.lines().any(is_of_a_log) {
         let foreign = at(&"it is neither a recording, scrapes nor a log");
         Err(foreign.hint("make a recording: zonebreak explain record --envoy URL --for 60s > series.jsonl"))
     } else {
@@ -167,13 +167,14 @@ pub async fn run(args: ExplainArgs) -> Outcome {
     }
 }
 
-/// Whether somewhere in a line is a time of day, as in every line of a log, whatever wraps it.
-fn tells_the_time(line: &str) -> bool {
+/// Whether a line is of a log: a transition, or one with a time of day somewhere in it, whatever wraps it.
+fn is_of_a_log(line: &str) -> bool {
     let digits = |at: &[u8]| at.iter().all(u8::is_ascii_digit);
-    line.as_bytes().windows(8).any(|at| match at {
+    let tells_the_time = line.as_bytes().windows(8).any(|at| match at {
         [h @ .., b':', m1, m2, b':', s1, s2] => digits(h) && digits(&[*m1, *m2, *s1, *s2]),
         _ => false,
-    })
+    });
+    tells_the_time || !matches!(line.parse::<Transition>(), Err(InvalidTransition::None))
 }
 
 fn read(file: &Path) -> Result<(String, String), Failure> {
