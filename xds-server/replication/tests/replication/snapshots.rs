@@ -199,17 +199,19 @@ async fn any_revision_and_any_time_is_restored_as_it_was() {
     assert!(replayed > 20, "the log was not needed: {replayed}");
 }
 
+/// Looks so often, and keeps three.
+fn three_of(catalog: &Catalog, every: Duration) -> Policy {
+    let retention = Retention { keep: 3, keep_for: Duration::from_secs(3600) };
+    Policy { directory: catalog.directory().to_owned(), every, retention }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn old_snapshots_go_and_a_gap_in_the_log_makes_the_keeper_read_the_source_again() {
     let pair = Pair::start().await;
     let mut source = pair.from().await;
     fill(&mut source, PREFIX, 0..50).await;
     let (options, catalog) = (pair.options(), Catalog::new(pair.lab.path().join("snapshots")));
-    let policy = Policy {
-        directory: catalog.directory().to_owned(),
-        every: Duration::from_millis(50),
-        retention: Retention { keep: 3, keep_for: Duration::from_secs(3600) },
-    };
+    let policy = three_of(&catalog, Duration::from_millis(50));
     let metrics = KeeperMetrics::new(&Registry::new()).unwrap();
     let from = |from: &str| metrics.taken.with_label_values(&[from]).get();
     for start in 1..=2 {
@@ -247,11 +249,7 @@ async fn an_idle_source_has_one_snapshot_however_often_the_keeper_looks_and_star
     let mut source = pair.from().await;
     fill(&mut source, PREFIX, 0..50).await;
     let (options, catalog) = (pair.options(), Catalog::new(pair.lab.path().join("snapshots")));
-    let policy = Policy {
-        directory: catalog.directory().to_owned(),
-        every: Duration::from_millis(20),
-        retention: Retention { keep: 3, keep_for: Duration::from_secs(3600) },
-    };
+    let policy = three_of(&catalog, Duration::from_millis(20));
     let metrics = KeeperMetrics::new(&Registry::new()).unwrap();
     let replicator = Running::start(options.clone());
     replicator.streams().await;

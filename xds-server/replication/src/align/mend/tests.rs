@@ -1,3 +1,6 @@
+//! Mending only the keys in doubt, between real etcds: what is read, what is written, and when everything is compared in its place.
+//! Never runs a replicator: those tests are in `tests/replication`.
+
 use etcd_client::{Client, GetOptions};
 use uuid::Uuid;
 use zonebreak_drill::lab::{Etcd, Lab};

@@ -1,3 +1,6 @@
+//! What a promotion does about a spool, in use or not, at a real etcd: when it waits, refuses, or takes it. Never runs a replicator: the
+//! test moves the checkpoint in its place.
+
 use uuid::Uuid;
 use zonebreak_drill::lab::{Etcd, Lab};
 
@@ -57,6 +60,25 @@ impl Held {
         let waits = Waits { still: Duration::from_millis(still), patience: Duration::from_millis(patience) };
         self.context.spool_to_forward(&self.checkpoint, waits).await
     }
+
+    /// A replicator goes on writing, a revision each tenth of a second: whoever waits does so until its last, or else `otherwise`.
+    async fn waits_while_it_writes(&self, otherwise: &str) {
+        let last = Revision(12);
+        let writes = async {
+            for revision in 6..=last.0 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                let moved = Checkpoint { source_revision: Revision(revision), ..self.checkpoint.clone() };
+                self.holds(&moved).await;
+            }
+        };
+        let waits = async {
+            assert!(self.wait(3_000, LONG).await.unwrap().is_none());
+            let (found, _) = self.context.destination.read().await.unwrap();
+            let (then, _) = records::decode(found).unwrap().unwrap();
+            assert_eq!(then.source_revision, last, "{otherwise}");
+        };
+        tokio::join!(writes, waits);
+    }
 }
 
 fn change(revision: i64, key: &str) -> Entry {
@@ -72,21 +94,7 @@ async fn a_replicator_that_has_the_spool_is_waited_for_until_the_destination_sta
     let held = Held::start().await;
     assert!(held.wait(200, LONG).await.unwrap().is_none(), "it has written all it has");
     // It is still writing: for as long as that goes on, nobody takes the destination from it.
-    let last = Revision(12);
-    let writes = async {
-        for revision in 6..=last.0 {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            let moved = Checkpoint { source_revision: Revision(revision), ..held.checkpoint.clone() };
-            held.holds(&moved).await;
-        }
-    };
-    let waits = async {
-        assert!(held.wait(3_000, LONG).await.unwrap().is_none());
-        let (found, _) = held.context.destination.read().await.unwrap();
-        let (then, _) = records::decode(found).unwrap().unwrap();
-        assert_eq!(then.source_revision, last, "it was given up on while it wrote");
-    };
-    tokio::join!(writes, waits);
+    held.waits_while_it_writes("it was given up on while it wrote").await;
 }
 
 #[tokio::test]
@@ -135,21 +143,7 @@ async fn where_no_log_is_a_replicator_is_listened_for_and_waited_for_while_it_wr
     held.spool = None;
     std::fs::remove_dir_all(held.lab.path().join("spool")).unwrap();
     assert!(!held.context.hears_a_replicator().await.unwrap());
-    let last = Revision(12);
-    let writes = async {
-        for revision in 6..=last.0 {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            let moved = Checkpoint { source_revision: Revision(revision), ..held.checkpoint.clone() };
-            held.holds(&moved).await;
-        }
-    };
-    let waits = async {
-        assert!(held.wait(3_000, LONG).await.unwrap().is_none());
-        let (found, _) = held.context.destination.read().await.unwrap();
-        let (then, _) = records::decode(found).unwrap().unwrap();
-        assert_eq!(then.source_revision, last, "it was cut off while it wrote");
-    };
-    tokio::join!(writes, waits);
+    held.waits_while_it_writes("it was cut off while it wrote").await;
     // One that does not come to an end is not cut off, either.
     let writes = async {
         for write in 0..20 {

@@ -1,3 +1,6 @@
+//! Promotions whose world moved, or that were killed, between two of their steps, at real etcds. Never looks at how steps are chosen:
+//! those tests are `plan`'s.
+
 use etcd_client::Client;
 use tokio_util::sync::CancellationToken;
 use zonebreak_drill::lab::{Etcd, Lab};
