@@ -22,16 +22,18 @@ async fn envoy(lab: &Lab, name: &str, backends: &Backends) -> (Envoy, SocketAddr
     (envoy, address)
 }
 
-/// Waits until the requests of half a second look as wanted.
+/// Waits until the requests of half a second look as wanted: of those that were due since the call, so that what went before
+/// counts for nothing.
 async fn see(load: &Load, what: &str, wanted: impl Fn(&Summary) -> bool) {
     see_after(load, what, Duration::ZERO, wanted).await;
 }
 
 /// The same for requests that were due `delay` ago, since some take their time to fail.
 async fn see_after(load: &Load, what: &str, delay: Duration, wanted: impl Fn(&Summary) -> bool) {
+    let since = Instant::now();
     until(what, LIMIT, async || {
         let to = Instant::now() - delay;
-        let recent = load.summary(to - Duration::from_millis(500), to);
+        let recent = load.summary(since.max(to - Duration::from_millis(500)), to);
         if recent.total.requests >= 40 && wanted(&recent) { Ok(()) } else { Err(format!("{recent:?}")) }
     })
     .await
