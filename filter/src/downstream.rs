@@ -9,7 +9,7 @@ use proxy_wasm::{
 };
 use zonebreak_core::{
     classify::{self, IDEMPOTENT_METHODS, RESOURCE_EXHAUSTED, UNAVAILABLE, flag},
-    engine::{Decision, Outcome, Reason, Refusal, ServiceId, ZoneId},
+    engine::{Coin, Decision, Outcome, Reason, Refusal, ServiceId, ZoneId},
     policy::Sticky,
     sticky,
 };
@@ -131,7 +131,10 @@ impl Downstream {
             let service = w.engine.service(&cluster)?;
             self.service = Some(service);
             let user = w.engine.sticky(service).and_then(user);
-            let coin = user.map_or_else(|| w.coin(), |user| sticky::coin(&cluster, user.as_bytes()));
+            let coin = match user {
+                Some(user) => Coin::User(sticky::coin(&cluster, user.as_bytes())),
+                None => Coin::Chance(w.chance()),
+            };
             let debug = w.debug_header;
             let (act, moved) = match w.engine.decide(service, now, coin, is_idempotent) {
                 Decision::Pass => (Act::Pass, false),

@@ -39,7 +39,7 @@ pub struct Worker {
     /// Decides.
     pub engine: Engine,
     meters: Vec<ServiceMeters>,
-    coin: u64,
+    chance: u64,
     last_tick_ms: u64,
     /// Requests held back: when to let them go (Unix ms), and their contexts.
     held: Vec<(u64, u32)>,
@@ -71,9 +71,9 @@ impl Worker {
         self.debug_header = config.debug_header;
         // Memory never shrinks here: what follows is to find the place that this took.
         drop(config);
-        if self.coin == 0 {
-            // Workers are configured within microseconds of each other: mixed, their coins have nothing in common.
-            self.coin = mix::mix(ns) | 1;
+        if self.chance == 0 {
+            // Workers are configured within microseconds of each other: mixed, their chances have nothing in common.
+            self.chance = mix::mix(ns) | 1;
         }
         let services: Vec<ServiceId> = self.engine.services().collect();
         let mut known = std::mem::take(&mut self.meters);
@@ -98,12 +98,12 @@ impl Worker {
 
     /// A uniform number. Quality matters little, cost does: this is xorshift64* (Vigna, "An experimental exploration of
     /// Marsaglia's xorshift generators, scrambled", 2016), its better upper half turned to where it is used.
-    pub fn coin(&mut self) -> u64 {
-        let mut x = self.coin;
+    pub fn chance(&mut self) -> u64 {
+        let mut x = self.chance;
         x ^= x >> 12;
         x ^= x << 25;
         x ^= x >> 27;
-        self.coin = x;
+        self.chance = x;
         x.wrapping_mul(0x2545_F491_4F6C_DD1D).rotate_left(32)
     }
 

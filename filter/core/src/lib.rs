@@ -11,6 +11,7 @@
 pub mod breaker;
 pub mod classify;
 pub mod config;
+pub mod deck;
 pub mod detector;
 pub mod engine;
 pub mod instant;

@@ -10,7 +10,7 @@
 use proptest::prelude::*;
 use zonebreak_core::{
     config::{CONFIG_VERSION, FilterConfig, Role, ServiceConfig},
-    engine::{Engine, Now, Outcome, ServiceId, State, Totals},
+    engine::{Coin, Engine, Now, Outcome, ServiceId, State, Totals},
     names::{ServiceName, Zone},
     policy::{BreakerPolicy, Mode, Sensitivity, ServicePolicy},
 };
@@ -100,7 +100,7 @@ proptest! {
                 let attempt = busy.attempt(id, zone, began);
                 busy.finish(&attempt, Outcome::Ok, began + 1_000_000);
             }
-            busy.decide(id, now, now.0, || true);
+            busy.decide(id, now, Coin::Chance(now.0), || true);
             let (one, other) = (busy.tick(id, now, &totals), idle.tick(id, now, &totals));
             prop_assert_eq!(&one, &other);
             if let Some(proposal) = one {

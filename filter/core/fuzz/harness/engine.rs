@@ -3,7 +3,7 @@
 
 use zonebreak_core::{
     config::FilterConfig,
-    engine::{Decision, Engine, Now, ServiceId, Totals},
+    engine::{Coin, Decision, Engine, Now, ServiceId, Totals},
     mix::mix,
     names::Zone,
     policy::ServicePolicy,
@@ -42,14 +42,15 @@ pub fn decides(config: &FilterConfig) {
                 engine.adopt(id, &proposal.state, now).expect("a state of its own");
             }
             for coin in 0..REQUESTS {
-                possible(&mut engine, id, now, mix(coin), coin % 2 == 0);
+                let drawn = if coin % 3 == 0 { Coin::User(mix(coin)) } else { Coin::Chance(mix(coin)) };
+                possible(&mut engine, id, now, drawn, coin % 2 == 0);
             }
         }
     }
 }
 
 /// Asks for a decision and holds it to be one that can be carried out.
-pub fn possible(engine: &mut Engine, id: ServiceId, now: Now, coin: u64, idempotent: bool) {
+pub fn possible(engine: &mut Engine, id: ServiceId, now: Now, coin: Coin, idempotent: bool) {
     let zones: Vec<Zone> = engine.zones(id).to_vec();
     match engine.decide(id, now, coin, || idempotent) {
         Decision::Pass => {}

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use zonebreak_core::{
     config::FilterConfig,
-    engine::{Attempt, Bump, Engine, Now, Outcome, Proposal, ServiceId, State, Totals, ZoneId},
+    engine::{Attempt, Bump, Coin, Engine, Now, Outcome, Proposal, ServiceId, State, Totals, ZoneId},
 };
 
 use super::{
@@ -118,7 +118,8 @@ impl Proxy {
         Some((id, zone))
     }
 
-    pub fn decide(&mut self, worker: usize, place: u8, coin: u64) {
+    pub fn decide(&mut self, worker: usize, place: u8, bits: u64) {
+        let coin = if place.is_multiple_of(2) { Coin::User(bits) } else { Coin::Chance(bits) };
         let now = self.now();
         let services: Vec<_> = self.engines[0].services().collect();
         let Some(id) = services.get(usize::from(place) % services.len().max(1)) else { return };

@@ -4,7 +4,7 @@
 use zonebreak_core::{
     breaker::encode,
     config::{FilterConfig, MAX_ZONES},
-    engine::{Engine, Now, ServiceId, Totals},
+    engine::{Coin, Engine, Now, ServiceId, Totals},
     mix,
     names::Zone,
 };
@@ -61,8 +61,8 @@ fn goes_on(bytes: &[u8], names: &[String]) {
         totals.iter_mut().for_each(|totals| totals.ok += 3);
         let (proposal, other) = (one.tick(id, now, &totals), two.tick(id, now, &totals));
         assert_eq!(proposal, other, "two workers, one state, the same counters");
-        engine::possible(&mut one, id, now, mix::mix(step), true);
-        engine::possible(&mut two, id, now, mix::mix(step), true);
+        engine::possible(&mut one, id, now, Coin::Chance(mix::mix(step)), true);
+        engine::possible(&mut two, id, now, Coin::Chance(mix::mix(step)), true);
         let Some(proposal) = proposal else { continue };
         assert!(!proposal.transitions.is_empty());
         for engine in [&mut one, &mut two] {

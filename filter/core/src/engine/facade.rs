@@ -89,17 +89,17 @@ impl Engine {
     }
 
     /// What keeps a user of the service in his zone, where that is asked for: [`decide`](Self::decide) then wants
-    /// [`crate::sticky::coin`] of that value as its coin, where the request has it.
+    /// [`Coin::User`] of that value, where the request has it.
     pub fn sticky(&self, service: ServiceId) -> Option<&Sticky> {
         self.services.get(service.index())?.sticky.as_deref()
     }
 
-    /// What to do with one request. The lower half of `coin` is uniform: random, or a hash of the user. `idempotent` is called only when a trial request is considered.
+    /// What to do with one request. `idempotent` is called only when a trial request is considered.
     pub fn decide(
         &mut self,
         service: ServiceId,
         now: Now,
-        coin: u64,
+        coin: Coin,
         idempotent: impl FnOnce() -> bool,
     ) -> Decision<'_> {
         match self.services.get_mut(service.index()) {

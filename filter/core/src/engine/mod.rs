@@ -15,5 +15,6 @@ pub use crate::{
 };
 pub use facade::Engine;
 pub use types::{
-    Attempt, Bump, Decision, Now, Outcome, Proposal, Reason, Refusal, ServiceId, Swept, ZoneId, ZoneStatus,
+    Attempt, Bump, Coin, Decision, Now, Outcome, Proposal, Reason, Refusal, ServiceId, Swept, ZoneId,
+    ZoneStatus,
 };

@@ -10,6 +10,7 @@ use crate::{
         ZoneState, encode, shed,
     },
     config::{MAX_ZONES, ServiceConfig},
+    deck::Deck,
     detector::{rates, run::Tally},
     engine::{
         bucket::Bucket,
@@ -53,6 +54,7 @@ pub(super) struct Service {
     tally: Tally,
     route: Route,
     gate: Gate,
+    deck: Deck,
     requests: u64,
     /// Ticks to come in which slowness says nothing: see [`FROZEN_MS`].
     dazed: u8,
@@ -108,6 +110,7 @@ impl Service {
             tally: Tally::default(),
             route: Route::default(),
             gate: Gate::default(),
+            deck: Deck::default(),
             requests: 0,
             dazed: 0,
             due: false,
@@ -180,13 +183,17 @@ impl Service {
     }
 
     /// What to do with a request.
-    pub fn decide(&mut self, now: u64, coin: u64, idempotent: impl FnOnce() -> bool) -> Decision<'_> {
+    pub fn decide(&mut self, now: u64, coin: Coin, idempotent: impl FnOnce() -> bool) -> Decision<'_> {
         if self.zones.is_empty() {
             return Decision::Pass;
         }
         if !self.route.holds(now) {
             self.reroute(now);
         }
+        let coin = match coin {
+            Coin::Chance(bits) => self.deck.deal(bits),
+            Coin::User(own) => own,
+        };
         // Chance of its own for what must not stick to a user: who is failed on purpose, and who tries a zone.
         self.requests = self.requests.wrapping_add(1);
         let chance = mix(coin ^ self.requests.wrapping_mul(0x2545_f491_4f6c_dd1d));

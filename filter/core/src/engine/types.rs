@@ -17,6 +17,15 @@ pub struct ZoneId(pub(super) u8);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Now(pub u64);
 
+/// What one request is drawn by. The lower half of the number must be uniform.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coin {
+    /// Chance, all of it uniform: the service deals it out evenly ([`crate::deck`]).
+    Chance(u64),
+    /// A user's own ([`crate::sticky::coin`]): wherever it leads, it leads there always.
+    User(u64),
+}
+
 /// What to do with one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision<'a> {

@@ -2,7 +2,7 @@
 
 use zonebreak_core::{
     config::{CONFIG_VERSION, FilterConfig, MAX_SERVICES, MAX_ZONES, Role, ServiceConfig},
-    engine::{Engine, Now, Outcome, Totals},
+    engine::{Coin, Engine, Now, Outcome, Totals},
     names::ServiceName,
     policy::{Mode, ServicePolicy},
 };
@@ -42,7 +42,7 @@ pub fn everything_fits_into_a_megabyte() {
                 let attempt = engine.attempt(id, zone, now_ns);
                 engine.finish(&attempt, Outcome::Ok, now_ns + 1_000_000);
             }
-            engine.decide(id, Now(NOW + tick * 100), tick, || true);
+            engine.decide(id, Now(NOW + tick * 100), Coin::Chance(tick), || true);
             if let Some(proposal) = engine.tick(id, Now(NOW + tick * 100), &totals) {
                 engine.adopt(id, &proposal.state, Now(NOW + tick * 100)).unwrap();
             }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use zonebreak_core::{
     config::{CONFIG_VERSION, FilterConfig, MAX_ZONES, Role, ServiceConfig, Shift},
     engine::{
-        Attempt, Cause, Decision, Engine, Now, Outcome, Proposal, ServiceId, State, Totals, Transition,
+        Attempt, Cause, Coin, Decision, Engine, Now, Outcome, Proposal, ServiceId, State, Totals, Transition,
     },
     instant::Instant,
     names::{ServiceName, Zone},
@@ -126,7 +126,7 @@ impl Storm {
             300..500 => {
                 let (coin, now) = (self.rng.next(), self.now());
                 let idempotent = coin % 3 > 0;
-                match self.engines[worker].decide(self.service, now, coin, || idempotent) {
+                match self.engines[worker].decide(self.service, now, Coin::Chance(coin), || idempotent) {
                     Decision::Serve { key, .. }
                     | Decision::Trial { key, .. }
                     | Decision::Delay { key: Some(key), .. } => {

@@ -5,7 +5,7 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 
 use zonebreak_core::{
     config::{CONFIG_VERSION, FilterConfig, Role, ServiceConfig},
-    engine::{Attempt, Decision, Engine, Now, Outcome, Proposal, ServiceId, State, Totals, Transition},
+    engine::{Attempt, Coin, Decision, Engine, Now, Outcome, Proposal, ServiceId, State, Totals, Transition},
     names::{ServiceName, Zone},
 };
 
@@ -242,7 +242,7 @@ impl World {
     fn arrive(&mut self) {
         self.second().requests += 1;
         let worker = (self.rng.next() % self.engines.len() as u64) as usize;
-        let coin = self.rng.next();
+        let coin = Coin::Chance(self.rng.next());
         let idempotent = self.rng.hits(self.setup.idempotent);
         let now = self.now();
         let key = match self.engines[worker].decide(self.service, now, coin, || idempotent) {

@@ -50,7 +50,7 @@ fn keep(engine: &Engine, id: ServiceId, zone: usize, now: Now) -> u16 {
 /// The zone that a user is sent to; with `Pass` it is his proxy's own.
 fn zone_of(engine: &mut Engine, id: ServiceId, now: Now, user: u32) -> String {
     let coin = sticky::coin("order-svc", user.to_string().as_bytes());
-    match engine.decide(id, now, coin, || false) {
+    match engine.decide(id, now, Coin::User(coin), || false) {
         Decision::Pass => "az-a".to_owned(),
         Decision::Serve { key, .. } => key.strip_prefix("only-").expect("a zone by name").to_owned(),
         other => panic!("{other:?}"),
@@ -215,7 +215,10 @@ fn as_many_zones_are_left_as_the_policy_allows_and_never_the_last() {
             .zone_ids(id)
             .filter(|zone| engine.zone_state(id, *zone, later(6_500)).state == State::Open);
         assert_eq!(open.count(), (most as usize).min(4), "{most}: {told:?}");
-        assert!(matches!(engine.decide(id, later(6_500), 1 << 31, || false), Decision::Serve { .. }));
+        assert!(matches!(
+            engine.decide(id, later(6_500), Coin::User(1 << 31), || false),
+            Decision::Serve { .. }
+        ));
     }
 }
 
@@ -238,7 +241,7 @@ fn the_survivors_take_no_more_than_their_headroom() {
         let (mut engine, id) =
             engine(service(&ABC, ServicePolicy { spill: spill(headroom), ..Default::default() }));
         let now = break_zone(&mut engine, id, 0);
-        (0..1_000).find_map(|i| match engine.decide(id, now, mix(i), || false) {
+        (0..1_000).find_map(|i| match engine.decide(id, now, Coin::User(mix(i)), || false) {
             Decision::Refuse(refusal) => Some(refusal.retry_after_s),
             _ => None,
         })
@@ -256,7 +259,7 @@ fn moved_requests_are_throttled_while_nobody_answers_them() {
             let (mut sent, mut waits) = (0, 0);
             for i in 0..200 {
                 let now = Now(now.0 + from * 1_000 + i * 5);
-                match engine.decide(id, now, mix(from * 1_000 + i), || false) {
+                match engine.decide(id, now, Coin::User(mix(from * 1_000 + i)), || false) {
                     Decision::Serve { reason: Reason::Moved, .. } => {
                         sent += 1;
                         engine.settle(id, now, answers(sent));
@@ -342,7 +345,7 @@ fn trials_are_no_part_of_a_drill() {
     assert_eq!(told.last().unwrap().to, State::HalfOpen);
     let now = opened + 6_000;
     let trials = (0..200).filter(|i| {
-        let decision = engine.decide(id, later(now + i * 5), mix(*i), || true);
+        let decision = engine.decide(id, later(now + i * 5), Coin::User(mix(*i)), || true);
         // The way to the own zone on trial is no key at all.
         matches!(decision, Decision::Pass | Decision::Trial { .. })
     });
@@ -390,7 +393,7 @@ fn the_faster_of_the_other_zones_gets_more() {
 fn forced_shadowed_and_disabled_zones_are_told_apart() {
     let told = |service| {
         let (mut engine, id) = engine(service);
-        engine.decide(id, NOW, 0, || false);
+        engine.decide(id, NOW, Coin::User(0), || false);
         let status = engine.zone_state(id, ZoneId(0), NOW);
         (status.state.code(), status.keep.permille(), status.shadow)
     };

@@ -77,7 +77,7 @@ pub(super) fn mix_of(
 ) -> std::collections::BTreeMap<String, f64> {
     let mut mix = std::collections::BTreeMap::new();
     for i in 0..100_000_u64 {
-        let kind = match engine.decide(id, now, i * 42_949, || false) {
+        let kind = match engine.decide(id, now, Coin::User(i * 42_949), || false) {
             Decision::Pass => "pass".to_owned(),
             Decision::Serve { key, reason } => format!("{key} {}", reason.as_str()),
             Decision::Trial { key, .. } => format!("{key} trial"),
@@ -102,7 +102,7 @@ fn an_empty_engine_lets_everything_pass() {
     let mut engine = Engine::default();
     assert_eq!(engine.service("order-svc"), None);
     let nobody = ServiceId(7);
-    assert_eq!(engine.decide(nobody, NOW, 0, || true), Decision::Pass);
+    assert_eq!(engine.decide(nobody, NOW, Coin::User(0), || true), Decision::Pass);
     let attempt = engine.attempt(nobody, ZoneId(3), 0);
     assert!(engine.finish(&attempt, Outcome::Failed, 1).late);
     assert_eq!(engine.tick(nobody, NOW, &[]), None);
@@ -135,9 +135,9 @@ fn with_all_zones_drained_requests_are_refused_until_the_first_drain_ends() {
         drained(drained(service(&["az-a", "az-b"], eventual()), "az-a", 0.0, 12_000), "az-b", 0.0, 4_500);
     let (mut engine, id) = engine(all);
     let refusal = Refusal { status: 503, reason: "no-zone", retry_after_s: 5 };
-    assert_eq!(engine.decide(id, NOW, 1, || true), Decision::Refuse(refusal));
+    assert_eq!(engine.decide(id, NOW, Coin::User(1), || true), Decision::Refuse(refusal));
     assert!(matches!(
-        engine.decide(id, Now(NOW.0 + 4_500), 1, || true),
+        engine.decide(id, Now(NOW.0 + 4_500), Coin::User(1), || true),
         Decision::Serve { key: "only-az-b", .. }
     ));
 }
@@ -180,7 +180,10 @@ fn what_is_moved_is_bounded_by_share_and_by_rate() {
         engine(service(&ABC, ServicePolicy { spill: Some(spill), ..ServicePolicy::default() }));
     let now = break_zone(&mut by_rate, id, 0);
     let passed = (0..4_000).filter(|ms| {
-        matches!(by_rate.decide(id, Now(now.0 + ms), ms * 1_000_000, || false), Decision::Serve { .. })
+        matches!(
+            by_rate.decide(id, Now(now.0 + ms), Coin::User(ms * 1_000_000), || false),
+            Decision::Serve { .. }
+        )
     });
     assert!((495..=505).contains(&passed.count()), "a second's worth at once, then 100 a second");
 }
