@@ -24,10 +24,10 @@
 //!
 //! # Where a coin falls
 //!
-//! The coin's range is laid out by the *usual* shares, and what a zone loses is the upper end of its own stretch. Where that
-//! goes is drawn by a second number, made of the same coin. So where the coin is a hash of the user, a user stays where he is
-//! unless it is his zone that is left; and however slowly his zone is drained, or taken back, he moves once, to a zone that
-//! does not depend on how far the drain has come.
+//! A coin is a user's own, or dealt ([`crate::deck`]). Its range is laid out by the *usual* shares, and what a zone loses is the
+//! upper end of its own stretch. Where that goes is drawn by a second number, made of the same coin. So where the coin is a hash
+//! of the user, a user stays where he is unless it is his zone that is left; and however slowly his zone is drained, or taken
+//! back, he moves once, to a zone that does not depend on how far the drain has come.
 
 use crate::{
     config::MAX_ZONES,

@@ -145,10 +145,10 @@ pub fn a_dead_zone_is_left_by_a_run_of_failures() {
     leaves_within("consecutive, strong", |seed| consecutive(strong(seed)), 0, fails(1.0), 300);
 }
 
-/// Errors in the 30 s after the onset, in percent of the requests.
-fn lost(setup: impl Fn(u64) -> Setup, at: usize, fault: Health) -> f64 {
+/// Errors in the 30 s after the onset, in percent of the requests: on average, and where they were most.
+fn lost(setup: impl Fn(u64) -> Setup, at: usize, fault: Health) -> (f64, f64) {
     let seeds = 12;
-    let mut lost = 0.0;
+    let (mut all, mut worst) = (0.0, 0.0_f64);
     for seed in 0..seeds {
         let mut world = World::new(setup(seed));
         world.health = vec![fails(0.0); world.health.len()];
@@ -156,15 +156,17 @@ fn lost(setup: impl Fn(u64) -> Setup, at: usize, fault: Health) -> f64 {
         world.health[at] = fault;
         world.run(30_000);
         let sum = world.sum(20..50);
-        lost += 100.0 * f64::from(sum.failed + sum.refused) / f64::from(sum.requests);
+        let lost = 100.0 * f64::from(sum.failed + sum.refused) / f64::from(sum.requests);
+        all += lost;
+        worst = worst.max(lost);
     }
-    lost / seeds as f64
+    (all / seeds as f64, worst)
 }
 
 pub fn few_requests_are_lost() {
     let retried = |weights: &'static [u32]| move |seed| Setup { retry: true, ..eventual(weights, seed) };
     let quiet = |weights: &'static [u32]| move |seed| Setup { rps: 30.0, ..eventual(weights, seed) };
-    for (what, lost, most) in [
+    for (what, (mean, worst), most) in [
         ("even", lost(|seed| eventual(&[1, 1, 1], seed), 0, fails(1.0)), 0.35),
         ("80/10/10", lost(|seed| eventual(&[80, 10, 10], seed), 0, fails(1.0)), 0.9),
         ("even, one retry", lost(retried(&[1, 1, 1]), 0, fails(1.0)), 0.05),
@@ -172,8 +174,10 @@ pub fn few_requests_are_lost() {
         ("even, a third, 30 rps", lost(quiet(&[1, 1, 1]), 0, fails(0.3)), 2.0),
         ("80/10/10, a third, 30 rps", lost(quiet(&[80, 10, 10]), 0, fails(0.3)), 5.0),
     ] {
-        println!("{what}: {lost:.3} % lost in 30 s of a bad own zone, at most {most}");
-        assert!(lost <= most, "{what}: {lost:.3} %");
+        println!("{what}: {mean:.3} % lost in 30 s of a bad own zone, {worst:.3} % at worst, at most {most}");
+        assert!(mean <= most, "{what}: {mean:.3} %");
+        // When a dead zone is left is hardly a matter of chance: each time keeps the promise.
+        assert!(worst <= most || what.contains("a third"), "{what}: {worst:.3} % once");
     }
 }
 
