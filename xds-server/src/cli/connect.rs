@@ -116,8 +116,10 @@ impl SourceArgs {
 pub fn source(config: &Config) -> Result<ClusterOptions, Failure> {
     let mut named = config.replicate.clone();
     if named.source.is_empty() {
-        let whole = |url: String| if url.contains("://") { url } else { format!("http://{url}") };
-        named.source = config.etcd.endpoints.iter().map(ToString::to_string).map(whole).collect();
+        named.source = config.etcd.endpoints.iter().map(ToString::to_string).collect();
+        named.source_ca_file = config.etcd.ca_file.clone();
+        named.source_cert_file = config.etcd.cert_file.clone();
+        named.source_key_file = config.etcd.key_file.clone();
         named.source_user = config.etcd.user.clone();
         named.source_password_file = config.etcd.password_file.clone();
     }

@@ -27,7 +27,7 @@ pub fn etcd(error: EtcdError) -> Failure {
 /// The one place that says how an etcd error ends a command.
 pub const fn etcd_exit(error: &EtcdError) -> Exit {
     match error {
-        EtcdError::Options(_) | EtcdError::Denied(_) => Exit::Usage,
+        EtcdError::Options(_) | EtcdError::Certificates { .. } | EtcdError::Denied(_) => Exit::Usage,
         EtcdError::Unreachable { .. } => Exit::Unreachable,
         EtcdError::NotOwner { .. } => Exit::Refused,
         EtcdError::Failed(_) => Exit::Unexpected,

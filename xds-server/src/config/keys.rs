@@ -60,6 +60,24 @@ pub const KEYS: &[Key] = &[
         set: |c, text| put(&mut c.etcd.prefix, text),
     },
     Key {
+        path: "etcd.ca_file",
+        doc: "PEM of the authorities to trust with https endpoints; none: the system's",
+        reload: Restart,
+        set: |c, text| put_some(&mut c.etcd.ca_file, text),
+    },
+    Key {
+        path: "etcd.cert_file",
+        doc: "PEM of the client certificate; read again at each connection, as all three",
+        reload: Restart,
+        set: |c, text| put_some(&mut c.etcd.cert_file, text),
+    },
+    Key {
+        path: "etcd.key_file",
+        doc: "PEM of its key",
+        reload: Restart,
+        set: |c, text| put_some(&mut c.etcd.key_file, text),
+    },
+    Key {
         path: "etcd.user",
         doc: "user name, where etcd asks for one",
         reload: Restart,
@@ -527,6 +545,9 @@ mod tests {
         for (path, text) in [
             ("etcd.endpoints", "http://a:1,b:2"),
             ("etcd.prefix", "/other/"),
+            ("etcd.ca_file", "/run/ca.pem"),
+            ("etcd.cert_file", "/run/cert.pem"),
+            ("etcd.key_file", "/run/key.pem"),
             ("etcd.user", "root"),
             ("etcd.password_file", "/run/password"),
             ("topology.file", "topology.yaml"),

@@ -143,7 +143,15 @@ impl Effective {
         let origins = KEYS.iter().filter(set).map(|key| (key.path, Origin::File(path.to_owned()))).collect();
         // A file that moves takes its neighbours along: its relative paths start where it lies.
         let home = path.parent().unwrap_or(Path::new(""));
-        let relative = [&mut config.etcd.password_file, &mut config.topology.file, &mut config.filter.file];
+        let etcd = &mut config.etcd;
+        let relative = [
+            &mut etcd.ca_file,
+            &mut etcd.cert_file,
+            &mut etcd.key_file,
+            &mut etcd.password_file,
+            &mut config.topology.file,
+            &mut config.filter.file,
+        ];
         for file in relative
             .into_iter()
             .flatten()
@@ -169,14 +177,17 @@ impl Effective {
 
     fn check(&mut self, requirement: Requirement) -> Result<(), ConfigError> {
         let config = &mut self.config;
-        match (&config.etcd.user, &config.etcd.password_file) {
-            (Some(_), None) => {
-                return Err(ConfigError::Pair { given: "etcd.user", missing: "etcd.password_file" });
+        let etcd = &config.etcd;
+        let pairs = [
+            ("etcd.user", etcd.user.is_some(), "etcd.password_file", etcd.password_file.is_some()),
+            ("etcd.cert_file", etcd.cert_file.is_some(), "etcd.key_file", etcd.key_file.is_some()),
+        ];
+        for (one, has_one, other, has_other) in pairs {
+            match (has_one, has_other) {
+                (true, false) => return Err(ConfigError::Pair { given: one, missing: other }),
+                (false, true) => return Err(ConfigError::Pair { given: other, missing: one }),
+                _ => {}
             }
-            (None, Some(_)) => {
-                return Err(ConfigError::Pair { given: "etcd.password_file", missing: "etcd.user" });
-            }
-            _ => {}
         }
         if config.filter.sha256.is_some() && config.filter.file.is_none() {
             return Err(ConfigError::Pair { given: "filter.sha256", missing: "filter.file" });

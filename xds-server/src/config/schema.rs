@@ -75,6 +75,12 @@ pub struct EtcdConfig {
     pub endpoints: Vec<EtcdEndpoint>,
     /// Prefix of every key.
     pub prefix: Prefix,
+    /// Authorities to trust where the endpoints are https; those of the operating system when absent.
+    pub ca_file: Option<PathBuf>,
+    /// Client certificate, with its chain.
+    pub cert_file: Option<PathBuf>,
+    /// Its key.
+    pub key_file: Option<PathBuf>,
     /// User name, where etcd asks for one.
     pub user: Option<String>,
     /// File that holds the password and nothing else.

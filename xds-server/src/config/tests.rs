@@ -54,8 +54,25 @@ fn errors_in_the_file_name_line_and_column() {
     assert!(error.starts_with("zonebreak.yaml:4:1: "), "{error}");
     let error = refused("log: [\n", &[]);
     assert!(error.starts_with("zonebreak.yaml:"), "{error}");
-    let error = refused("etcd:\n  endpoints: [https://a:2379]\n", &[]);
-    assert!(error.contains("TLS") && error.starts_with("zonebreak.yaml:2:"), "{error}");
+    let error = refused("etcd:\n  endpoints: [ftp://a:2379]\n", &[]);
+    assert!(error.contains("https://host:port") && error.starts_with("zonebreak.yaml:2:"), "{error}");
+}
+
+#[test]
+fn certificates_lie_beside_the_file_and_must_be_there() {
+    let text = "etcd: {endpoints: ['https://a:1'], ca_file: ca.pem, cert_file: c.pem, key_file: k.pem}\n";
+    let (dir, layers) = layers(text, &[], Vec::new());
+    let here = |name: &str| dir.path().join(name);
+    let etcd = layers.load(Requirement::Source).unwrap().config.etcd;
+    let error = etcd.options().unwrap_err().to_string();
+    assert!(error.contains(&here("ca.pem").display().to_string()), "{error}");
+    for name in ["ca.pem", "c.pem", "k.pem"] {
+        std::fs::write(here(name), "").unwrap();
+    }
+    let options = etcd.options().unwrap();
+    assert_eq!(options.endpoints, ["https://a:1"]);
+    assert_eq!(options.tls.ca_file, Some(here("ca.pem")));
+    assert_eq!(options.tls.identity, Some((here("c.pem"), here("k.pem"))));
 }
 
 #[test]
@@ -86,6 +103,7 @@ fn a_server_needs_exactly_one_source() {
 #[test]
 fn keys_that_belong_together_are_asked_for_together() {
     assert!(refused("etcd: {user: root}\n", &[]).contains("etcd.password_file is not"));
+    assert!(refused("etcd: {cert_file: a.pem}\n", &[]).contains("etcd.key_file is not"));
     let sha = "filter: {sha256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855}\n";
     assert!(refused(sha, &[]).contains("filter.file is not"));
 }

@@ -122,21 +122,20 @@ impl FromStr for EtcdEndpoint {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim().trim_end_matches('/');
-        if text.starts_with("https://") {
-            return Err(format!(
-                "{text:?} asks for TLS, which this build does not speak: use http:// or a local TLS proxy"
-            ));
-        }
-        let authority = text.strip_prefix("http://").unwrap_or(text);
+        let (scheme, authority) = match text.split_once("://") {
+            None => ("http", text),
+            Some((scheme @ ("http" | "https"), authority)) => (scheme, authority),
+            Some(_) => ("", ""),
+        };
         let well_formed = authority.rsplit_once(':').is_some_and(|(host, port)| {
             !host.is_empty()
                 && !host.contains(|c: char| c.is_whitespace() || c == '/')
                 && port.parse::<u16>().is_ok_and(|port| port > 0)
         });
         if well_formed {
-            Ok(Self(format!("http://{authority}")))
+            Ok(Self(format!("{scheme}://{authority}")))
         } else {
-            Err(format!("an etcd endpoint is written http://host:port, not {text:?}"))
+            Err(format!("an etcd endpoint is written http://host:port or https://host:port, not {text:?}"))
         }
     }
 }
@@ -255,12 +254,15 @@ mod tests {
 
     #[test]
     fn endpoints_are_urls_with_a_port() {
-        for (text, reads) in
-            [("http://a:2379", "http://a:2379"), ("a:2379/", "http://a:2379"), ("[::1]:1", "http://[::1]:1")]
-        {
+        for (text, reads) in [
+            ("http://a:2379", "http://a:2379"),
+            ("a:2379/", "http://a:2379"),
+            ("[::1]:1", "http://[::1]:1"),
+            ("https://a:2379/", "https://a:2379"),
+        ] {
             assert_eq!(text.parse::<EtcdEndpoint>().unwrap().as_str(), reads);
         }
-        for bad in ["", "a", "a:", "a:0", "a:x", "http://a/b:1", "https://a:2379"] {
+        for bad in ["", "a", "a:", "a:0", "a:x", "http://a/b:1", "https://a", "unix://a:1"] {
             assert!(bad.parse::<EtcdEndpoint>().is_err(), "{bad}");
         }
     }

@@ -12,6 +12,7 @@ use tonic::Code;
 use crate::{
     model::Topology,
     registry::{Listed, Registry},
+    tls::EtcdTls,
 };
 
 /// The default prefix of every key.
@@ -29,10 +30,12 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from
 /// Where etcd is and how to log in.
 #[derive(Clone, PartialEq, Eq)]
 pub struct EtcdOptions {
-    /// Client URLs of the members, such as `http://10.0.0.1:2379`; `http://` may be left out.
+    /// Client URLs of the members, such as `https://10.0.0.1:2379`; `http://` may be left out.
     pub endpoints: Vec<String>,
     /// What every key starts with; ends with a slash.
     pub prefix: String,
+    /// For endpoints that are `https://`.
+    pub tls: EtcdTls,
     /// User, where etcd asks for one.
     pub user: Option<String>,
     /// Its password.
@@ -49,6 +52,14 @@ pub enum EtcdError {
     /// The options make no sense.
     #[error("use these etcd settings: {0}")]
     Options(String),
+    /// A file that [`EtcdTls`] names cannot be used now; it may be in a moment, while certificates are renewed.
+    #[error("use {file} with etcd: {why}")]
+    Certificates {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// No member answers.
     #[error(
         "reach etcd at {endpoints}: {why}. Check that it runs and that the address is a client URL of it"
@@ -100,6 +111,7 @@ impl Default for EtcdOptions {
         Self {
             endpoints: vec!["http://127.0.0.1:2379".to_owned()],
             prefix: DEFAULT_PREFIX.to_owned(),
+            tls: EtcdTls::default(),
             user: None,
             password: None,
             connect_timeout: Duration::from_secs(2),
@@ -113,6 +125,7 @@ impl std::fmt::Debug for EtcdOptions {
         f.debug_struct("EtcdOptions")
             .field("endpoints", &self.endpoints)
             .field("prefix", &self.prefix)
+            .field("tls", &self.tls)
             .field("user", &self.user)
             .field("password", &self.password.as_ref().map(|_| "***"))
             .finish_non_exhaustive()
@@ -126,10 +139,10 @@ impl EtcdOptions {
         if self.endpoints.is_empty() {
             return fail("name at least one endpoint, such as http://127.0.0.1:2379".to_owned());
         }
-        if let Some(tls) = self.endpoints.iter().find(|endpoint| endpoint.starts_with("https://")) {
-            return fail(format!(
-                "{tls} asks for TLS, which this program does not speak; put a TLS proxy in between"
-            ));
+        if self.tls.is_some()
+            && let Some(plain) = self.endpoints.iter().find(|endpoint| !encrypted(endpoint))
+        {
+            return fail(format!("certificates are given, and {plain} does without: write https://"));
         }
         if let Some(odd) =
             self.endpoints.iter().find(|e| e.trim().is_empty() || e.contains(char::is_whitespace))
@@ -158,8 +171,8 @@ impl EtcdOptions {
         for endpoint in self.endpoints.iter().cycle().skip(first % count).take(count) {
             match self.connect_to(endpoint).await {
                 Ok(client) => return Ok(client),
-                // A wrong password is wrong everywhere.
-                Err(error @ EtcdError::Denied(_)) => return Err(error),
+                // A wrong password is wrong everywhere, and so is a file that is not there.
+                Err(error @ (EtcdError::Denied(_) | EtcdError::Certificates { .. })) => return Err(error),
                 Err(error) => last = Some(error),
             }
         }
@@ -180,6 +193,9 @@ impl EtcdOptions {
             .with_require_leader(true);
         if let (Some(user), Some(password)) = (&self.user, &self.password) {
             options = options.with_user(user, password).with_auto_token_refresh(true);
+        }
+        if encrypted(endpoint) {
+            options = options.with_tls(self.tls.read().await?);
         }
         let probe = GetOptions::new().with_prefix().with_count_only();
         let connecting = async {
@@ -247,6 +263,10 @@ impl EtcdOptions {
     }
 }
 
+fn encrypted(endpoint: &str) -> bool {
+    endpoint.starts_with("https://")
+}
+
 /// Runs a request for at most `limit`, and says in our words what went wrong.
 pub(crate) async fn within<T>(
     limit: Duration,
@@ -263,7 +283,15 @@ pub(crate) async fn within<T>(
 
 impl From<etcd_client::Error> for EtcdError {
     fn from(error: etcd_client::Error) -> Self {
-        let unreachable = |why: String| Self::Unreachable { endpoints: "the member in use".to_owned(), why };
+        let unreachable = |why: String| {
+            // rustls says it of both sides: "invalid peer certificate: ...", "received fatal alert: BadCertificate".
+            let trust = if why.contains("ertificate") {
+                ": see etcd.ca_file, etcd.cert_file, etcd.key_file"
+            } else {
+                ""
+            };
+            Self::Unreachable { endpoints: "the member in use".to_owned(), why: why + trust }
+        };
         match error {
             etcd_client::Error::GRpcStatus(status) => match status.code() {
                 Code::PermissionDenied | Code::Unauthenticated => Self::Denied(status.message().to_owned()),
@@ -307,7 +335,14 @@ mod tests {
         EtcdOptions::default().validate().unwrap();
         for (options, says) in [
             (EtcdOptions { endpoints: vec![], ..Default::default() }, "at least one endpoint"),
-            (EtcdOptions { endpoints: vec!["https://a:1".into()], ..Default::default() }, "asks for TLS"),
+            (
+                EtcdOptions {
+                    endpoints: vec!["https://a:1".into(), "b:1".into()],
+                    tls: EtcdTls { ca_file: Some("ca.pem".into()), identity: None },
+                    ..Default::default()
+                },
+                "b:1 does without",
+            ),
             (EtcdOptions { endpoints: vec![" ".into()], ..Default::default() }, "is no URL"),
             (EtcdOptions { prefix: "/x".into(), ..Default::default() }, "must end with a slash"),
             (EtcdOptions { user: Some("u".into()), ..Default::default() }, "go together"),

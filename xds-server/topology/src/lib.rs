@@ -28,6 +28,7 @@ pub mod registry;
 pub mod saved;
 pub mod shift;
 pub mod source;
+pub mod tls;
 pub mod view;
 
 pub use etcd::{EtcdError, EtcdOptions};
@@ -36,3 +37,4 @@ pub use model::{
     Topology, ZoneSpec,
 };
 pub use source::{FileError, Source, SourceStatus, watch_etcd, watch_file};
+pub use tls::EtcdTls;

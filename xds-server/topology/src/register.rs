@@ -99,8 +99,11 @@ pub async fn run(
             None => break,
             Some(Ok(never)) => match never {},
             Some(Err(error @ (EtcdError::Options(_) | EtcdError::Denied(_)))) => return Err(error.into()),
-            // One that was registered before its region lost the prefix waits for it to come back.
-            Some(Err(error @ EtcdError::NotOwner { .. })) if !ever => return Err(error.into()),
+            // One that was registered before its region lost the prefix waits for it to come back, and one whose certificates are
+            // being renewed for the new ones.
+            Some(Err(error @ (EtcdError::NotOwner { .. } | EtcdError::Certificates { .. }))) if !ever => {
+                return Err(error.into());
+            }
             Some(Err(error)) => error,
         };
         member += 1;

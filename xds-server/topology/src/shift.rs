@@ -114,7 +114,8 @@ impl ShiftError {
     /// Its kind.
     pub const fn kind(&self) -> ShiftErrorKind {
         match self {
-            Self::Usage(_) | Self::Etcd(EtcdError::Options(_) | EtcdError::Denied(_)) => {
+            Self::Usage(_)
+            | Self::Etcd(EtcdError::Options(_) | EtcdError::Certificates { .. } | EtcdError::Denied(_)) => {
                 ShiftErrorKind::Usage
             }
             Self::Refused(_) | Self::Etcd(EtcdError::NotOwner { .. }) => ShiftErrorKind::Refused,

@@ -14,9 +14,10 @@ use std::{
 };
 
 use etcd_client::Client;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 use tokio::{net::TcpStream, task::JoinSet, time::Instant};
-use zonebreak_topology::{EtcdOptions, Source, SourceStatus, Topology};
+use zonebreak_topology::{EtcdOptions, EtcdTls, Source, SourceStatus, Topology};
 
 /// For anything that a test waits for. Far longer than it takes, so that a busy machine fails no test.
 pub const PATIENCE: Duration = Duration::from_secs(40);
@@ -26,6 +27,17 @@ pub struct Etcd {
     child: Child,
     directory: TempDir,
     ports: (u16, u16),
+    certificates: Option<Certificates>,
+}
+
+/// Where the files are with which an etcd and its clients know each other: one certificate for both sides, of an authority that
+/// nobody else knows.
+#[derive(Clone)]
+pub struct Certificates {
+    pub ca: PathBuf,
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    _directory: Arc<TempDir>,
 }
 
 // === impl Etcd ===
@@ -33,11 +45,21 @@ pub struct Etcd {
 impl Etcd {
     /// Starts one and waits until it answers.
     pub async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// Starts one that talks to nobody without a certificate.
+    pub async fn start_secure() -> Self {
+        Self::start_with(Some(Certificates::make())).await
+    }
+
+    async fn start_with(certificates: Option<Certificates>) -> Self {
         for _ in 0..5 {
             let directory = tempfile::tempdir().unwrap();
             let ports = (free_port(), free_port());
-            let child = spawn(&directory, ports);
-            let mut etcd = Self { child, directory, ports };
+            let certificates = certificates.clone();
+            let child = spawn(&directory, ports, certificates.as_ref());
+            let mut etcd = Self { child, directory, ports, certificates };
             if etcd.answers().await {
                 return etcd;
             }
@@ -47,12 +69,18 @@ impl Etcd {
 
     /// Its client URL.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.ports.0)
+        url(self.ports.0, self.certificates.as_ref())
+    }
+
+    /// What it and its clients know each other by.
+    pub fn certificates(&self) -> &Certificates {
+        self.certificates.as_ref().unwrap()
     }
 
     /// Options for it alone.
     pub fn options(&self) -> EtcdOptions {
-        EtcdOptions { endpoints: vec![self.url()], ..EtcdOptions::default() }
+        let tls = self.certificates.as_ref().map(Certificates::options).unwrap_or_default();
+        EtcdOptions { endpoints: vec![self.url()], tls, ..EtcdOptions::default() }
     }
 
     /// A client of it.
@@ -69,7 +97,7 @@ impl Etcd {
     /// Starts it again on its ports, after a [`Self::kill`].
     pub async fn restart(&mut self) {
         for _ in 0..20 {
-            self.child = spawn(&self.directory, self.ports);
+            self.child = spawn(&self.directory, self.ports, self.certificates.as_ref());
             if self.answers().await {
                 return;
             }
@@ -115,6 +143,40 @@ impl Etcd {
     }
 }
 
+// === impl Certificates ===
+
+impl Certificates {
+    /// A new authority, and a certificate of it.
+    pub fn make() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let ca_key = KeyPair::generate().unwrap();
+        let mut ca = CertificateParams::new(Vec::new()).unwrap();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let root = ca.self_signed(&ca_key).unwrap().pem();
+        let key = KeyPair::generate().unwrap();
+        let leaf = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let certificate = leaf.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap().pem();
+        let file = |name: &str, content: String| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, content).unwrap();
+            path
+        };
+        Self {
+            ca: file("ca.pem", root),
+            certificate: file("certificate.pem", certificate),
+            key: file("key.pem", key.serialize_pem()),
+            _directory: Arc::new(directory),
+        }
+    }
+
+    pub fn options(&self) -> EtcdTls {
+        EtcdTls {
+            ca_file: Some(self.ca.clone()),
+            identity: Some((self.certificate.clone(), self.key.clone())),
+        }
+    }
+}
+
 impl Drop for Etcd {
     fn drop(&mut self) {
         _ = self.child.kill();
@@ -126,18 +188,28 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-fn spawn(directory: &TempDir, (client, peer): (u16, u16)) -> Child {
+fn url(port: u16, certificates: Option<&Certificates>) -> String {
+    format!("{}://127.0.0.1:{port}", if certificates.is_some() { "https" } else { "http" })
+}
+
+fn spawn(directory: &TempDir, (client, peer): (u16, u16), certificates: Option<&Certificates>) -> Child {
     let program = std::env::var_os("ETCD").map_or_else(
         || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../.tools/bin/etcd"),
         PathBuf::from,
     );
-    let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+    let (client, peer) = (url(client, certificates), url(peer, None));
+    let secure = certificates.iter().flat_map(|files| {
+        [("--trusted-ca-file", &files.ca), ("--cert-file", &files.certificate), ("--key-file", &files.key)]
+    });
+    let secure = secure.flat_map(|(flag, file)| [flag.into(), file.clone().into_os_string()]);
     let child = Command::new(&program)
         .args(["--log-level", "error", "--unsafe-no-fsync", "--data-dir"])
         .arg(directory.path())
         .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
         .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
         .args(["--initial-cluster", &format!("default={peer}")])
+        .args(certificates.map(|_| "--client-cert-auth"))
+        .args(secure)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn();
