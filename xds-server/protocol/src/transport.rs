@@ -13,7 +13,7 @@ use futures::{Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{Sleep, sleep};
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 
 /// What a client of HTTP/2 sends before anything else, in bytes (RFC 9113, 3.4).
 const PREFACE: usize = 24;
@@ -54,8 +54,8 @@ pub struct TransportOptions {
 
 /// A connection that fails unless HTTP/2 begins in time.
 #[derive(Debug)]
-pub struct Punctual {
-    stream: TcpStream,
+pub struct Punctual<S = TcpStream> {
+    stream: S,
     /// What is missing of the preface, and until when.
     missing: usize,
     until: Option<Pin<Box<Sleep>>>,
@@ -91,7 +91,7 @@ impl TransportOptions {
     /// The listener's connections, each of which fails unless it begins in time. Nothing is delayed to fill packets: a small
     /// change is one small frame. A connection that cannot be accepted is skipped.
     pub fn incoming(&self, listener: TcpListener) -> impl Stream<Item = io::Result<Punctual>> + use<> {
-        let limit = self.handshake_timeout;
+        let options = self.clone();
         let accepted = futures::stream::unfold(listener, |listener| async {
             loop {
                 match listener.accept().await {
@@ -106,22 +106,27 @@ impl TransportOptions {
         });
         accepted.map(move |stream| {
             let _ = stream.set_nodelay(true);
-            Ok(Punctual { stream, missing: PREFACE, until: Some(Box::pin(sleep(limit))) })
+            Ok(options.watch(stream))
         })
+    }
+
+    /// A connection that fails unless its client begins in time: for one that has come through a handshake of TLS.
+    pub fn watch<S>(&self, stream: S) -> Punctual<S> {
+        Punctual { stream, missing: PREFACE, until: Some(Box::pin(sleep(self.handshake_timeout))) }
     }
 }
 
 // === impl Punctual ===
 
-impl Connected for Punctual {
-    type ConnectInfo = TcpConnectInfo;
+impl<S: Connected> Connected for Punctual<S> {
+    type ConnectInfo = S::ConnectInfo;
 
-    fn connect_info(&self) -> TcpConnectInfo {
+    fn connect_info(&self) -> S::ConnectInfo {
         self.stream.connect_info()
     }
 }
 
-impl AsyncRead for Punctual {
+impl<S: AsyncRead + Unpin> AsyncRead for Punctual<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -147,7 +152,7 @@ impl AsyncRead for Punctual {
     }
 }
 
-impl AsyncWrite for Punctual {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Punctual<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -149,6 +149,9 @@ impl Effective {
             &mut etcd.cert_file,
             &mut etcd.key_file,
             &mut etcd.password_file,
+            &mut config.xds.cert_file,
+            &mut config.xds.key_file,
+            &mut config.xds.client_ca_file,
             &mut config.topology.file,
             &mut config.filter.file,
         ];
@@ -177,10 +180,11 @@ impl Effective {
 
     fn check(&mut self, requirement: Requirement) -> Result<(), ConfigError> {
         let config = &mut self.config;
-        let etcd = &config.etcd;
+        let (etcd, xds) = (&config.etcd, &config.xds);
         let pairs = [
             ("etcd.user", etcd.user.is_some(), "etcd.password_file", etcd.password_file.is_some()),
             ("etcd.cert_file", etcd.cert_file.is_some(), "etcd.key_file", etcd.key_file.is_some()),
+            ("xds.cert_file", xds.cert_file.is_some(), "xds.key_file", xds.key_file.is_some()),
         ];
         for (one, has_one, other, has_other) in pairs {
             match (has_one, has_other) {
@@ -188,6 +192,13 @@ impl Effective {
                 (false, true) => return Err(ConfigError::Pair { given: other, missing: one }),
                 _ => {}
             }
+        }
+        if xds.client_ca_file.is_some() && xds.cert_file.is_none() {
+            return Err(ConfigError::Value {
+                origin: "xds.client_ca_file".to_owned(),
+                message: "clients show a certificate to a server that has one: set xds.cert_file and xds.key_file as well"
+                    .to_owned(),
+            });
         }
         if config.filter.sha256.is_some() && config.filter.file.is_none() {
             return Err(ConfigError::Pair { given: "filter.sha256", missing: "filter.file" });

@@ -132,6 +132,12 @@ pub struct XdsConfig {
     /// Address and port.
     #[serde(deserialize_with = "read_listen")]
     pub listen: SocketAddr,
+    /// The server's certificate, with its chain; proxies then speak TLS.
+    pub cert_file: Option<PathBuf>,
+    /// Its key.
+    pub key_file: Option<PathBuf>,
+    /// Authorities of the proxies: who has no certificate of theirs is turned away.
+    pub client_ca_file: Option<PathBuf>,
 }
 
 /// The load reports that proxies send when their bootstrap has a `load_stats_config`.
@@ -261,7 +267,12 @@ impl Default for WavesConfig {
 
 impl Default for XdsConfig {
     fn default() -> Self {
-        Self { listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 18000)) }
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 18000)),
+            cert_file: None,
+            key_file: None,
+            client_ca_file: None,
+        }
     }
 }
 

@@ -1,12 +1,15 @@
 //! The port where proxies connect: xDS, with the standard gRPC health and reflection services beside it.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use futures::TryStreamExt;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
 use zonebreak_xds::{TransportOptions, service_names};
+
+use super::tls::Tls;
 
 /// The aggregated service, whose health is that of the server as a whole.
 const ADS: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
@@ -64,18 +67,27 @@ pub async fn routes(xds: Routes) -> anyhow::Result<(Routes, Readiness)> {
     Ok((routes, readiness))
 }
 
-/// Serves until `stop`, then lets the connections end.
+/// Serves until `stop`, with TLS if given, then lets the connections end.
 ///
 /// # Errors
 /// When the listener fails.
-pub async fn serve(listener: TcpListener, routes: Routes, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    routes: Routes,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let transport = TransportOptions { max_connection_age: Some(MAX_AGE), ..TransportOptions::default() };
     let incoming = transport.incoming(listener);
-    transport
-        .server()
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
-        .await?;
+    let router = transport.server().add_routes(routes);
+    let stopped = stop.cancelled_owned();
+    match tls {
+        None => router.serve_with_incoming_shutdown(incoming, stopped).await?,
+        Some(tls) => {
+            let secured = tls.secure(incoming).map_ok(move |stream| transport.watch(stream));
+            router.serve_with_incoming_shutdown(secured, stopped).await?;
+        }
+    }
     Ok(())
 }
 

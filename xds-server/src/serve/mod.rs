@@ -27,6 +27,7 @@ pub mod rollout;
 mod run;
 pub mod saved;
 pub mod state;
+pub mod tls;
 pub mod untried;
 pub mod verdict;
 pub mod waves;

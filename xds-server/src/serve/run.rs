@@ -24,6 +24,7 @@ use super::{
     replica::Replica,
     saved::Disk,
     state::{Running, State},
+    tls::Tls,
 };
 use crate::{
     config::{Config, Layers, Requirement},
@@ -43,6 +44,7 @@ pub async fn run(layers: Layers) -> Outcome {
     let effective = layers.load(Requirement::Source).map_err(Failure::usage)?;
     let module = Module::load(&effective.config.filter).map_err(Failure::usage)?.map(Arc::new);
     let config = effective.config.clone();
+    let tls = Tls::open(&config.xds).map_err(Failure::usage)?;
     let replicate = config.replicate.enabled.then(|| config.replicate.options());
     let replicate = replicate.transpose().map_err(Failure::usage)?;
     let log = log::start(&config.log);
@@ -91,7 +93,7 @@ pub async fn run(layers: Layers) -> Outcome {
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
     tasks.spawn(http::serve(health_port, health::router(state.clone()), stop.clone()));
     tasks.spawn(http::serve(admin_port, admin::router(state.clone()), stop.clone()));
-    tasks.spawn(grpc::serve(xds_port, routes, stop.clone()));
+    tasks.spawn(grpc::serve(xds_port, tls.clone(), routes, stop.clone()));
     tasks.spawn(announce(state.clone(), readiness, stop.clone()));
     tasks.spawn(feed::run(state.clone(), hub, inputs, gate, stop.clone()));
     if let Some(options) = replicate {
@@ -112,6 +114,7 @@ pub async fn run(layers: Layers) -> Outcome {
     state.set_listening(true);
     tracing::info!(
         xds = at.0,
+        tls = tls.is_some(),
         admin = at.1,
         health = at.2,
         filter = module.as_ref().map(|module| module.sha256.as_str()),

@@ -1,6 +1,7 @@
 //! Real processes for tests, the demo and the benchmarks: etcd, `zonebreak`, Envoy, backends that break on demand, and
 //! load. Everything lives in one temporary directory and dies with its owner.
 
+mod authority;
 mod backend;
 pub mod bootstrap;
 mod dir;
@@ -24,6 +25,7 @@ mod sys;
 mod timeline;
 mod wait;
 
+pub use authority::{Authority, Certificate};
 pub use backend::{Backend, BackendZone, Backends};
 pub use dir::Lab;
 pub use envoy::{Envoy, EnvoyOptions, NodeId};

@@ -17,5 +17,6 @@ mod proxies;
 mod recovery;
 mod registration;
 mod requests;
+mod secure;
 mod support;
 mod topology_file;

@@ -14,9 +14,9 @@ use std::{
 };
 
 use etcd_client::Client;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 use tokio::{net::TcpStream, task::JoinSet, time::Instant};
+use zonebreak_drill::lab::{Authority, Certificate};
 use zonebreak_topology::{EtcdOptions, EtcdTls, Source, SourceStatus, Topology};
 
 /// For anything that a test waits for. Far longer than it takes, so that a busy machine fails no test.
@@ -149,22 +149,17 @@ impl Certificates {
     /// A new authority, and a certificate of it.
     pub fn make() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let ca_key = KeyPair::generate().unwrap();
-        let mut ca = CertificateParams::new(Vec::new()).unwrap();
-        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let root = ca.self_signed(&ca_key).unwrap().pem();
-        let key = KeyPair::generate().unwrap();
-        let leaf = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-        let certificate = leaf.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap().pem();
-        let file = |name: &str, content: String| {
+        let authority = Authority::new().unwrap();
+        let Certificate { certificate, key } = authority.issue("zonebreak").unwrap();
+        let file = |name: &str, content: &str| {
             let path = directory.path().join(name);
             std::fs::write(&path, content).unwrap();
             path
         };
         Self {
-            ca: file("ca.pem", root),
-            certificate: file("certificate.pem", certificate),
-            key: file("key.pem", key.serialize_pem()),
+            ca: file("ca.pem", authority.pem()),
+            certificate: file("certificate.pem", &certificate),
+            key: file("key.pem", &key),
             _directory: Arc::new(directory),
         }
     }
