@@ -23,6 +23,7 @@ use std::{future::Future, time::Duration};
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
+    anchors::Sample,
     checkpoint::{Checkpoint, Torn},
     client::{EtcdError, Member},
     compare::Comparison,
@@ -69,6 +70,8 @@ pub(crate) struct Aligned {
     pub at: Revision,
     /// Keys that had to be written or deleted.
     pub written: u64,
+    /// Some of the source's keys as of the checkpoint's revision, where all of them were read.
+    pub sample: Option<Sample>,
 }
 
 /// Our hold on the destination while it is brought to a revision: the checkpoint as it stands there, its `mod_revision`, when
@@ -117,6 +120,7 @@ impl Context {
             self.metrics.leased.set(i64::try_from(comparison.leases.len()).unwrap_or(i64::MAX));
             self.leases.adopt(&comparison.leases).await;
             let (expected, mut found, mut at) = (comparison.expected, comparison.found, Revision(at));
+            let sample = Some(comparison.sample);
             let whole = Checkpoint {
                 source_revision: revision,
                 sync_version: hold.checkpoint.sync_version + u64::from(wrote > 0),
@@ -139,7 +143,7 @@ impl Context {
             let expected = if rules.deletes() { expected } else { found.clone() };
             if tolerated || expected.digest() == found.digest() {
                 let Hold { checkpoint, fence, .. } = hold;
-                return Ok(Aligned { checkpoint, fence, expected, found, at, written });
+                return Ok(Aligned { checkpoint, fence, expected, found, at, written, sample });
             }
             let buckets = expected.differing_buckets(&found).len();
             tracing::warn!(buckets, "the destination does not hold what was written; comparing again");

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
+    anchors::Sample,
     client::EtcdError,
     digest::Ledger,
     listing::Listing,
@@ -47,6 +48,8 @@ pub(crate) struct Comparison<'a> {
     pub found: Ledger,
     /// Leases that the source's keys live by, as the destination shall have them.
     pub leases: BTreeSet<i64>,
+    /// Some of the source's keys.
+    pub sample: Sample,
 }
 
 /// What one side has under a key of the destination.
@@ -100,6 +103,7 @@ impl<'a> Comparison<'a> {
             expected: Ledger::default(),
             found: Ledger::default(),
             leases: BTreeSet::new(),
+            sample: Sample::default(),
         }
     }
 
@@ -138,8 +142,10 @@ impl<'a> Comparison<'a> {
 
     async fn next_wanted(&mut self) -> Result<Option<Entry>, EtcdError> {
         while let Some(kv) = self.source.next().await? {
+            let created = Revision(kv.create_revision());
             let entry = Entry::from(kv);
             if let Some(key) = self.rules.map_key(&entry.key) {
+                self.sample.offer(&entry.key, created, entry.modified);
                 let alone = self.rules.leaves_alone(entry.modified);
                 let entry = Entry { key, lease: self.rules.map_lease(entry.lease), alone, ..entry };
                 if !alone {

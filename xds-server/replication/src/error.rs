@@ -78,6 +78,20 @@ pub enum ReplicationError {
     /// It is not the source that we knew.
     #[error("trust the source: {0}. If it was rebuilt, run once with --overwrite --reset-spool")]
     Strange(String),
+    /// Nobody can tell whether it is the source that we knew.
+    #[error(
+        "trust the source: nothing tells whether it still is the etcd that was replicated. The destination holds its revision {known}, and \
+         {why}; one that was rebuilt under its former cluster ID would take from the destination what it has lost. Nothing was changed. If \
+         it is the same etcd, or is the truth nevertheless, run once with --overwrite, which saves what is overwritten or deleted beside the \
+         spool first; if it was rebuilt, with --overwrite --reset-spool; if the destination is the truth, stop that etcd and promote the \
+         destination (`zonebreak replicate promote`)"
+    )]
+    Unproven {
+        /// Its revision that the destination holds.
+        known: Revision,
+        /// What was looked at.
+        why: &'static str,
+    },
     /// What is put back is written over again before it can be read.
     #[error(
         "make both sides equal: somebody else keeps writing under the prefix at the destination ({key} among others), which differs \

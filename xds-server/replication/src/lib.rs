@@ -24,6 +24,7 @@
 //! Every decision is in a pure module with a model or property test beside it; the network is in the private ones.
 
 mod align;
+mod anchors;
 pub mod assemble;
 pub mod batch;
 pub mod checkpoint;

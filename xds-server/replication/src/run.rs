@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     align::{Aligned, Known, Mended},
+    anchors::{Anchors, Word},
     checkpoint::{Checkpoint, ClusterId, Role, Torn},
     client::{Cluster, EtcdError, Member},
     destination::Destination,
@@ -39,7 +40,7 @@ use crate::{
     options::{ReplicationOptions, prefixes},
     overlap::Policy,
     pipeline::Halt,
-    region,
+    region::{self, unless_compacted},
     revision::Revision,
     session::{End, Source},
     spool::{Entry, Spool, SpoolError, SpoolOptions, note_prefix},
@@ -240,11 +241,16 @@ impl Replicator {
         };
         context.metrics.connected("source", true);
         self.open_spool(source.cluster).await?;
-        let witness = self.require_history(&source).await?;
-        let claim = Box::pin(self.claim(&mut source)).await?;
+        let mut word = self.require_history(&source).await?;
+        let claim = Box::pin(self.claim(&mut source, &mut word)).await?;
         context.metrics.connected("destination", true);
         let known = claim.known;
-        let aligned = Box::pin(self.align(&source, claim)).await?;
+        let mut aligned = Box::pin(self.align(&source, claim)).await?;
+        self.remember(&mut aligned).await;
+        let witness = match word {
+            Word::Same(witness) => Some(witness),
+            _ => None,
+        };
         let Some(spool) = self.spool.take() else { return Ok(None) };
         self.compare = None;
         self.overwrite = false;
@@ -296,7 +302,7 @@ impl Replicator {
         let expected = found.clone();
         let witness = self.witness().await?;
         let Some(spool) = self.spool.take() else { return Ok(None) };
-        let aligned = Aligned { checkpoint, fence, expected, found, at, written: 0 };
+        let aligned = Aligned { checkpoint, fence, expected, found, at, written: 0, sample: None };
         Ok(Some((Source { cluster, known: Revision(0), witness, away: true }, aligned, spool)))
     }
 
@@ -338,8 +344,18 @@ impl Replicator {
         Ok(())
     }
 
-    /// The source has what the spool has of it; hands out a change by which that is known.
-    async fn require_history(&mut self, source: &Member) -> Result<Option<Witness>, ReplicationError> {
+    /// Keeps what the source is known by, should it compact everything that the log has of it.
+    async fn remember(&self, aligned: &mut Aligned) {
+        let Some(sample) = aligned.sample.take() else { return };
+        let (directory, through) = (self.context.options.spool.clone(), aligned.checkpoint.source_revision);
+        let stored = tokio::task::spawn_blocking(move || sample.store(&directory, through)).await;
+        if let Err(error) = stored.unwrap_or_else(|died| Err(std::io::Error::other(died))) {
+            tracing::warn!(%error, "what the source is known by was not kept beside the change log");
+        }
+    }
+
+    /// The source has what the spool has of it, as far as anything there tells.
+    async fn require_history(&mut self, source: &Member) -> Result<Word, ReplicationError> {
         match &self.spool {
             Some(spool) if spool.cluster() != source.cluster => {
                 let now = format!("it is cluster {} now, not {}", source.cluster, spool.cluster());
@@ -350,13 +366,48 @@ impl Replicator {
             }
             _ => {}
         }
-        let witness = self.witness().await?;
-        if let Some(witness) = &witness
-            && let Some(why) = witness.against(&self.context.source, source).await?
+        let cluster = &self.context.source;
+        let mut word = match self.witness().await? {
+            Some(witness) => witness.ask(cluster, source).await?,
+            None => Word::Silent,
+        };
+        if word == Word::Silent
+            && let Some(spool) = &self.spool
         {
-            return Err(ReplicationError::Strange(why));
+            let (directory, begins) = (self.context.options.spool.clone(), spool.begins_after());
+            let reader = spool.reader(begins);
+            let known = blocking(move || Anchors::gather(&directory, begins, reader)).await?;
+            word = known.ask(cluster, source).await?;
         }
-        Ok(witness)
+        match word {
+            Word::Other(why) => Err(ReplicationError::Strange(why)),
+            word => Ok(word),
+        }
+    }
+
+    /// Makes sure, where the log says nothing, that nothing which a rebuilt source has lost is taken from the destination.
+    async fn require_proof(&self, source: &Member, checkpoint: &Checkpoint) -> Result<(), ReplicationError> {
+        let (context, known) = (&self.context, checkpoint.source_revision);
+        // Nothing was ever taken.
+        if known == Revision(0) {
+            return Ok(());
+        }
+        let (_, at) = context.destination.read().await?;
+        let had = unless_compacted(Box::pin(context.had(source, checkpoint, Revision(at))).await)?;
+        match had.flatten() {
+            Some(true) => Ok(()),
+            None if Box::pin(context.loses_nothing(source, Revision(at))).await? => Ok(()),
+            Some(false) => Err(ReplicationError::Unproven {
+                known,
+                why: "what the source had then is not what the destination took (or other keys are asked for than were then: \
+                      replicate.include, exclude, from_revision)",
+            }),
+            None => Err(ReplicationError::Unproven {
+                known,
+                why: "the source has compacted what it had then, nothing that is known of it is left as it was, and it lacks, or has \
+                      with another value, what the destination took",
+            }),
+        }
     }
 
     /// The last put that the log has, as far as its last segment goes back.
@@ -366,8 +417,9 @@ impl Replicator {
     }
 
     /// Makes the destination ours, once it may be. `source` is as of the end of it.
-    async fn claim(&mut self, source: &mut Member) -> Result<Claim, ReplicationError> {
+    async fn claim(&mut self, source: &mut Member, word: &mut Word) -> Result<Claim, ReplicationError> {
         let holder = self.spool.as_ref().map(Spool::holder).unwrap_or_default();
+        let mut stood_by = false;
         loop {
             let (found, _) = self.context.destination.read().await?;
             // After what the destination holds was read: the source has moved on while we stood by.
@@ -402,7 +454,14 @@ impl Replicator {
             if old.holder != holder && self.is_alive(fence) {
                 self.context.enter("standby", "another replicator has the destination");
                 tokio::time::sleep(self.context.options.heartbeat / 2).await;
+                stood_by = true;
                 continue;
+            }
+            if std::mem::take(&mut stood_by) {
+                *word = self.require_history(source).await?;
+            }
+            if compare.is_none() && !self.overwrite && *word == Word::Silent {
+                self.require_proof(source, &old).await?;
             }
             if self.overwrite && compare != Some("failback") {
                 Box::pin(self.context.save_overwritten(source, &member, old.epoch)).await?;

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | stops answering, or cuts the watch | another member, and on from the end of the spool |
 //! | has compacted what comes next, or is too far ahead to be read revision by revision | the sides are compared instead |
+//! | has compacted what would tell whether it is the etcd of before | the same, once [`crate::anchors`] or both sides have told |
 //! | is another cluster than before, is at an earlier revision, or knows nothing of a change that it made | nothing more is taken from it: it was rebuilt or restored |
 //! | breaks the order that etcd promises | the watch is opened again at the last whole revision |
 
@@ -20,6 +21,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
+    anchors::Word,
     checkpoint::ClusterId,
     client::{Cluster, EtcdError},
     queue::{self, Load},
@@ -234,14 +236,14 @@ impl Follow {
         if member.head < after {
             return End::Strange(format!("it is at revision {} and was at {after} before", member.head));
         }
-        let asked = match &self.witness {
-            Some(witness) => witness.against(&self.cluster, &member).await,
-            None => Ok(None),
-        };
-        match asked {
-            Ok(None) => {}
-            Ok(Some(why)) => return End::Strange(why),
-            Err(error) => return End::Etcd(error),
+        if let Some(witness) = self.witness.clone() {
+            match witness.ask(&self.cluster, &member).await {
+                Ok(Word::Same(_)) => {}
+                Ok(Word::Other(why)) => return End::Strange(why),
+                // More than one change must tell, or both sides.
+                Ok(Word::Silent) => return End::Compare("unproven"),
+                Err(error) => return End::Etcd(error),
+            }
         }
         if member.head.since(after) > self.backlog {
             return End::Compare("backlog");

@@ -5,6 +5,7 @@
 use etcd_client::GetOptions;
 
 use crate::{
+    anchors::Word,
     client::{Cluster, EtcdError, Member},
     revision::{Op, Revision, SourceRevision},
     spool::{Entry, Reader, SpoolError},
@@ -44,30 +45,34 @@ impl Witness {
         Ok(last)
     }
 
-    /// What the source says against it, in words; `None` where it agrees, or has compacted what would tell.
-    pub(crate) async fn against(
-        &self,
-        cluster: &Cluster,
-        member: &Member,
-    ) -> Result<Option<String>, EtcdError> {
-        let (found, compacted) = self.ask(cluster, member).await?;
-        if self.agrees(found, compacted) {
-            return Ok(None);
-        }
-        let (key, at) = (self.key.escape_ascii(), self.revision);
-        Ok(Some(format!(
-            "it put {key} at revision {at}, and knows nothing of it now: it was rebuilt or restored"
-        )))
+    /// A put that is known to be of the source.
+    pub(crate) fn new(revision: Revision, key: Vec<u8>, value: &[u8]) -> Self {
+        Self { revision, key, value_crc: crc32c::crc32c(value) }
     }
 
-    /// Whether the source has the very put: none but the etcd that made it does. One that has put the key again since cannot tell.
-    pub(crate) async fn is_kept_by(&self, cluster: &Cluster, member: &Member) -> Result<bool, EtcdError> {
-        let (found, _) = self.ask(cluster, member).await?;
-        Ok(found == Some((self.revision, self.value_crc)))
+    /// When it was.
+    pub(crate) const fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Whether the source made it: none but the etcd that did has it at its revision. One that has compacted that, and put or deleted
+    /// the key since, or never had it, cannot tell.
+    pub(crate) async fn ask(self, cluster: &Cluster, member: &Member) -> Result<Word, EtcdError> {
+        let (found, compacted) = self.look(cluster, member).await?;
+        Ok(match self.agrees(found, compacted) {
+            Some(true) => Word::Same(self),
+            None => Word::Silent,
+            Some(false) => {
+                let (key, at) = (self.key.escape_ascii(), self.revision);
+                Word::Other(format!(
+                    "it put {key} at revision {at}, and knows nothing of it now: it was rebuilt or restored"
+                ))
+            }
+        })
     }
 
     /// What the source has of the key at the revision, or, where that is compacted, now; and which of the two.
-    async fn ask(
+    async fn look(
         &self,
         cluster: &Cluster,
         member: &Member,
@@ -82,13 +87,15 @@ impl Witness {
         Ok((found, compacted))
     }
 
-    /// Whether a source that has `found` of the key, at the revision or since that was compacted, may have made the put.
-    fn agrees(&self, found: Option<(Revision, u32)>, compacted: bool) -> bool {
+    /// Whether a source made the put that has `found` of the key, at the revision or since that was compacted; `None` where that does
+    /// not tell.
+    fn agrees(&self, found: Option<(Revision, u32)>, compacted: bool) -> Option<bool> {
         match found {
-            Some((modified, value_crc)) if modified == self.revision => value_crc == self.value_crc,
-            // Put again, or deleted, later.
-            Some((modified, _)) => compacted && modified > self.revision,
-            None => compacted,
+            Some((modified, value_crc)) if modified == self.revision => Some(value_crc == self.value_crc),
+            // Put again, or deleted, later: or it never had it.
+            Some((modified, _)) if compacted && modified > self.revision => None,
+            None if compacted => None,
+            _ => Some(false),
         }
     }
 }
@@ -99,7 +106,7 @@ mod tests {
     use crate::revision::Change;
 
     #[test]
-    fn a_source_agrees_that_may_have_made_the_put_and_no_other() {
+    fn a_source_is_known_by_the_very_put_and_where_that_is_compacted_it_may_not_tell() {
         let put = |key: &str, value: &[u8]| Change {
             key: key.into(),
             op: Op::Put { value: value.to_vec(), lease: 0 },
@@ -112,15 +119,15 @@ mod tests {
         assert_eq!(Witness::of(&deletes), None);
         let (same, other) = (crc32c::crc32c(b"2"), crc32c::crc32c(b"3"));
         for (found, compacted, agrees) in [
-            (Some((Revision(7), same)), false, true),
-            (Some((Revision(7), other)), false, false),
-            (Some((Revision(5), same)), false, false),
-            (None, false, false),
-            (Some((Revision(7), same)), true, true),
-            (Some((Revision(7), other)), true, false),
-            (Some((Revision(5), same)), true, false),
-            (Some((Revision(9), other)), true, true),
-            (None, true, true),
+            (Some((Revision(7), same)), false, Some(true)),
+            (Some((Revision(7), other)), false, Some(false)),
+            (Some((Revision(5), same)), false, Some(false)),
+            (None, false, Some(false)),
+            (Some((Revision(7), same)), true, Some(true)),
+            (Some((Revision(7), other)), true, Some(false)),
+            (Some((Revision(5), same)), true, Some(false)),
+            (Some((Revision(9), other)), true, None),
+            (None, true, None),
         ] {
             assert_eq!(witness.agrees(found, compacted), agrees, "{found:?} {compacted}");
         }

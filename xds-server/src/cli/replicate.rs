@@ -167,6 +167,7 @@ fn failure(error: ReplicationError) -> Failure {
         | ReplicationError::NotEmpty { .. }
         | ReplicationError::Mismatch { .. }
         | ReplicationError::WentBack { .. }
+        | ReplicationError::Unproven { .. }
         | ReplicationError::Strange(_) => Exit::Refused,
     };
     Failure::new(exit, format_args!("failed to {error}"))

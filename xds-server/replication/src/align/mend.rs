@@ -138,7 +138,7 @@ impl Context {
             tracing::warn!("somebody else writes as well; comparing everything");
             return Ok(Mended::Not(checkpoint, fence));
         }
-        let aligned = Aligned { checkpoint, fence, expected, found, at: until, written: wrote };
+        let aligned = Aligned { checkpoint, fence, expected, found, at: until, written: wrote, sample: None };
         Ok(Mended::Whole(Box::new(aligned)))
     }
 

@@ -10,7 +10,7 @@
 //! etcd makes that ID of its members' peer URLs and `--initial-cluster-token`, at its birth: two that were made alike have the
 //! same, and none of the records would tell them apart. Two such etcds are refused, here and by the replicators. An etcd restored
 //! from a snapshot has the ID of the flags that it was restored with, and so it may be its former self at an earlier moment:
-//! that is found out by what it had, or does not know any more (`trust`, `witness`), and not by its ID.
+//! that is found out by what it had, or does not know any more (`trust`, `witness`, `anchors`), and not by its ID.
 //!
 //! The destination's checkpoint is the second record, and the fence of the replicators: it is changed in the same transaction as
 //! the first. Epochs order what two etcds say about the same prefix.
@@ -315,7 +315,7 @@ fn denied(error: &EtcdError) -> bool {
 }
 
 /// `None` where the etcd has compacted what was asked for.
-fn unless_compacted<T>(found: Result<T, EtcdError>) -> Result<Option<T>, EtcdError> {
+pub(crate) fn unless_compacted<T>(found: Result<T, EtcdError>) -> Result<Option<T>, EtcdError> {
     match found {
         Err(EtcdError::Compacted { .. }) => Ok(None),
         other => other.map(Some),

@@ -11,6 +11,7 @@
 
 use super::{RegionError, records, unless_compacted};
 use crate::{
+    anchors::Word,
     checkpoint::Checkpoint,
     client::{EtcdError, Member},
     compare::{Comparison, Difference},
@@ -61,7 +62,7 @@ impl Context {
     }
 
     /// Whether the source had at the checkpoint's revision what the checkpoint says of it; `None` where that says nothing.
-    async fn had(
+    pub(crate) async fn had(
         &self,
         source: &Member,
         checkpoint: &Checkpoint,
@@ -85,6 +86,22 @@ impl Context {
         Ok(checkpoint.torn.is_none().then_some(!differs))
     }
 
+    /// Whether the source has everything that the destination has, so that to make the two equal takes nothing away.
+    pub(crate) async fn loses_nothing(&self, source: &Member, at: Revision) -> Result<bool, EtcdError> {
+        let (rules, here) = (&self.options.rules, self.destination.member().await?);
+        let mut comparison = Comparison::new(
+            rules,
+            Listing::gently(&self.source, source, rules.source_prefix(), source.head),
+            Listing::start(&self.destination.cluster, &here, rules.destination_prefix(), at),
+        );
+        while let Some(finding) = comparison.next().await? {
+            if matches!(finding.difference, Difference::Value | Difference::Extra) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// What the log here has of the source, which compacted what would tell.
     async fn ask_witness(&self, source: &Member, known: Revision) -> Result<(), ReplicationError> {
         let directory = self.options.spool.clone();
@@ -98,11 +115,10 @@ impl Context {
             && log.cluster == source.cluster
             && log.through() >= known
         {
-            if let Some(why) = witness.against(&self.source, source).await? {
-                return Err(RegionError::SourceDiffers { known, why }.into());
-            }
-            if witness.is_kept_by(&self.source, source).await? {
-                return Ok(());
+            match witness.ask(&self.source, source).await? {
+                Word::Same(_) => return Ok(()),
+                Word::Other(why) => return Err(RegionError::SourceDiffers { known, why }.into()),
+                Word::Silent => {}
             }
         }
         Err(RegionError::SourceForgot { known }.into())

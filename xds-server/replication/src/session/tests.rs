@@ -55,6 +55,7 @@ async fn revisions_that_the_source_has_and_its_watch_does_not_bring_are_an_alarm
         found: Ledger::default(),
         at: Revision(fence),
         written: 0,
+        sample: None,
     };
     let begun = Source { cluster: source.cluster, known: source.head, witness: None, away: false };
     let follow = Follow { prefix: b"/deaf/".to_vec(), ..context.follow(begun) };

@@ -5,6 +5,7 @@
 //! DIR/lock              held while a replicator runs; two never share a spool
 //! DIR/holder            who this replicator is to others, for as long as the spool lives
 //! DIR/prefix            what every key in it starts with
+//! DIR/anchors.json      keys by which its source is known again after it compacted what is in the log
 //! DIR/0000000001.seg    header, frames, zeros to the end: 64 MiB at most, allocated in advance so that a write changes no metadata
 //! DIR/0000000002.seg    each header holds the digest of all frames before it
 //! ```

@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File, TryLockError},
-    io::{Read as _, Seek as _, SeekFrom, Write as _},
+    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -17,7 +17,7 @@ use super::{
     segment::{self, HEADER_BYTES, Header},
     writer::Segment,
 };
-use crate::{checkpoint::ClusterId, revision::Revision};
+use crate::{anchors, checkpoint::ClusterId, revision::Revision};
 
 /// A process that was killed may hold the lock until the kernel has taken it apart, and a child between its fork and its exec.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
@@ -118,7 +118,12 @@ impl Spool {
             let to = segment::name(&aside, number);
             fs::rename(&path, to).map_err(SpoolError::io("move", &path))?;
         }
-        segment::sync_directory(directory)
+        // What its source is known by lies beside the log, and goes with it.
+        let path = directory.join(anchors::FILE);
+        match fs::rename(&path, aside.join(anchors::FILE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(SpoolError::io("move", path)(error)),
+            _ => segment::sync_directory(directory),
+        }
     }
 
     /// Reads everything and checks every frame and the chain of digests from segment to segment.

@@ -221,6 +221,116 @@ async fn a_source_that_was_rebuilt_is_found_out_though_its_id_and_its_revision_g
     replicator.stop().await;
 }
 
+/// Writes elsewhere until the source is where it was before it was rebuilt, and compacts all of it.
+async fn overtake_and_compact(pair: &Pair, known: Revision) {
+    let mut source = pair.from().await;
+    let mut last = 0;
+    while last <= known.0 + 20 {
+        last = put(&mut source, "/elsewhere", "1").await;
+    }
+    source.compact(last, None).await.unwrap();
+}
+
+/// The last change in the log is of a key that the rebuilt source does not have, and that it could have deleted: it has compacted what
+/// would tell. To make the destination equal to it would empty that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuilt_source_that_has_compacted_what_would_tell_empties_nothing() {
+    let mut pair = Pair::start().await;
+    let mut source = pair.from().await;
+    put(&mut source, "/app/stable", "1").await;
+    let link = Link::open(pair.source.address(), Duration::ZERO).await.unwrap();
+    let options = ReplicationOptions { source: ClusterOptions::plain([link.url()]), ..pair.options() };
+    let replicator = Running::start(options);
+    replicator.streams().await;
+    for key in 0..3 {
+        put(&mut source, &format!("/app/{key}"), "1").await;
+    }
+    let before = pair.equal().await;
+    let known = pair.checkpoint().await.unwrap().source_revision;
+    link.cut();
+    rebuild_source(&mut pair).await;
+    // Its first write is what it was before.
+    put(&mut pair.from().await, "/app/stable", "1").await;
+    overtake_and_compact(&pair, known).await;
+    link.mend();
+    let unproven = |error: ReplicationError| {
+        let text = error.to_string();
+        assert!(matches!(error, ReplicationError::Unproven { .. }), "{text}");
+        assert!(text.contains("--overwrite") && text.contains("promote"), "a way out: {text}");
+    };
+    unproven(replicator.gives_up().await);
+    unproven(Running::start(pair.options()).gives_up().await);
+    // Nor one without a log of its own: it asks for the digest of the checkpoint, and for what would be lost.
+    unproven(Running::start(pair.options_with_spool("none here")).gives_up().await);
+    assert_eq!(list(&mut pair.to().await, PREFIX).await, before, "the last that is left of it");
+    // It is the truth, says an operator, and what that costs is saved.
+    let replicator = Running::start(ReplicationOptions { overwrite: true, ..pair.options() });
+    replicator.streams().await;
+    assert_eq!(pair.equal().await.len(), 1);
+    replicator.stop().await;
+    let names = fs::read_dir(pair.spool("spool")).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(names.into_iter().any(|name| name.to_string_lossy().starts_with("overwritten-")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuilt_source_is_no_truth_to_a_replicator_without_a_log() {
+    let mut pair = Pair::start().await;
+    let mut source = pair.from().await;
+    put(&mut source, "/app/a", "1").await;
+    put(&mut source, "/app/b", "1").await;
+    catch_up(&pair, &pair.options()).await;
+    let (known, before) =
+        (pair.checkpoint().await.unwrap().source_revision, list(&mut pair.to().await, PREFIX).await);
+    rebuild_source(&mut pair).await;
+    let mut source = pair.from().await;
+    put(&mut source, "/app/b", "1").await;
+    while put(&mut source, "/app/a", "2").await <= known.0 {}
+    let error = Running::start(pair.options_with_spool("none here")).gives_up().await.to_string();
+    assert!(error.contains("is not what the destination took"), "{error}");
+    let error = Running::start(pair.options()).gives_up().await.to_string();
+    assert!(error.contains("it was rebuilt or restored"), "by what it was known by before: {error}");
+    assert_eq!(list(&mut pair.to().await, PREFIX).await, before);
+}
+
+/// Its replicator knows it again by what it was at the last comparison, though it has deleted the last change in the log and compacted
+/// all of it, while the replicator was stopped or cut off.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_deleted_and_compacted_its_last_change_is_known_again() {
+    let pair = Pair::start().await;
+    let mut source = pair.from().await;
+    for key in 0..4 {
+        put(&mut source, &format!("/app/{key}"), "1").await;
+    }
+    let link = Link::open(pair.source.address(), Duration::ZERO).await.unwrap();
+    let options = ReplicationOptions { source: ClusterOptions::plain([link.url()]), ..pair.options() };
+    let mut replicator = Running::start(options.clone());
+    for stopped in [true, false] {
+        replicator.streams().await;
+        let last = put(&mut source, "/app/last", "1").await;
+        pair.equal().await;
+        pair.spooled("spool", pair.checkpoint().await.unwrap().source_cluster, last).await;
+        link.cut();
+        let still = if stopped {
+            replicator.kill().await;
+            None
+        } else {
+            Some(replicator)
+        };
+        source.delete("/app/last", None).await.unwrap();
+        // Hot keys: none of them is as it was.
+        for key in 0..4 {
+            put(&mut source, &format!("/app/{key}"), &format!("stopped: {stopped}")).await;
+        }
+        let head = put(&mut source, "/elsewhere", "1").await;
+        source.compact(head, None).await.unwrap();
+        link.mend();
+        replicator = still.unwrap_or_else(|| Running::start(options.clone()));
+        assert_eq!(pair.equal().await.len(), 4);
+    }
+    replicator.streams().await;
+    replicator.stop().await;
+}
+
 /// A source that goes on for itself and compacts, with its replicator stopped: only a change that it still has tells it from another one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_compacted_what_was_replicated_is_known_by_what_the_log_has_of_it() {
