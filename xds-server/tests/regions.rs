@@ -355,6 +355,53 @@ async fn write_while_owner(mut client: Client) -> usize {
     }
 }
 
+/// The real program, killed in the instant between taking the destination and telling the source, which is 300 ms away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promotion_that_was_killed_before_it_told_the_source_is_seen_and_the_next_one_tells_it() {
+    let mut regions = Regions::start().await;
+    regions.done(&apply("WEST"));
+    let log = std::fs::File::create(regions.lab.path().join("replicators.log")).unwrap();
+    let run = "exec zonebreak replicate run --source \"$WEST\" --destination \"$EAST\" --spool spool";
+    regions.running.push(regions.shell(run).stderr(log).spawn().unwrap());
+    let status = "zonebreak replicate status --source \"$WEST\" --destination \"$EAST\"";
+    regions.done(&format!("{status} --wait --timeout 60s"));
+    let (mut west, mut east) = (
+        Client::connect([regions.west.url()], None).await.unwrap(),
+        Client::connect([regions.east.url()], None).await.unwrap(),
+    );
+    let far = Link::open(regions.west.address(), Duration::from_millis(150)).await.unwrap();
+    let promote = format!(
+        "exec zonebreak replicate promote --source {} --destination \"$EAST\" --actor eve",
+        far.url()
+    );
+    let mut child = regions.shell(&promote).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let is_east = |held: Option<(Ownership, i64)>| held.is_some_and(|(held, _)| held.epoch == 2);
+    while !is_east(owner(&mut east).await) {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before the destination was taken");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let fence = owner(&mut west).await.unwrap().0;
+    assert!(fence.pending && fence.epoch == 2, "{fence:?}");
+    let seen = regions.run(status);
+    assert_eq!(seen.code, 3, "{}", seen.out);
+    assert!(seen.out.contains("NOT CONFIRMED: region") && seen.out.contains("PENDING"), "{}", seen.out);
+    // It came to its end, and is not taken back.
+    let abort = regions.run(&format!("{promote} --abort"));
+    assert_eq!(abort.code, 5, "{}", abort.err);
+    let told = regions.done(&promote);
+    assert!(
+        told.contains("goes on   with the promotion of eve") && told.contains("it was told now"),
+        "{told}"
+    );
+    assert!(!owner(&mut west).await.unwrap().0.pending);
+    let seen = regions.done(status);
+    assert!(!seen.contains("promotion ") && !seen.contains("PENDING"), "{seen}");
+    assert!(!regions.done(&promote).contains("told now"));
+    regions.stop();
+}
+
 /// The real program, killed after longer and longer, until one is through before it is killed. Both etcds are 40 ms away, so that
 /// the kills fall between its steps.
 #[tokio::test(flavor = "multi_thread")]

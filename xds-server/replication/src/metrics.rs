@@ -107,7 +107,7 @@ impl Metrics {
         registry.register(Box::new(lag.clone()))?;
         let safe_time = Gauge::new(
             name("safe_time_seconds"),
-            "When what the destination holds reached the replicator, in seconds since 1970.",
+            "When what the destination holds was known to be the source's latest, in seconds since 1970.",
         )?;
         registry.register(Box::new(safe_time.clone()))?;
         let spool_oldest = Gauge::new(

@@ -38,7 +38,7 @@ use uuid::Uuid;
 
 use crate::{
     batch::{Batch, Limits},
-    checkpoint::{Checkpoint, CheckpointError, Role, Torn},
+    checkpoint::{Checkpoint, CheckpointError, ClusterId, Role, Torn},
     digest::{Digest, Ledger},
     revision::{Change, Revision},
     rules::Mapped,
@@ -175,10 +175,16 @@ pub struct Applied {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Halt {
     /// Another replicator has it.
-    #[error("go on: replicator {0} has taken this destination over")]
-    Superseded(Uuid),
+    #[error(
+        "go on: replicator {} has taken this destination over, as a replica of cluster {} (epoch {}). `zonebreak replicate status` shows it as the \
+         holder. One of two may stand by; where that is not meant, stop one of them", .0.id, .0.source, .0.epoch
+    )]
+    Superseded(Holder),
     /// It is not a replica any more.
-    #[error("go on: the destination was promoted (epoch {epoch}) and takes no more changes from this source")]
+    #[error(
+        "go on: the destination was promoted (epoch {epoch}) and takes no more changes from this source: its region owns the prefix now, and \
+         `zonebreak replicate status` says since when and by whom. Stop this replicator, and run the one of the other direction"
+    )]
     Promoted {
         /// The new epoch.
         epoch: u64,
@@ -194,6 +200,25 @@ pub enum Halt {
     Unreadable(CheckpointError),
 }
 
+/// Who has a destination, by its checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holder {
+    /// The replicator.
+    pub id: Uuid,
+    /// Changes of ownership that it knows of.
+    pub epoch: u64,
+    /// The etcd that it follows.
+    pub source: ClusterId,
+}
+
+// === impl Holder ===
+
+impl From<&Checkpoint> for Holder {
+    fn from(checkpoint: &Checkpoint) -> Self {
+        Self { id: checkpoint.holder, epoch: checkpoint.epoch, source: checkpoint.source_cluster }
+    }
+}
+
 // === impl Halt ===
 
 impl Halt {
@@ -202,7 +227,7 @@ impl Halt {
         let Some((bytes, _)) = found else { return Self::Gone };
         match Checkpoint::decode(bytes) {
             Ok(other) if other.role == Role::Primary => Self::Promoted { epoch: other.epoch },
-            Ok(other) => Self::Superseded(other.holder),
+            Ok(other) => Self::Superseded(Holder::from(&other)),
             Err(error) => Self::Unreadable(error),
         }
     }

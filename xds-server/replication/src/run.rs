@@ -39,7 +39,7 @@ use crate::{
     metrics::Metrics,
     options::{ReplicationOptions, prefixes},
     overlap::Policy,
-    pipeline::Halt,
+    pipeline::{Halt, Holder},
     region::{self, unless_compacted},
     revision::Revision,
     session::{End, Source},
@@ -669,7 +669,7 @@ impl Replicator {
                     if let (Some((bytes, found)), _) = self.context.destination.read().await? {
                         let known = Checkpoint::decode(&bytes)?;
                         if known.holder != checkpoint.holder {
-                            return Err(Halt::Superseded(known.holder).into());
+                            return Err(Halt::Superseded(Holder::from(&known)).into());
                         }
                         (checkpoint, fence) = (known, found);
                     }

@@ -570,7 +570,7 @@ impl Session {
                     });
                 }
                 Effect::Applied(applied) => end = self.applied(&applied).or(end),
-                Effect::Halt(Halt::Superseded(holder)) if holder == self.pipeline.checkpoint().holder => {
+                Effect::Halt(Halt::Superseded(holder)) if holder.id == self.pipeline.checkpoint().holder => {
                     return Err(ReplicationError::Twin);
                 }
                 Effect::Halt(halt) => return Err(halt.into()),

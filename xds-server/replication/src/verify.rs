@@ -17,7 +17,7 @@ use crate::{
     metrics::Metrics,
     options::{ReplicationOptions, prefixes},
     overlap::equal,
-    region::{Ownership, records, tell_apart},
+    region::{Ownership, Unfinished, records, tell_apart},
     revision::Revision,
     run::Context,
     watch::now_ms,
@@ -86,6 +86,8 @@ pub struct Status {
     pub owner_at_source: Option<Ownership>,
     /// The same as the destination says. Where they differ a promotion is under way, or did not come to its end.
     pub owner_at_destination: Option<Ownership>,
+    /// A promotion that fenced the source and has not told it that it came to its end.
+    pub unfinished: Option<Unfinished>,
 }
 
 /// Compares both sides, naming at most `examples` keys.
@@ -138,6 +140,7 @@ pub async fn status(options: ReplicationOptions) -> Result<Status, ReplicationEr
         Err(error) => (None, Some(error.to_string())),
     };
     let known = checkpoint.as_ref().filter(|known| known.source_revision.0 > 0);
+    let unfinished = checkpoint.as_ref().and_then(|known| Unfinished::seen(owner_at_source.as_ref(), known));
     Ok(Status {
         stream: context.options.stream.clone(),
         behind: known.zip(source_head).map(|(known, head)| head.since(known.source_revision)),
@@ -145,6 +148,7 @@ pub async fn status(options: ReplicationOptions) -> Result<Status, ReplicationEr
         checkpoint,
         source_head,
         source_error,
+        unfinished,
         owner_at_source,
         owner_at_destination,
     })

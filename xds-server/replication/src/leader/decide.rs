@@ -185,6 +185,13 @@ impl Guard {
         Self { limits, strays: None, moved: None }
     }
 
+    /// The move that was told last was refused: it was none. It is tried again after a rest, which does not grow by that.
+    pub fn failed(&mut self) {
+        if let Some((_, rest)) = &mut self.moved {
+            *rest = (*rest / 2).max(self.limits.rest_ms);
+        }
+    }
+
     /// Takes in what was seen, and says what to do.
     pub fn step(&mut self, now_ms: u64, view: &View) -> Action {
         let Some(leader) = view.leader else {
@@ -278,6 +285,18 @@ mod tests {
         }
         let apart: Vec<u64> = moves.windows(2).map(|pair| pair[1] - pair[0]).collect();
         assert_eq!(apart, [10_000, 20_000, 40_000, 80_000]);
+    }
+
+    #[test]
+    fn a_move_that_was_refused_is_no_reason_to_rest_for_longer() {
+        let (mut guard, mut moves) = (Guard::new(limits()), Vec::new());
+        for now in (0..60_000).step_by(500) {
+            if let Action::Move { .. } = guard.step(now, &view(3)) {
+                moves.push(now);
+                guard.failed();
+            }
+        }
+        assert_eq!(moves, [1_000, 11_000, 21_000, 31_000, 41_000, 51_000]);
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub struct GuardMetrics {
     pub answers: IntGauge,
     /// Times that a leader was moved.
     pub moves: IntCounter,
+    /// Times that it was asked to hand over and did not.
+    pub failed: IntCounter,
     /// 1 for each region that may be lost.
     pub survives: IntGaugeVec,
 }
@@ -36,11 +38,16 @@ impl GuardMetrics {
             )?,
             answers: IntGauge::new("zonebreak_leader_etcd_answers", "1 while etcd can be asked.")?,
             moves: IntCounter::new("zonebreak_leader_moves_total", "Times that the leader was moved.")?,
+            failed: IntCounter::new(
+                "zonebreak_leader_failed_moves_total",
+                "Times that the leader was asked to hand over and did not.",
+            )?,
             survives: IntGaugeVec::new(survives, &["region"])?,
         };
         registry.register(Box::new(metrics.in_place.clone()))?;
         registry.register(Box::new(metrics.answers.clone()))?;
         registry.register(Box::new(metrics.moves.clone()))?;
+        registry.register(Box::new(metrics.failed.clone()))?;
         registry.register(Box::new(metrics.survives.clone()))?;
         Ok(metrics)
     }

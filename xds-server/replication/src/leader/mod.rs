@@ -130,16 +130,26 @@ pub async fn keep(
         };
         match &action {
             Action::Move { to, name, region } => {
-                tracing::warn!(to = name, %region, "the leader strays; moving it");
+                tracing::warn!(to = name, %region, "the leader strays; asking it to hand over");
                 match move_leader(&options, *to).await {
-                    Ok(()) => metrics.moves.inc(),
-                    Err(error) => tracing::warn!("failed to move the leader: failed to {error}"),
+                    Ok(()) => {
+                        metrics.moves.inc();
+                        tracing::warn!(to = name, %region, "the leader was moved");
+                    }
+                    Err(error) => {
+                        metrics.failed.inc();
+                        guard.failed();
+                        tracing::warn!(
+                            to = name,
+                            "the leader was not moved, and is asked again after a rest: failed to {error}"
+                        );
+                    }
                 }
             }
             other if Some(other) == said.as_ref() => {}
             Action::InPlace => tracing::info!("the leader is where it may be"),
             Action::Strays => tracing::warn!("the leader strays; it is moved if it stays there"),
-            Action::Rests => tracing::warn!("the leader strays again; resting before it is moved once more"),
+            Action::Rests => tracing::warn!("the leader strays; resting before it is asked once more"),
             Action::Nobody(why) => tracing::warn!(why, "the leader strays and nobody can take over"),
             Action::Blind(why) => tracing::warn!("failed to {why}"),
         }

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use etcd_client::GetOptions;
 use tokio::{
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -47,6 +47,17 @@ struct Progress {
     queue: BTreeMap<Vec<u8>, Said>,
     lost: bool,
     scrub: Scrub,
+    life: Life,
+}
+
+/// Until when the source's own replicator is known to have been at work. While it is not, what is written there is said by nobody, and
+/// to have heard all that was said is not to have everything.
+#[derive(Debug, Clone, Copy, Default)]
+struct Life {
+    /// The `mod_revision` of its last sign of life, and when it was looked for.
+    sign: Option<(i64, Instant)>,
+    /// When it last showed one that was new, or said something.
+    until_ms: u64,
 }
 
 // === impl Exchange ===
@@ -55,7 +66,8 @@ impl Exchange {
     /// Until an error that does not heal.
     pub(super) async fn hear(self: Arc<Self>) -> Result<(), ReplicationError> {
         let scrub = Scrub::every(self.context.options.scrub);
-        let mut progress = Progress { at: None, queue: BTreeMap::new(), lost: false, scrub };
+        let life = Life::default();
+        let mut progress = Progress { at: None, queue: BTreeMap::new(), lost: false, scrub, life };
         loop {
             match self.hear_on(&mut progress).await {
                 Ok(()) | Err(Broke::Gap) => progress.at = None,
@@ -117,9 +129,10 @@ impl Exchange {
         progress.at = Some((after, seen_ms));
         let trusted = is_progress_trusted(&version(&member).await);
         while !progress.scrub.is_due() {
+            self.look_for_life(&member, &mut progress.life, every).await?;
             if progress.queue.is_empty() {
                 let (through, seen_ms) = progress.at.unwrap_or((after, seen_ms));
-                self.heard_out(through, seen_ms);
+                self.heard_out(through, progress.life.no_later_than(seen_ms));
             } else {
                 self.take_in(&member, &mut progress.queue).await?;
             }
@@ -130,13 +143,14 @@ impl Exchange {
             {
                 match news? {
                     News::Progress(revision) if trusted && progress.queue.is_empty() => {
-                        self.heard_out(revision, now_ms());
+                        self.heard_out(revision, progress.life.no_later_than(now_ms()));
                     }
                     News::Progress(_) => {}
                     News::Revisions(revisions) => {
                         for revision in revisions {
                             let SourceRevision { revision, changes, seen_ms, .. } = revision;
                             progress.at = Some((revision, seen_ms));
+                            progress.life.shown(seen_ms);
                             for change in changes {
                                 self.note(&mut progress.queue, &change, revision, seen_ms);
                             }
@@ -146,6 +160,33 @@ impl Exchange {
                 wait = Duration::ZERO;
             }
         }
+        Ok(())
+    }
+
+    /// Looks for a sign of life of the source's own replicator, which writes its checkpoint there at every heartbeat, unless that was
+    /// done a moment ago. A user who may not see it knows of none: then what it says is all that tells.
+    async fn look_for_life(
+        &self,
+        source: &Member,
+        life: &mut Life,
+        every: Duration,
+    ) -> Result<(), EtcdError> {
+        if life.sign.is_some_and(|(_, looked)| looked.elapsed() < every) {
+            return Ok(());
+        }
+        let (before, looked) = (now_ms(), Instant::now());
+        let options = GetOptions::new().with_keys_only();
+        let asking = async { source.kv().get(self.context.options.checkpoint_key(), Some(options)).await };
+        let found = match self.context.source.ask(asking).await {
+            Err(EtcdError::Denied { .. }) => None,
+            other => other?.kvs().first().map(etcd_client::KeyValue::mod_revision),
+        };
+        let sign = found.unwrap_or(0);
+        // The first that is found may be of long ago.
+        if life.sign.is_some_and(|(known, _)| sign > known) {
+            life.shown(before);
+        }
+        life.sign = Some((sign, looked));
         Ok(())
     }
 
@@ -285,5 +326,19 @@ impl Exchange {
             Some(Foreign { version: later.unwrap_or(version), value: Some(value) })
         };
         Ok(wanted.iter().map(foreign).collect())
+    }
+}
+
+// === impl Life ===
+
+impl Life {
+    /// It was at work at this moment.
+    fn shown(&mut self, at_ms: u64) {
+        self.until_ms = self.until_ms.max(at_ms);
+    }
+
+    /// A time, or, where that is later than what is known of its work, that.
+    fn no_later_than(&self, ms: u64) -> u64 {
+        ms.min(self.until_ms)
     }
 }

@@ -216,13 +216,17 @@ fn somebody_else_s_checkpoint_halts_with_the_reason() {
         effects
     };
     let halt = |halt| vec![Effect::Halt(halt)];
-    assert_eq!(other(&|c| c.holder = Uuid::from_u128(2)), halt(Halt::Superseded(Uuid::from_u128(2))));
+    let superseded = |id, epoch| {
+        let source = Destination::new().decoded().source_cluster;
+        halt(Halt::Superseded(Holder { id, epoch, source }))
+    };
+    assert_eq!(other(&|c| c.holder = Uuid::from_u128(2)), superseded(Uuid::from_u128(2), 1));
     assert_eq!(other(&|c| c.role = Role::Primary), halt(Halt::Promoted { epoch: 1 }));
     // A promotion that was taken back leaves a replica of a later epoch: there is something to follow for again.
     let holder = Uuid::from_u128(9);
-    assert_eq!(other(&|c| (c.epoch, c.holder) = (7, holder)), halt(Halt::Superseded(holder)));
+    assert_eq!(other(&|c| (c.epoch, c.holder) = (7, holder)), superseded(holder, 7));
     // The same replicator with a copy of the same spool.
-    assert_eq!(other(&|c| c.write += 1), halt(Halt::Superseded(HOLDER)));
+    assert_eq!(other(&|c| c.write += 1), superseded(HOLDER, 1));
 
     let mut destination = Destination::new();
     let mut pipeline = pipeline(&mut destination);

@@ -5,7 +5,9 @@
 use jiff::Timestamp;
 
 use super::{
-    Ownership, RegionError, records,
+    Ownership, RegionError,
+    own::Held,
+    records,
     standing::{self, Standing, View},
 };
 use crate::{
@@ -103,7 +105,15 @@ impl Context {
         let all = records::read_all(cluster, destination).await?;
         let before = records::of(&all, &to);
         let known = before.map(|held| (held.ownership.cluster, held.ownership.epoch));
-        if known.is_some_and(|(owner, since)| owner == source.cluster && since >= epoch) {
+        if let Some(Held { ownership, .. }) = before
+            && ownership.cluster == source.cluster
+            && ownership.epoch >= epoch
+        {
+            // The source has been the owner since, and whoever promoted it was cut off before it said so here.
+            if ownership.pending && ownership.epoch == epoch {
+                let told = Ownership { pending: false, ..ownership.clone() };
+                let _told = records::replace(cluster, destination, (&to, before), &told, None).await?;
+            }
             return Ok(());
         }
         let taken = known.map_or(0, |(owner, since)| since + u64::from(owner != source.cluster));

@@ -45,11 +45,13 @@ pub(crate) mod records;
 pub mod standing;
 mod tail;
 mod trust;
+mod unfinished;
 
 pub use abort::{Aborted, abort};
 pub use converge::{Converged, converge};
 pub use own::{Ownership, Region};
 pub use promote::{Assessment, Estimate, Promoted, assess, demote, promote};
+pub use unfinished::Unfinished;
 
 use crate::{client::EtcdError, error::ReplicationError};
 

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
-    Ownership, Region, RegionError,
+    Ownership, Region, RegionError, Unfinished,
     forward::Waits,
     own::Held,
     plan::{self, Seen, SourceSeen, Step},
@@ -44,6 +44,8 @@ pub struct Assessment {
     pub epoch: u64,
     /// Why the source did not answer; when it did, nothing is lost.
     pub source_error: Option<String>,
+    /// A promotion that was begun, and did not tell the source that it came to its end: this one goes on with it.
+    pub unfinished: Option<Unfinished>,
     /// Keys at the destination that live by a lease: nobody renews it once the owner is another.
     pub leased_keys: u64,
     /// What is known of the loss, should the source be given up.
@@ -86,6 +88,8 @@ pub struct Promoted {
     pub already: bool,
     /// Whether the source was fenced.
     pub source_fenced: bool,
+    /// Whether the source was told, by this, that the promotion came to its end.
+    pub source_told: bool,
     /// The source's revision that the destination begins with.
     pub through: Revision,
     /// Keys that had to be written to make the destination equal to the source; `None` when the source was silent.
@@ -123,6 +127,8 @@ struct Promotion {
     meant: Vec<Uuid>,
     /// Whether it found the destination not promoted: who promotes it after that was faster, unless it was us.
     competes: bool,
+    /// Whether it told the source that the promotion came to its end.
+    told: bool,
 }
 
 /// Says what a promotion would do. Changes nothing.
@@ -141,6 +147,10 @@ pub async fn assess(options: ReplicationOptions) -> Result<Assessment, Replicati
     if let Ok(source) = &source {
         super::tell_apart(source.cluster, here.cluster)?;
     }
+    let fence = match &source {
+        Ok(source) => records::owner(&context.source, source, &prefixes(&context.options.rules).0).await?,
+        Err(_) => None,
+    };
     let leased = context.leased(&here).await?.len();
     let gives_up = source.is_err() && checkpoint.role == Role::Replica;
     let replicator = gives_up && context.hears_a_replicator().await?;
@@ -155,6 +165,7 @@ pub async fn assess(options: ReplicationOptions) -> Result<Assessment, Replicati
         promoted: checkpoint.role == Role::Primary,
         epoch: checkpoint.epoch,
         source_error: source.err().map(|error| error.to_string()),
+        unfinished: Unfinished::seen(fence.as_ref(), &checkpoint),
         leased_keys: u64::try_from(leased).unwrap_or(u64::MAX),
         estimate: Estimate {
             safe_revision: checkpoint.source_revision,
@@ -258,6 +269,7 @@ impl Promotion {
             digest: None,
             meant: Vec::new(),
             competes: false,
+            told: false,
         })
     }
 
@@ -494,12 +506,13 @@ impl Promotion {
     }
 
     /// Tells the source that what it was fenced for has happened.
-    async fn confirm(&self, source: &Member, seen: &Seen) -> Result<bool, ReplicationError> {
+    async fn confirm(&mut self, source: &Member, seen: &Seen) -> Result<bool, ReplicationError> {
         let SourceSeen::Answers { own: Some(held), .. } = &seen.source else { return Ok(false) };
         let becomes = Ownership { pending: false, ..held.ownership.clone() };
         let from = self.prefixes().0;
         let told =
             records::replace(&self.context.source, source, (&from, Some(held)), &becomes, None).await?;
+        self.told |= told.is_some();
         Ok(told.is_some())
     }
 
@@ -516,6 +529,7 @@ impl Promotion {
             epoch: seen.checkpoint.epoch,
             already,
             source_fenced: source.is_some(),
+            source_told: self.told,
             through: seen.checkpoint.source_revision,
             drained_keys: self.wrote,
             forwarded: self.rolled,

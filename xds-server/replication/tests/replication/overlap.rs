@@ -645,3 +645,45 @@ async fn safe_time_is_before_what_is_still_on_its_way() {
         one.stop().await;
     }
 }
+
+/// Nobody gives west's writes their times, without which they do not come: to have heard all that west says is not to have all of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn safe_time_stands_still_while_the_source_s_own_replicator_is_down() {
+    let both = Both::start(Policy::LwwHlc).await;
+    let [mut west, mut east] = both.clients().await;
+    put(&mut west, "/app/a", "1").await;
+    let [to_east, to_west] = both.run().await;
+    both.equal().await;
+    let safe = to_east.metrics.safe_time.clone();
+    until("a safe time", async || safe.get() > 0.0).await;
+    to_west.stop().await;
+    let down = jiff::Timestamp::now().as_millisecond() as f64 / 1000.0;
+    put(&mut west, "/app/unsaid", "1").await;
+    // One that begins anew compares everything that was said, and what was said last is no news to one that goes on.
+    let beat = async || {
+        let found = both.pair.to().await.get(format!("{RESERVED}test"), None).await.unwrap();
+        found.kvs()[0].version()
+    };
+    let mut to_east = Some(to_east);
+    for anew in [false, true] {
+        if anew {
+            to_east.take().unwrap().stop().await;
+            to_east = Some(Running::start(both.east.clone()));
+            to_east.as_ref().unwrap().streams().await;
+        } else {
+            both.cut();
+            both.mend();
+        }
+        let first = beat().await;
+        until("signs of life", async || beat().await >= first + 4).await;
+        let safe = to_east.as_ref().unwrap().metrics.safe_time.get();
+        assert!(safe <= down, "anew: {anew}: {safe} is after {down}, and east lacks what was written then");
+        assert!(east.get("/app/unsaid", None).await.unwrap().kvs().is_empty());
+    }
+    let to_east = to_east.unwrap();
+    let to_west = Running::start(both.west.clone());
+    both.equal().await;
+    until("safe time to go on", async || to_east.metrics.safe_time.get() > down).await;
+    to_east.stop().await;
+    to_west.stop().await;
+}

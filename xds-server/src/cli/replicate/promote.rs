@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use zonebreak_replication::region::{self, Aborted, Assessment, Estimate, Promoted};
+use zonebreak_replication::region::{self, Aborted, Assessment, Estimate, Promoted, Unfinished};
 
 use super::{StreamArgs, failure};
 use crate::{
@@ -79,6 +79,9 @@ pub async fn promote(args: PromoteArgs) -> Outcome {
         return Ok(Exit::Ok);
     }
     let assessed = region::assess(options.clone()).await.map_err(failure)?;
+    if let Some(promotion) = &assessed.unfinished {
+        eprint!("{}", goes_on(promotion));
+    }
     if !assessed.promoted {
         eprint!("{}", leased(assessed.leased_keys, options.lease_grace));
     }
@@ -114,6 +117,17 @@ pub async fn demote(args: DemoteArgs) -> Outcome {
         "the source is fenced; a replicator in the other direction brings it up and saves what only it has"
     );
     Ok(Exit::Ok)
+}
+
+/// Which promotion this goes on with.
+fn goes_on(promotion: &Unfinished) -> String {
+    let Unfinished { actor, since, taken, .. } = promotion;
+    let from = if *taken {
+        "the destination was taken, and only the source was not told"
+    } else {
+        "the source is fenced, and nobody may write until the destination is taken"
+    };
+    format!("goes on   with the promotion of {actor} at {since:.0}: {from}\n")
 }
 
 /// What becomes of keys that live by leases, said before and after.
@@ -223,6 +237,7 @@ fn table(promoted: &Promoted, tells_loss: bool) -> String {
         epoch,
         already,
         source_fenced,
+        source_told,
         through,
         drained_keys,
         forwarded,
@@ -246,7 +261,11 @@ fn table(promoted: &Promoted, tells_loss: bool) -> String {
         _ => format!("loss      see above; {forwarded} revisions were written from the change log\n"),
     };
     out += &leased(*leased_keys, Duration::from_millis(*lease_grace_ms));
-    out += if *source_fenced { "source    fenced\n" } else { "source    NOT FENCED: it does not answer\n" };
+    out += match (source_fenced, *already && *source_told) {
+        (true, false) => "source    fenced\n",
+        (true, true) => "source    fenced; it was told now that the promotion came to its end\n",
+        (false, _) => "source    NOT FENCED: it does not answer\n",
+    };
     if !already {
         out += &format!("took      {:.2} s\n", *elapsed_ms as f64 / 1000.0);
     }
@@ -286,6 +305,7 @@ mod tests {
             promoted: false,
             epoch: 1,
             source_error: Some("reach it".to_owned()),
+            unfinished: None,
             leased_keys: 0,
             estimate,
         };
@@ -317,6 +337,7 @@ mod tests {
             epoch: 2,
             already: false,
             source_fenced: true,
+            source_told: false,
             through: Revision(7),
             drained_keys: None,
             forwarded: 0,

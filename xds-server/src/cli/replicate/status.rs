@@ -7,7 +7,7 @@ use zonebreak_core::units::Millis;
 use zonebreak_replication::{
     ReplicationOptions,
     checkpoint::{Role, Torn},
-    region::{self, Converged, Ownership},
+    region::{self, Converged, Ownership, Unfinished},
     verify::{self, Status},
 };
 
@@ -46,7 +46,7 @@ pub async fn run(args: StatusArgs) -> Outcome {
     args.output.print(&status, |_| table(&status))?;
     let whole =
         status.checkpoint.as_ref().is_some_and(zonebreak_replication::checkpoint::Checkpoint::is_whole);
-    Ok(if whole { Exit::Ok } else { Exit::CheckFailed })
+    Ok(if whole && status.unfinished.is_none() { Exit::Ok } else { Exit::CheckFailed })
 }
 
 /// Waits; what is missing goes to standard error, each time it is something else.
@@ -78,8 +78,9 @@ async fn converged(options: &ReplicationOptions, timeout: Duration) -> Result<()
 /// Who owns the prefix, as each side says. A source that was never fenced has no record.
 fn owners(status: &Status) -> String {
     let say = |owner: &Option<Ownership>| match owner {
-        Some(Ownership { region, epoch, actor, since, .. }) => {
-            format!("region {region}, epoch {epoch}, by {actor} at {since:.0}")
+        Some(Ownership { region, epoch, actor, since, pending, .. }) => {
+            let pending = if *pending { ", PENDING" } else { "" };
+            format!("region {region}, epoch {epoch}, by {actor} at {since:.0}{pending}")
         }
         None => "no record".to_owned(),
     };
@@ -93,6 +94,22 @@ fn owners(status: &Status) -> String {
     }
 }
 
+/// What is to be done about a promotion that did not say that it came to its end.
+fn unfinished(promotion: &Unfinished) -> String {
+    let Unfinished { region, actor, since, taken, .. } = promotion;
+    if *taken {
+        return format!(
+            "promotion    NOT CONFIRMED: region {region} is the owner, and the source was not told that the promotion of {actor} at {since:.0}\n             \
+             came to its end. Run `zonebreak replicate promote` again: it tells the source, and changes nothing else\n"
+        );
+    }
+    format!(
+        "promotion    UNDER WAY OR CUT OFF: {actor} fenced the source at {since:.0}, and region {region} was not made the owner: nobody\n             \
+         may write. If that command does not run any more, `zonebreak replicate promote` goes on with it, and with --abort gives\n             \
+         the source its prefix back\n"
+    )
+}
+
 fn table(status: &Status) -> String {
     let mut out = format!("stream       {}\n", status.stream);
     match (&status.source_head, &status.source_error) {
@@ -102,6 +119,7 @@ fn table(status: &Status) -> String {
         }
     }
     out += &owners(status);
+    out += &status.unfinished.as_ref().map(unfinished).unwrap_or_default();
     let Some(checkpoint) = &status.checkpoint else {
         return out + "destination  no checkpoint: nothing was ever replicated here\n";
     };
