@@ -402,6 +402,54 @@ async fn a_promotion_that_was_killed_before_it_told_the_source_is_seen_and_the_n
     regions.stop();
 }
 
+/// Runs a command whose three streams are one terminal, and answers what it asks with `no`.
+const ON_A_TERMINAL: &str = r#"
+import os, pty, sys
+child, terminal = pty.fork()
+if child == 0:
+    os.execvp(sys.argv[1], sys.argv[1:])
+seen = b""
+while True:
+    try:
+        more = os.read(terminal, 65536)
+    except OSError:
+        break
+    if not more:
+        break
+    if b"Type yes" in more:
+        os.write(terminal, b"no\n")
+    seen += more
+sys.stdout.buffer.write(seen)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"#;
+
+/// What takes a while is drawn for people who watch, and is a line for those who read it later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bar_is_drawn_on_a_terminal_and_never_into_a_pipe() {
+    let mut regions = Regions::start().await;
+    regions.done(&apply("WEST"));
+    std::fs::write(regions.lab.path().join("terminal.py"), ON_A_TERMINAL).unwrap();
+    let log = std::fs::File::create(regions.lab.path().join("replicators.log")).unwrap();
+    let run = "exec zonebreak replicate run --source \"$WEST\" --destination \"$EAST\" --spool spool";
+    regions.running.push(regions.shell(run).stderr(log).spawn().unwrap());
+    regions
+        .done("zonebreak replicate status --source \"$WEST\" --destination \"$EAST\" --wait --timeout 60s");
+    regions.stop();
+    regions.west.kill();
+    let promote = "zonebreak replicate promote --source \"$WEST\" --destination \"$EAST\" --spool none";
+    let what = "listening for a replicator elsewhere";
+    let drawn = regions.run(&format!("TERM=xterm exec python3 terminal.py {promote}"));
+    assert_eq!(drawn.code, 5, "the answer was no: {}\n{}", drawn.out, drawn.err);
+    let (bars, asked) = drawn.out.split_once("the source does not answer").unwrap();
+    assert!(bars.matches(what).count() > 3 && bars.contains('█') && bars.contains("left"), "{bars:?}");
+    assert!(bars.contains('\r') && asked.contains("Type yes"), "{bars:?} {asked}");
+    let piped = regions.run(&format!("{promote} --yes"));
+    assert_eq!(piped.code, 0, "{}", piped.err);
+    assert_eq!(piped.err.matches(what).count(), 1, "{}", piped.err);
+    let odd = |text: &str| text.contains(['\r', '\u{1b}', '█', '░']);
+    assert!(!odd(&piped.out) && !odd(&piped.err), "{}\n{}", piped.out, piped.err);
+}
+
 /// The real program, killed after longer and longer, until one is through before it is killed. Both etcds are 40 ms away, so that
 /// the kills fall between its steps.
 #[tokio::test(flavor = "multi_thread")]

@@ -20,7 +20,7 @@ pub struct ConfirmArgs {
     #[arg(value_name = "ID")]
     id: Option<String>,
     /// Why, for those who find it later.
-    #[arg(long, value_name = "TEXT", default_value = "looked at and meant")]
+    #[arg(long, value_name = "TEXT", default_value = "reviewed and intended")]
     reason: String,
     /// Who does it; user@host when absent.
     #[arg(long, value_name = "NAME", env = "ZONEBREAK_ACTOR", hide_env_values = true)]

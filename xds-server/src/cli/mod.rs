@@ -1,5 +1,6 @@
 //! The command line: one file a verb, each with its flags beside what it does.
 
+mod bar;
 pub mod completions;
 pub mod config;
 pub mod confirm;

@@ -9,21 +9,15 @@ mod save;
 mod text;
 mod verify;
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
-
 use clap::Subcommand;
-use indicatif::{ProgressBar, ProgressStyle};
-use tokio::task::AbortHandle;
 use zonebreak_replication::{
     EtcdError,
-    snapshot::{Progress, SnapshotError, catalog::Catalog},
+    snapshot::{SnapshotError, catalog::Catalog},
     spool::{History, SpoolError},
 };
 
 use super::{
+    bar::Bar,
     connect::{SourceArgs, source as etcd},
     output::OutputArgs,
 };
@@ -173,40 +167,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| Failure::new(Exit::Unexpected, format_args!("failed to go on: {error}")))
-}
-
-/// A bar on standard error while it lives, if that is a terminal.
-struct Bar {
-    bar: ProgressBar,
-    drawing: AbortHandle,
-}
-
-// === impl Bar ===
-
-impl Bar {
-    fn new(what: &'static str, progress: &Arc<Progress>) -> Self {
-        // Hidden by itself where nobody watches.
-        let bar = ProgressBar::new(0).with_message(what);
-        if let Ok(style) = ProgressStyle::with_template("{msg} {bar:30} {pos}/{len} keys, {eta} left") {
-            bar.set_style(style);
-        }
-        let (drawn, progress) = (bar.clone(), Arc::clone(progress));
-        let drawing = tokio::spawn(async move {
-            loop {
-                drawn.set_length(progress.total.load(Ordering::Relaxed));
-                drawn.set_position(progress.done.load(Ordering::Relaxed));
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        });
-        Self { bar, drawing: drawing.abort_handle() }
-    }
-}
-
-impl Drop for Bar {
-    fn drop(&mut self) {
-        self.drawing.abort();
-        self.bar.finish_and_clear();
-    }
 }
 
 /// How a failure ends the command.

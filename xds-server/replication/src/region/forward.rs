@@ -30,6 +30,14 @@ pub(super) struct Waits {
     pub patience: Duration,
 }
 
+/// That no replicator gave a sign of life at a destination for as long as one may take. It goes on for as long as its checkpoint is the
+/// one that was written then: whoever begins, writes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Silence {
+    /// The checkpoint's `mod_revision`; `None` where it was not listened for, because a log here says more.
+    at: Option<i64>,
+}
+
 /// Time to live of a lease that can be asked of nobody any more: long enough for its owner to renew it here.
 const ORPHAN: i64 = 60;
 
@@ -147,10 +155,11 @@ impl Context {
         &self,
         seen: &Checkpoint,
         waits: Waits,
+        silence: Option<Silence>,
     ) -> Result<Option<Spool>, ReplicationError> {
         let busy = match open(&self.options, seen) {
             Ok(Some(spool)) => return Ok(Some(spool)),
-            Ok(None) if self.hears_a_replicator().await? => {
+            Ok(None) if self.hear_out(silence, |_| {}).await?.is_none() => {
                 RegionError::Busy { seconds: waits.patience.as_secs() }.into()
             }
             // Nobody is left who could be waited for.
@@ -194,21 +203,35 @@ impl Context {
         }
     }
 
-    /// Whether a replicator gives a sign of life at the destination, where no log here says what one has.
-    pub(super) async fn hears_a_replicator(&self) -> Result<bool, ReplicationError> {
+    /// Listens for a replicator's sign of life at the destination, where no log here says what one has; `None` when one gives it. What
+    /// is known to have been silent until now is not listened to again. `begins` is told for how long it listens.
+    ///
+    /// It cannot be shorter: one that has nothing to write shows itself at its heartbeats alone, and to take the destination from one
+    /// that has more would give that up.
+    pub(super) async fn hear_out(
+        &self,
+        known: Option<Silence>,
+        begins: impl FnOnce(Duration),
+    ) -> Result<Option<Silence>, ReplicationError> {
         if has_segments(&self.options.spool) {
-            return Ok(false);
+            return Ok(Some(Silence { at: None }));
         }
         let fence = async || Ok::<_, EtcdError>(self.destination.read().await?.0.map(|(_, fence)| fence));
         let (begun, first) = (Instant::now(), fence().await?);
+        let silence = Silence { at: first };
+        if first.is_some() && known == Some(silence) {
+            return Ok(Some(silence));
+        }
         // One is due every heartbeat, and half of one for it to arrive.
-        while begun.elapsed() < self.options.heartbeat * 3 / 2 {
+        let long = self.options.heartbeat * 3 / 2;
+        begins(long);
+        while begun.elapsed() < long {
             tokio::time::sleep(LOOK).await;
             if fence().await? != first {
-                return Ok(true);
+                return Ok(None);
             }
         }
-        Ok(false)
+        Ok(Some(silence))
     }
 
     /// Writes what the spool has more than the destination, whose checkpoint and fence are ours.

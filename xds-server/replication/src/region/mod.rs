@@ -49,8 +49,9 @@ mod unfinished;
 
 pub use abort::{Aborted, abort};
 pub use converge::{Converged, converge};
+pub use forward::Silence;
 pub use own::{Ownership, Region};
-pub use promote::{Assessment, Estimate, Promoted, assess, demote, promote};
+pub use promote::{Assessment, Estimate, Promoted, assess, assess_saying, demote, promote, promote_assessed};
 pub use unfinished::Unfinished;
 
 use crate::{client::EtcdError, error::ReplicationError};

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     Ownership, Region, RegionError, Unfinished,
-    forward::Waits,
+    forward::{Silence, Waits},
     own::Held,
     plan::{self, Seen, SourceSeen, Step},
     records,
@@ -48,6 +48,9 @@ pub struct Assessment {
     pub unfinished: Option<Unfinished>,
     /// Keys at the destination that live by a lease: nobody renews it once the owner is another.
     pub leased_keys: u64,
+    /// That no replicator gives a sign of life, where that was listened for.
+    #[serde(skip)]
+    pub silence: Option<Silence>,
     /// What is known of the loss, should the source be given up.
     pub estimate: Estimate,
 }
@@ -116,6 +119,8 @@ struct Promotion {
     waits: Waits,
     /// Whether the source that answers is known to be the one that was replicated.
     trusted: bool,
+    /// What was heard before it began.
+    silence: Option<Silence>,
     drained: Option<(Revision, u64)>,
     /// The checkpoint that it left behind, and that key's `mod_revision`.
     ours: Option<(Checkpoint, i64)>,
@@ -136,6 +141,17 @@ struct Promotion {
 /// # Errors
 /// When the destination cannot be read or was never replicated to.
 pub async fn assess(options: ReplicationOptions) -> Result<Assessment, ReplicationError> {
+    assess_saying(options, |_| {}).await
+}
+
+/// [`assess`], which tells `listens` for how long it listens for a replicator, if it has to.
+///
+/// # Errors
+/// As [`assess`].
+pub async fn assess_saying(
+    options: ReplicationOptions,
+    listens: impl FnOnce(Duration),
+) -> Result<Assessment, ReplicationError> {
     options.validate()?;
     let context = verify::context(options)?;
     let (source, found) = tokio::join!(context.source.connect(), context.destination.read());
@@ -153,7 +169,8 @@ pub async fn assess(options: ReplicationOptions) -> Result<Assessment, Replicati
     };
     let leased = context.leased(&here).await?.len();
     let gives_up = source.is_err() && checkpoint.role == Role::Replica;
-    let replicator = gives_up && context.hears_a_replicator().await?;
+    let silence = if gives_up { context.hear_out(None, listens).await? } else { None };
+    let replicator = gives_up && silence.is_none();
     let age_ms = now_ms().saturating_sub(checkpoint.source_ms);
     let known = super::forward::survey(&context.options, &checkpoint);
     let lost = known
@@ -165,6 +182,7 @@ pub async fn assess(options: ReplicationOptions) -> Result<Assessment, Replicati
         promoted: checkpoint.role == Role::Primary,
         epoch: checkpoint.epoch,
         source_error: source.err().map(|error| error.to_string()),
+        silence,
         unfinished: Unfinished::seen(fence.as_ref(), &checkpoint),
         leased_keys: u64::try_from(leased).unwrap_or(u64::MAX),
         estimate: Estimate {
@@ -193,12 +211,23 @@ pub async fn promote(
     given_up: bool,
     accept_torn: bool,
 ) -> Result<Promoted, ReplicationError> {
-    options.validate()?;
-    let begun = Instant::now();
-    let mut promotion = Promotion::new(options, actor, given_up, accept_torn)?;
-    let mut promoted = promotion.run().await?;
-    promoted.elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Ok(promoted)
+    Promotion::new(options, actor, given_up, accept_torn)?.carry_out().await
+}
+
+/// [`promote`] of a destination that was assessed, and of which an operator knows what that said: the source is given up if it was silent
+/// then, and what was heard is not listened for again.
+///
+/// # Errors
+/// As [`promote`].
+pub async fn promote_assessed(
+    options: ReplicationOptions,
+    actor: &str,
+    assessed: &Assessment,
+    accept_torn: bool,
+) -> Result<Promoted, ReplicationError> {
+    let given_up = assessed.source_error.is_some() && !assessed.promoted;
+    let promotion = Promotion::new(options, actor, given_up, accept_torn)?;
+    Promotion { silence: assessed.silence, ..promotion }.carry_out().await
 }
 
 /// Tells a source that answers again that the destination was promoted: from then on its writers are refused. What
@@ -253,6 +282,7 @@ impl Promotion {
         given_up: bool,
         accept_torn: bool,
     ) -> Result<Self, ReplicationError> {
+        options.validate()?;
         Ok(Self {
             context: Context { patient: false, ..verify::context(options)? },
             actor: actor.to_owned(),
@@ -261,6 +291,7 @@ impl Promotion {
             accept_torn,
             waits: Waits::default(),
             trusted: false,
+            silence: None,
             drained: None,
             ours: None,
             forwarded: false,
@@ -271,6 +302,13 @@ impl Promotion {
             competes: false,
             told: false,
         })
+    }
+
+    async fn carry_out(mut self) -> Result<Promoted, ReplicationError> {
+        let begun = Instant::now();
+        let mut promoted = self.run().await?;
+        promoted.elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Ok(promoted)
     }
 
     async fn run(&mut self) -> Result<Promoted, ReplicationError> {
@@ -454,7 +492,7 @@ impl Promotion {
     }
 
     async fn forward(&mut self, seen: &Checkpoint) -> Result<bool, ReplicationError> {
-        let spool = self.context.spool_to_forward(seen, self.waits).await?;
+        let spool = self.context.spool_to_forward(seen, self.waits, self.silence).await?;
         let (checkpoint, at) = self.claim().await?;
         let rolled = self.context.roll_forward(spool, checkpoint, at).await?;
         if let Some(torn) = rolled.checkpoint.torn

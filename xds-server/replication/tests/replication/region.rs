@@ -8,6 +8,7 @@ use zonebreak_replication::{
     ClusterOptions, RESERVED, ReplicationError, ReplicationOptions,
     checkpoint::{Role, Torn},
     region::{self, Converged, Ownership, Region, RegionError, own},
+    verify,
 };
 
 use crate::support::{PREFIX, Pair, Running, State, list, put, until};
@@ -459,6 +460,59 @@ async fn a_replicator_that_is_stuck_is_no_reason_to_give_up_what_it_has() {
 }
 
 /// Promoted from a machine that has no change log, while the replicator beside the destination still brings what it has.
+/// The promoter was killed, or the source fell silent, between the last two steps; nobody runs it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replicator_of_the_other_direction_tells_the_source_what_its_promoter_did_not() {
+    let pair = Pair::start().await;
+    let options = named(&pair);
+    let replicator = Running::start(options.clone());
+    replicator.streams().await;
+    region::promote(options.clone(), "eve", false, false).await.unwrap();
+    replicator.gives_up().await;
+    let mut west = pair.from().await;
+    let told = owner(&mut west, PREFIX).await.unwrap();
+    let fence = Ownership { pending: true, ..told.clone() };
+    west.put(own::key(PREFIX), fence.encode(), None).await.unwrap();
+    let seen = verify::status(options.clone()).await.unwrap().unfinished.expect("it is named");
+    assert!(seen.taken && seen.epoch == 2 && seen.actor == "eve", "{seen:?}");
+    let back = Running::start(reversed(&options, "back"));
+    back.streams().await;
+    assert_eq!(owner(&mut west, PREFIX).await.unwrap(), told);
+    back.stop().await;
+}
+
+/// A replicator that begins writes the checkpoint: who listened once, and finds that as it was, need not listen again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silence_is_listened_to_once_unless_somebody_wrote_since() {
+    let mut pair = Pair::start().await;
+    let replicator = Running::start(pair.options());
+    replicator.streams().await;
+    put(&mut pair.from().await, "/app/a", "1").await;
+    pair.equal().await;
+    replicator.stop().await;
+    pair.source.kill();
+    let laptop =
+        ReplicationOptions { heartbeat: Duration::from_secs(1), ..pair.options_with_spool("none here") };
+    let mut listens = Vec::new();
+    let assessed = region::assess_saying(laptop.clone(), |long| listens.push(long)).await.unwrap();
+    assert_eq!(listens, [Duration::from_millis(1_500)]);
+    assert!(!assessed.estimate.replicator && assessed.silence.is_some(), "{assessed:?}");
+    // Somebody wrote: to listen would take longer than this waits.
+    let patient = ReplicationOptions { heartbeat: Duration::from_secs(400), ..laptop };
+    let known = pair.checkpoint().await.unwrap();
+    let mut to = pair.to().await;
+    to.put(pair.options().checkpoint_key(), known.encode(), None).await.unwrap();
+    let listening = region::promote_assessed(patient.clone(), "eve", &assessed, false);
+    assert!(tokio::time::timeout(Duration::from_secs(3), listening).await.is_err(), "it did not listen");
+    // Nobody did.
+    let short = ReplicationOptions { heartbeat: Duration::from_millis(500), ..patient.clone() };
+    let assessed = region::assess(short).await.unwrap();
+    let promoting = region::promote_assessed(patient, "eve", &assessed, false);
+    let promoted =
+        tokio::time::timeout(Duration::from_secs(300), promoting).await.expect("it listens again").unwrap();
+    assert_eq!((promoted.epoch, promoted.source_fenced), (2, false));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replicator_elsewhere_is_waited_for_while_it_writes() {
     let mut pair = Pair::start().await;

@@ -11,7 +11,7 @@ use zonebreak_replication::region::{self, Aborted, Assessment, Estimate, Promote
 
 use super::{StreamArgs, failure};
 use crate::{
-    cli::output::OutputArgs,
+    cli::{bar::Bar, output::OutputArgs},
     config::Override,
     exit::{Exit, Failure, Outcome},
     host,
@@ -78,25 +78,27 @@ pub async fn promote(args: PromoteArgs) -> Outcome {
         args.output.print(&aborted, |_| taken_back(&aborted))?;
         return Ok(Exit::Ok);
     }
-    let assessed = region::assess(options.clone()).await.map_err(failure)?;
+    let mut bar = None;
+    let assessed = region::assess_saying(options.clone(), |long| {
+        bar = Some(Bar::wait("listening for a replicator elsewhere, whose log may have more", long));
+    });
+    let assessed = assessed.await.map_err(failure)?;
+    drop(bar);
     if let Some(promotion) = &assessed.unfinished {
         eprint!("{}", goes_on(promotion));
     }
     if !assessed.promoted {
         eprint!("{}", leased(assessed.leased_keys, options.lease_grace));
     }
-    let given_up = match &assessed.source_error {
-        Some(why) if !assessed.promoted => {
-            eprint!("{}", warning(&assessed, why, &options.spool));
-            if !args.yes {
-                agree(&assessed)?;
-            }
-            true
+    if let Some(why) = assessed.source_error.as_ref().filter(|_| !assessed.promoted) {
+        eprint!("{}", warning(&assessed, why, &options.spool));
+        if !args.yes {
+            agree(&assessed)?;
         }
-        _ => false,
-    };
-    let promoted =
-        region::promote(options, &args.who.actor(), given_up, args.accept_torn).await.map_err(failure)?;
+    }
+    let actor = args.who.actor();
+    let promoted = region::promote_assessed(options, &actor, &assessed, args.accept_torn);
+    let promoted = promoted.await.map_err(failure)?;
     args.output.print(&promoted, |_| table(&promoted, true))?;
     if !promoted.source_fenced {
         eprintln!(
@@ -306,6 +308,7 @@ mod tests {
             epoch: 1,
             source_error: Some("reach it".to_owned()),
             unfinished: None,
+            silence: None,
             leased_keys: 0,
             estimate,
         };

@@ -58,7 +58,7 @@ impl Held {
 
     async fn wait(&self, still: u64, patience: u64) -> Result<Option<Spool>, ReplicationError> {
         let waits = Waits { still: Duration::from_millis(still), patience: Duration::from_millis(patience) };
-        self.context.spool_to_forward(&self.checkpoint, waits).await
+        self.context.spool_to_forward(&self.checkpoint, waits, None).await
     }
 
     /// A replicator goes on writing, a revision each tenth of a second: whoever waits does so until its last, or else `otherwise`.
@@ -142,7 +142,7 @@ async fn where_no_log_is_a_replicator_is_listened_for_and_waited_for_while_it_wr
     let mut held = Held::start().await;
     held.spool = None;
     std::fs::remove_dir_all(held.lab.path().join("spool")).unwrap();
-    assert!(!held.context.hears_a_replicator().await.unwrap());
+    assert!(held.context.hear_out(None, |_| {}).await.unwrap().is_some());
     held.waits_while_it_writes("it was cut off while it wrote").await;
     // One that does not come to an end is not cut off, either.
     let writes = async {
