@@ -54,9 +54,9 @@ struct Progress {
 /// to have heard all that was said is not to have everything.
 #[derive(Debug, Clone, Copy, Default)]
 struct Life {
-    /// The `mod_revision` of its last sign of life, and when it was looked for.
-    sign: Option<(i64, Instant)>,
-    /// When it last showed one that was new, or said something.
+    /// The `mod_revision` of its last sign of life, and when that was looked for, by both clocks.
+    sign: Option<(i64, Instant, u64)>,
+    /// Since when it has shown a new one, or when it last said something.
     until_ms: u64,
 }
 
@@ -171,7 +171,7 @@ impl Exchange {
         life: &mut Life,
         every: Duration,
     ) -> Result<(), EtcdError> {
-        if life.sign.is_some_and(|(_, looked)| looked.elapsed() < every) {
+        if life.sign.is_some_and(|(_, looked, _)| looked.elapsed() < every) {
             return Ok(());
         }
         let (before, looked) = (now_ms(), Instant::now());
@@ -182,11 +182,11 @@ impl Exchange {
             other => other?.kvs().first().map(etcd_client::KeyValue::mod_revision),
         };
         let sign = found.unwrap_or(0);
-        // The first that is found may be of long ago.
-        if life.sign.is_some_and(|(known, _)| sign > known) {
-            life.shown(before);
+        // One that is new was shown after the last look, and perhaps right after it; the first that is found may be of long ago.
+        if let Some((_, _, last_ms)) = life.sign.filter(|(known, ..)| sign > *known) {
+            life.shown(last_ms);
         }
-        life.sign = Some((sign, looked));
+        life.sign = Some((sign, looked, before));
         Ok(())
     }
 
