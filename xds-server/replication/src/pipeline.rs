@@ -176,8 +176,9 @@ pub struct Applied {
 pub enum Halt {
     /// Another replicator has it.
     #[error(
-        "go on: replicator {} has taken this destination over, as a replica of cluster {} (epoch {}). `zonebreak replicate status` shows it as the \
-         holder. One of two may stand by; where that is not meant, stop one of them", .0.id, .0.source, .0.epoch
+        "go on: replicator {} has taken this destination over, as a replica of cluster {} (epoch {}). `zonebreak replicate status` shows \
+         it as the holder. One of two may stand by; where that is not meant, stop one of them",
+        .0.id, .0.source, .0.epoch
     )]
     Superseded(Holder),
     /// It is not a replica any more.
