@@ -42,12 +42,20 @@ enum Mode {
     Mute,
 }
 
+/// What every connection goes by.
+#[derive(Debug, Clone, Copy)]
+struct State {
+    mode: Mode,
+    /// How often the link was cut. A connection ends when this moves on, be the link mended again before it has looked.
+    cuts: u64,
+}
+
 /// A link to one address.
 #[derive(Debug)]
 pub struct Link {
     address: SocketAddr,
     one_way_us: Arc<AtomicU64>,
-    mode: watch::Sender<Mode>,
+    state: watch::Sender<State>,
     task: JoinHandle<()>,
 }
 
@@ -59,22 +67,23 @@ impl Link {
         let listener = TcpListener::bind("127.0.0.1:0").await.map_err(LabError::io("open a link"))?;
         let address = listener.local_addr().map_err(LabError::io("open a link"))?;
         let one_way_us = Arc::new(AtomicU64::new(micros(one_way)));
-        let mode = watch::Sender::new(Mode::Open);
-        let (delay, modes) = (Arc::clone(&one_way_us), mode.subscribe());
+        let state = watch::Sender::new(State { mode: Mode::Open, cuts: 0 });
+        let (delay, states) = (Arc::clone(&one_way_us), state.subscribe());
         let task = tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
-                let (delay, mut modes) = (Arc::clone(&delay), modes.clone());
+                let (delay, mut states) = (Arc::clone(&delay), states.clone());
+                let before = states.borrow().cuts;
                 tokio::spawn(async move {
                     // A connection lives for as long as the link is not cut.
-                    let mut watched = modes.clone();
+                    let mut watched = states.clone();
                     tokio::select! {
-                        _ = watched.wait_for(|mode| *mode == Mode::Cut) => {}
-                        () = carry(near, target, &delay, &mut modes) => {}
+                        _ = watched.wait_for(|now| now.mode == Mode::Cut || now.cuts != before) => {}
+                        () = carry(near, target, &delay, &mut states) => {}
                     }
                 });
             }
         });
-        Ok(Self { address, one_way_us, mode, task })
+        Ok(Self { address, one_way_us, state, task })
     }
 
     /// Where clients connect: `http://127.0.0.1:PORT`.
@@ -89,29 +98,33 @@ impl Link {
 
     /// Resets all connections, and new ones.
     pub fn cut(&self) {
-        self.mode.send_replace(Mode::Cut);
+        self.state.send_modify(|state| *state = State { mode: Mode::Cut, cuts: state.cuts + 1 });
     }
 
     /// Lets nothing through, and says nothing about it.
     pub fn swallow(&self) {
-        self.mode.send_replace(Mode::BlackHole);
+        self.turn(Mode::BlackHole);
     }
 
     /// Lets requests through and swallows the answers.
     pub fn mute(&self) {
-        self.mode.send_replace(Mode::Mute);
+        self.turn(Mode::Mute);
     }
 
     /// Lets everything through again.
     pub fn mend(&self) {
-        self.mode.send_replace(Mode::Open);
+        self.turn(Mode::Open);
+    }
+
+    fn turn(&self, mode: Mode) {
+        self.state.send_modify(|state| state.mode = mode);
     }
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
         self.task.abort();
-        self.mode.send_replace(Mode::Cut);
+        self.cut();
     }
 }
 
@@ -119,7 +132,7 @@ async fn carry(
     near: TcpStream,
     target: SocketAddr,
     one_way_us: &Arc<AtomicU64>,
-    modes: &mut watch::Receiver<Mode>,
+    states: &mut watch::Receiver<State>,
 ) {
     // A close becomes a reset: what a broken link looks like.
     let _ = near.set_zero_linger();
@@ -129,8 +142,8 @@ async fn carry(
     let (near_in, near_out) = near.into_split();
     let (far_in, far_out) = far.into_split();
     tokio::join!(
-        pass(near_in, far_out, &[Mode::BlackHole], Arc::clone(one_way_us), modes.clone()),
-        pass(far_in, near_out, &[Mode::BlackHole, Mode::Mute], Arc::clone(one_way_us), modes.clone()),
+        pass(near_in, far_out, &[Mode::BlackHole], Arc::clone(one_way_us), states.clone()),
+        pass(far_in, near_out, &[Mode::BlackHole, Mode::Mute], Arc::clone(one_way_us), states.clone()),
     );
 }
 
@@ -140,7 +153,7 @@ async fn pass(
     mut to: OwnedWriteHalf,
     closed: &[Mode],
     one_way_us: Arc<AtomicU64>,
-    mut modes: watch::Receiver<Mode>,
+    mut states: watch::Receiver<State>,
 ) {
     let (send, mut queue) = mpsc::channel::<(Instant, Vec<u8>)>(IN_FLIGHT);
     let reading = async move {
@@ -156,7 +169,7 @@ async fn pass(
     let writing = async move {
         while let Some((due, piece)) = queue.recv().await {
             tokio::time::sleep_until(due).await;
-            if modes.wait_for(|mode| !closed.contains(mode)).await.is_err()
+            if states.wait_for(|now| !closed.contains(&now.mode)).await.is_err()
                 || to.write_all(&piece).await.is_err()
             {
                 return;
@@ -223,5 +236,21 @@ mod tests {
         assert_eq!(&byte, b"b", "and nothing was lost");
         link.cut();
         assert!(matches!(stream.read(&mut byte).await, Ok(0) | Err(_)));
+    }
+
+    /// On one thread no connection looks in between.
+    #[tokio::test]
+    async fn a_cut_that_is_mended_at_once_ends_what_was_open_all_the_same() {
+        let (link, mut stream) = echo(Duration::ZERO).await;
+        let mut byte = [0];
+        stream.write_all(b"a").await.unwrap();
+        stream.read_exact(&mut byte).await.unwrap();
+        link.cut();
+        link.mend();
+        assert!(matches!(stream.read(&mut byte).await, Ok(0) | Err(_)), "it lives on");
+        let mut anew = TcpStream::connect(link.address).await.unwrap();
+        anew.write_all(b"b").await.unwrap();
+        anew.read_exact(&mut byte).await.unwrap();
+        assert_eq!(&byte, b"b");
     }
 }
