@@ -150,11 +150,13 @@ async fn a_bad_value_keeps_the_last_good_one_and_is_named() {
 #[tokio::test]
 async fn an_endpoint_goes_when_its_lease_ends() {
     let etcd = Etcd::start().await;
+    let mut source = watch_etcd(etcd.options(), None, CancellationToken::new());
+    status(&mut source, "the watch", |s| s.connected).await;
     let mut client = etcd.client().await;
-    let lease = client.lease_grant(2, None).await.unwrap().id();
+    // Lives for longer than a busy machine takes to put a key and to hear of it.
+    let lease = client.lease_grant(5, None).await.unwrap().id();
     let key = etcd.options().key("endpoints/s/a");
     client.put(key, endpoint("az-a"), Some(PutOptions::new().with_lease(lease))).await.unwrap();
-    let mut source = watch_etcd(etcd.options(), None, CancellationToken::new());
     topology(&mut source, "the endpoint", |t| t.endpoints.contains_key("s")).await;
     topology(&mut source, "its end", |t| t.endpoints.is_empty()).await;
 }

@@ -6,7 +6,6 @@
 
 use std::{
     future::Future,
-    net::TcpListener,
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
@@ -16,17 +15,18 @@ use std::{
 use etcd_client::Client;
 use tempfile::TempDir;
 use tokio::{net::TcpStream, task::JoinSet, time::Instant};
-use zonebreak_drill::lab::{Authority, Certificate};
+use zonebreak_drill::lab::{Authority, Certificate, Port};
 use zonebreak_topology::{EtcdOptions, EtcdTls, Source, SourceStatus, Topology};
 
 /// For anything that a test waits for. Far longer than it takes, so that a busy machine fails no test.
-pub const PATIENCE: Duration = Duration::from_secs(40);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An etcd of one member.
 pub struct Etcd {
     child: Child,
     directory: TempDir,
-    ports: (u16, u16),
+    /// Nobody else's, while it is dead either.
+    ports: (Port, Port),
     certificates: Option<Certificates>,
 }
 
@@ -54,22 +54,17 @@ impl Etcd {
     }
 
     async fn start_with(certificates: Option<Certificates>) -> Self {
-        for _ in 0..5 {
-            let directory = tempfile::tempdir().unwrap();
-            let ports = (free_port(), free_port());
-            let certificates = certificates.clone();
-            let child = spawn(&directory, ports, certificates.as_ref());
-            let mut etcd = Self { child, directory, ports, certificates };
-            if etcd.answers().await {
-                return etcd;
-            }
-        }
-        panic!("etcd did not start on five pairs of ports");
+        let directory = tempfile::tempdir().unwrap();
+        let ports = (Port::reserve().unwrap(), Port::reserve().unwrap());
+        let child = spawn(&directory, &ports, certificates.as_ref());
+        let mut etcd = Self { child, directory, ports, certificates };
+        etcd.answers().await;
+        etcd
     }
 
     /// Its client URL.
     pub fn url(&self) -> String {
-        url(self.ports.0, self.certificates.as_ref())
+        url(&self.ports.0, self.certificates.as_ref())
     }
 
     /// What it and its clients know each other by.
@@ -96,13 +91,8 @@ impl Etcd {
 
     /// Starts it again on its ports, after a [`Self::kill`].
     pub async fn restart(&mut self) {
-        for _ in 0..20 {
-            self.child = spawn(&self.directory, self.ports, self.certificates.as_ref());
-            if self.answers().await {
-                return;
-            }
-        }
-        panic!("etcd did not start again on ports {:?}", self.ports);
+        self.child = spawn(&self.directory, &self.ports, self.certificates.as_ref());
+        self.answers().await;
     }
 
     /// Takes its data away, after a [`Self::kill`].
@@ -128,18 +118,14 @@ impl Etcd {
         answer.kvs().first().map(|kv| (kv.value_str().unwrap().to_owned(), kv.lease()))
     }
 
-    async fn answers(&mut self) -> bool {
+    async fn answers(&mut self) {
         let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
-            if self.child.try_wait().unwrap().is_some() {
-                return false;
-            }
-            if self.options().connect().await.is_ok() {
-                return true;
-            }
+        while self.options().connect().await.is_err() {
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none(), "etcd on the ports {:?} ended: {ended:?}", self.ports);
+            assert!(Instant::now() < deadline, "etcd on the ports {:?} does not answer", self.ports);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        false
     }
 }
 
@@ -179,15 +165,11 @@ impl Drop for Etcd {
     }
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+fn url(port: &Port, certificates: Option<&Certificates>) -> String {
+    format!("{}://{}", if certificates.is_some() { "https" } else { "http" }, port.address())
 }
 
-fn url(port: u16, certificates: Option<&Certificates>) -> String {
-    format!("{}://127.0.0.1:{port}", if certificates.is_some() { "https" } else { "http" })
-}
-
-fn spawn(directory: &TempDir, (client, peer): (u16, u16), certificates: Option<&Certificates>) -> Child {
+fn spawn(directory: &TempDir, (client, peer): &(Port, Port), certificates: Option<&Certificates>) -> Child {
     let program = std::env::var_os("ETCD").map_or_else(
         || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../.tools/bin/etcd"),
         PathBuf::from,
@@ -224,14 +206,13 @@ pub struct Link {
 impl Link {
     /// Opens a link to the port of an etcd.
     pub async fn to(etcd: &Etcd) -> Self {
-        let target = format!("127.0.0.1:{}", etcd.ports.0);
+        let target = etcd.ports.0.address();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let connections = Arc::new(Mutex::new(Some(JoinSet::new())));
         let shared = Arc::clone(&connections);
         tokio::spawn(async move {
             while let Ok((mut near, _)) = listener.accept().await {
-                let target = target.clone();
                 // While it is cut, a connection is closed at once.
                 if let Some(open) = shared.lock().unwrap().as_mut() {
                     open.spawn(async move {
