@@ -14,7 +14,7 @@ use support::resources::{
     ads, backend, cluster, endpoints, host_on_demand, listener, own_service, policy, route, routes,
     routes_on_demand, runtime,
 };
-use support::{Running, eventually, start};
+use support::{PATIENCE, Running, eventually, start};
 use zonebreak_xds::{Protocol, Resource, ServerOptions, TypeUrl};
 
 /// A view that leads every request to one backend through a cluster of this name.
@@ -49,7 +49,7 @@ fn answered(at: SocketAddr, body: &'static str, policy: &'static str) -> impl Fu
             {
                 return;
             }
-            assert!(started.elapsed() < Duration::from_secs(20), "{caller}: {answer:?}");
+            assert!(started.elapsed() < PATIENCE, "{caller}: {answer:?}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -140,7 +140,7 @@ async fn follows_every_kind_of_change(protocol: Protocol) {
 async fn eventually_warm(envoy: &Envoy) {
     let started = Instant::now();
     while envoy.stat("cluster_manager.warming_clusters").await != 0 {
-        assert!(started.elapsed() < Duration::from_secs(20), "a cluster never warmed: {}", envoy.log());
+        assert!(started.elapsed() < PATIENCE, "a cluster never warmed: {}", envoy.log());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -312,7 +312,7 @@ async fn keeps_what_has_a_ttl_as_long_as_the_server(protocol: Protocol) {
     drop(running);
     let started = Instant::now();
     while envoy.admin("/runtime").await.contains("zonebreak.test") {
-        assert!(started.elapsed() < Duration::from_secs(20), "it outlived its server");
+        assert!(started.elapsed() < PATIENCE, "it outlived its server");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(envoy.listener("ingress").await.is_some(), "what has no time to live stays");
@@ -376,7 +376,7 @@ async fn fetches_virtual_hosts(from: ConfigSource) {
     let at = envoy.listening("ingress").await;
     // Listed before it listens. Envoy takes an answer without hosts for none, and waits for its `initial_fetch_timeout`.
     while get_from(at, "nobody.example", "/").await.is_err() {
-        assert!(started.elapsed() < Duration::from_secs(12), "{}", envoy.log());
+        assert!(started.elapsed() < PATIENCE, "{}", envoy.log());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let sent = || running.server.metrics().types()[TypeUrl::VIRTUAL_HOST.position()].resources;
@@ -390,7 +390,7 @@ async fn fetches_virtual_hosts(from: ConfigSource) {
     running.publish("front", 2, with(shop("blue")));
     let started = Instant::now();
     while get_from(at, "shop.example", "/").await.unwrap().body != "b" {
-        assert!(started.elapsed() < Duration::from_secs(20), "{}", envoy.log());
+        assert!(started.elapsed() < PATIENCE, "{}", envoy.log());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(envoy.rejected().await, Vec::<String>::new());
@@ -482,7 +482,7 @@ async fn follows_random_changes(protocol: Protocol, seed: u64) {
     let last = format!("http.{}.downstream_rq_total", stat_prefix(front));
     let started = Instant::now();
     while envoy.stat(&last).await == 0 {
-        assert!(started.elapsed() < Duration::from_secs(20), "the last listener takes no request");
+        assert!(started.elapsed() < PATIENCE, "the last listener takes no request");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let mut requests = 0;

@@ -28,7 +28,7 @@ use support::envoy::{Envoy, get_from};
 use support::resources::{
     any, backend, cluster_from, endpoints, listener_from, own_service, policy, route, runtime,
 };
-use support::{eventually, start};
+use support::{PATIENCE, eventually, start};
 use zonebreak_xds::{Protocol, Resource, Scope, ServerOptions, TypeUrl};
 
 /// Routes that are looked up by the host that is asked for.
@@ -92,7 +92,7 @@ async fn shows(envoy: &Envoy, page: &str, text: &str) {
         if seen.contains(text) {
             return;
         }
-        assert!(started.elapsed() < Duration::from_secs(20), "no {text} in {page}: {seen} {}", envoy.log());
+        assert!(started.elapsed() < PATIENCE, "no {text} in {page}: {seen} {}", envoy.log());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -148,7 +148,7 @@ async fn gets_everything_from_services_of_their_own(protocol: Protocol) {
             {
                 return;
             }
-            assert!(started.elapsed() < Duration::from_secs(20), "{answer:?}: {}", envoy.log());
+            assert!(started.elapsed() < PATIENCE, "{answer:?}: {}", envoy.log());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use futures::future::join_all;
-use support::{Running, eventually, node, start};
+use support::{PATIENCE, Running, eventually, node, start};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Streaming;
@@ -42,8 +42,8 @@ impl Client {
     }
 
     async fn next(&mut self) -> DeltaDiscoveryResponse {
-        let response = tokio::time::timeout(Duration::from_secs(20), self.responses.message()).await;
-        response.expect("no answer within 20 s").unwrap().expect("the stream ended")
+        let response = tokio::time::timeout(PATIENCE, self.responses.message()).await;
+        response.expect("no answer").unwrap().expect("the stream ended")
     }
 
     fn ack(&self, response: &DeltaDiscoveryResponse) {
@@ -72,13 +72,14 @@ async fn a_reader_that_stops_costs_one_response_and_gets_the_newest_when_it_goes
     let first = client.next().await;
     client.ack(&first);
     eventually("the first is acknowledged", || running.server.convergence().converged == 1).await;
-    for change in 2..=CHANGES {
+    running.publish("front", 2, vec![secret(2)]);
+    eventually("the second is sent", || sent(&running) >= 2).await;
+    for change in 3..=CHANGES {
         running.publish("front", change, vec![secret(change)]);
         if change % 50 == 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
-    eventually("the second is sent", || sent(&running) >= 2).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(sent(&running), 2, "200 MB of changes, and one response under way");
     let second = client.next().await;
@@ -107,10 +108,12 @@ async fn a_storm_is_let_in_a_few_at_a_time_and_deaf_clients_hold_up_nobody_for_e
         waiting.push(Client::connect(&running).await);
     }
     eventually("the others wait", || running.server.initial_syncs().1 >= 1).await;
-    for client in &mut waiting {
+    // In whatever order they came to be in the queue.
+    join_all(waiting.iter_mut().map(async |client| {
         let first = client.next().await;
         client.ack(&first);
-    }
+    }))
+    .await;
     eventually("ten of twelve have it", || running.server.convergence().converged == 10).await;
     eventually("nobody is left in the queue", || running.server.initial_syncs() == (0, 0)).await;
     // Whoever is in gets changes at once, however many are deaf.

@@ -12,6 +12,8 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use zonebreak_xds::Protocol;
 
+use super::PATIENCE;
+
 /// A running Envoy.
 pub struct Envoy {
     child: Child,
@@ -61,7 +63,7 @@ impl Envoy {
             if let Some(admin) = std::fs::read_to_string(&address).ok().and_then(|text| text.parse().ok()) {
                 break admin;
             }
-            assert!(started.elapsed() < Duration::from_secs(20), "{}", log_of(&dir));
+            assert!(started.elapsed() < PATIENCE, "{}", log_of(&dir));
             tokio::time::sleep(Duration::from_millis(10)).await;
         };
         Self { child, dir, admin }
@@ -112,7 +114,7 @@ impl Envoy {
             if let Some(address) = self.listener(name).await {
                 return address;
             }
-            assert!(started.elapsed() < Duration::from_secs(20), "no listener {name}: {}", self.log());
+            assert!(started.elapsed() < PATIENCE, "no listener {name}: {}", self.log());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -184,7 +186,7 @@ pub async fn get_from(address: SocketAddr, host: &str, path: &str) -> std::io::R
         Ok(text)
     };
     let text: std::io::Result<String> =
-        tokio::time::timeout(Duration::from_secs(20), exchange).await.map_err(std::io::Error::other)?;
+        tokio::time::timeout(PATIENCE, exchange).await.map_err(std::io::Error::other)?;
     let text = text?;
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());

@@ -18,6 +18,9 @@ pub mod envoy;
 pub mod peer;
 pub mod resources;
 
+/// For anything that a test waits for. Far longer than it takes, so that a busy machine fails no test.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A running server on threads of its own; dropping it is a crash: its connections go with it.
 pub struct Running {
     pub hub: Arc<Hub>,
@@ -78,7 +81,7 @@ async fn bind(address: SocketAddr) -> TcpListener {
     loop {
         match TcpListener::bind(address).await {
             Ok(listener) => return listener,
-            Err(error) => assert!(started.elapsed() < Duration::from_secs(20), "{address}: {error}"),
+            Err(error) => assert!(started.elapsed() < PATIENCE, "{address}: {error}"),
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -107,14 +110,14 @@ pub fn node(cluster: &str) -> Option<Node> {
     Some(Node { id: format!("{cluster}-1"), cluster: cluster.into(), ..Node::default() })
 }
 
-/// Waits until `condition` holds; fails the test with what it was waiting for after 20 s.
+/// Waits until `condition` holds; fails the test with what it was waiting for when [`PATIENCE`] is over.
 #[track_caller]
 pub fn eventually(what: &str, condition: impl Fn() -> bool) -> impl Future<Output = ()> {
     let at = std::panic::Location::caller();
     async move {
         let started = Instant::now();
         while !condition() {
-            assert!(started.elapsed() < Duration::from_secs(20), "{at}: {what} did not come true");
+            assert!(started.elapsed() < PATIENCE, "{at}: {what} did not come true");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }

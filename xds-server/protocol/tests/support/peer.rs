@@ -18,6 +18,8 @@ use tonic::{Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 use zonebreak_xds::{Protocol, TypeUrl};
 
+use super::PATIENCE;
+
 const ADS: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/{}AggregatedResources";
 
 /// Where the resources of a type may be asked for, besides the aggregated service.
@@ -215,19 +217,19 @@ impl Peer {
         }
     }
 
-    /// The next response, which must come within 20 s.
+    /// The next response, which must come.
     #[track_caller]
     pub fn expect(&mut self) -> impl Future<Output = Said> {
         let at = std::panic::Location::caller();
         async move {
-            match tokio::time::timeout(Duration::from_secs(20), self.next()).await {
+            match tokio::time::timeout(PATIENCE, self.next()).await {
                 Ok(Ok(said)) => said,
                 other => panic!("{at}: a response was due: {other:?}"),
             }
         }
     }
 
-    /// How the stream ends, which it must within 20 s.
+    /// How the stream ends, which it must.
     #[track_caller]
     pub fn end(&mut self) -> impl Future<Output = Status> {
         let at = std::panic::Location::caller();
@@ -239,7 +241,7 @@ impl Peer {
                     }
                 }
             };
-            let ended = tokio::time::timeout(Duration::from_secs(20), ended).await;
+            let ended = tokio::time::timeout(PATIENCE, ended).await;
             ended.unwrap_or_else(|_| panic!("{at}: the stream goes on"))
         }
     }
