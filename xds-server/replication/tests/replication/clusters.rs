@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use zonebreak_drill::lab::{Etcd, Lab};
 use zonebreak_replication::{ClusterOptions, ReplicationOptions, verify};
 
-use crate::support::{PATIENCE, PREFIX, Running, State, list, until};
+use crate::support::{PATIENCE, PREFIX, Running, State, try_list, until};
 
 struct Three {
     lab: Lab,
@@ -57,9 +57,9 @@ async fn put(cluster: &[Etcd], key: &str, value: &str) {
 /// What the first member that answers holds.
 async fn state(cluster: &[Etcd]) -> Option<State> {
     for member in cluster {
-        let mut client = client(member).await;
-        if client.get("/", None).await.is_ok() {
-            return Some(list(&mut client, PREFIX).await);
+        // A cluster that has lost its leader for a moment says so.
+        if let Ok(state) = try_list(&mut client(member).await, PREFIX).await {
+            return Some(state);
         }
     }
     None
@@ -120,7 +120,8 @@ async fn the_leaders_of_both_clusters_die_and_nothing_is_lost_or_doubled() {
         let cluster = if side == "source" { &mut three.source } else { &mut three.destination };
         cluster[leads].restart().await.unwrap();
     }
-    assert_eq!(state(&three.destination).await.unwrap().len(), 120);
+    until("all of it", async || state(&three.destination).await.is_some_and(|state| state.len() == 120))
+        .await;
     let proof = verify::verify(three.options(), 9).await.unwrap();
     assert_eq!(proof.differences, 0, "{proof:#?}");
     assert_eq!((replicator.metrics.mismatches.get(), replicator.metrics.strangers.get()), (0, 0));

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use zonebreak_drill::lab::Etcd;
 use zonebreak_replication::{
-    ClusterOptions, RESERVED, ReplicationError, checkpoint::Role, revision::Revision,
+    ClusterOptions, RESERVED, ReplicationError, ReplicationOptions,
+    checkpoint::{Checkpoint, Role},
+    revision::Revision,
 };
 
 use crate::support::{Pair, Running, put, until};
@@ -17,14 +19,21 @@ fn key() -> String {
 async fn of_two_replicators_one_stands_by_and_takes_over_when_the_other_is_gone() {
     let pair = Pair::start().await;
     let mut source = pair.from().await;
-    let first = Running::start(pair.options_with_spool("one"));
+    // Three signs of life may be missing: 9 s, which a machine may be busy for part of.
+    let heartbeat = Duration::from_secs(3);
+    let with_spool =
+        |spool: &str| Running::start(ReplicationOptions { heartbeat, ..pair.options_with_spool(spool) });
+    let first = with_spool("one");
     first.streams().await;
-    let second = Running::start(pair.options_with_spool("two"));
+    let second = with_spool("two");
     until("the second to stand by", async || second.metrics.state().0 == "standby").await;
     put(&mut source, "/app/a", "1").await;
     pair.equal().await;
-    let holder = pair.checkpoint().await.unwrap().holder;
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    let Checkpoint { holder, write, .. } = pair.checkpoint().await.unwrap();
+    until("more signs of life than may be missing", async || {
+        pair.checkpoint().await.unwrap().write > write + 3
+    })
+    .await;
     assert_eq!(second.metrics.state().0, "standby", "it waits for as long as the other shows signs of life");
     first.stop().await;
     second.streams().await;

@@ -28,7 +28,8 @@ async fn leased_keys_outlive_a_promotion_for_long_enough_to_be_registered_with_t
     options.lease_grace = Duration::from_secs(300);
     let mut short = Vec::new();
     for key in 0..200 {
-        short.push(put_leased(&mut west, &format!("/app/short/{key:03}"), 20).await);
+        // Nobody renews them here: long enough to live until the promotion on any machine, and shorter than the grace.
+        short.push(put_leased(&mut west, &format!("/app/short/{key:03}"), 150).await);
     }
     let long = put_leased(&mut west, "/app/long", 3_600).await;
     put(&mut west, "/app/plain", "1").await;

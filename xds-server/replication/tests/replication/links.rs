@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use etcd_client::{AlarmAction, AlarmOptions, AlarmType, CompactionOptions};
 use zonebreak_drill::lab::Link;
-use zonebreak_replication::ClusterOptions;
+use zonebreak_replication::{ClusterOptions, ReplicationOptions};
 
 use crate::support::{Pair, Running, put, until};
 
@@ -60,15 +60,17 @@ async fn what_a_replicator_that_was_given_up_on_still_sends_is_refused() {
     let pair = Pair::start().await;
     let (mut source, mut to) = (pair.from().await, pair.to().await);
     let link = Link::open(pair.destination.address(), Duration::ZERO).await.unwrap();
-    let mut slow = pair.options_with_spool("one");
-    slow.destination = ClusterOptions::plain([link.url()]);
+    // The second takes over after three signs of life, and must not itself be given up on by a machine that is busy for as long.
+    let heartbeat = Duration::from_secs(2);
+    let options = |spool: &str| ReplicationOptions { heartbeat, ..pair.options_with_spool(spool) };
+    let slow = ReplicationOptions { destination: ClusterOptions::plain([link.url()]), ..options("one") };
     let first = Running::start(slow);
     first.streams().await;
     put(&mut source, "/app/a", "1").await;
     pair.equal().await;
     link.swallow();
     put(&mut source, "/app/a", "on its way").await;
-    let second = Running::start(pair.options_with_spool("two"));
+    let second = Running::start(options("two"));
     second.streams().await;
     pair.equal().await;
     put(&mut source, "/app/a", "newer").await;
@@ -126,7 +128,7 @@ async fn a_destination_out_of_space_is_waited_for() {
 /// tell, and both sides are compared.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_quiet_prefix_in_a_busy_source_does_not_fall_behind() {
-    let mut pair = Pair::start().await;
+    let mut pair = Pair::start_that_forgets_nothing().await;
     let mut source = pair.from().await;
     let version = source.status().await.unwrap().version().to_owned();
     let honest = !version.starts_with("3.4.") && version != "3.5.1";

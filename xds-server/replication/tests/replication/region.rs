@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use etcd_client::{Client, Compare, CompareOp, GetOptions, Txn, TxnOp};
+use tokio::sync::watch;
 use zonebreak_drill::lab::Link;
 use zonebreak_replication::{
     ClusterOptions, RESERVED, ReplicationError, ReplicationOptions,
@@ -47,14 +48,16 @@ async fn a_planned_promotion_under_load_loses_no_write_that_was_acknowledged() {
     let replicator = Running::start(options.clone());
     replicator.streams().await;
     let mut source = pair.from().await;
+    let (so_far, count) = watch::channel(0);
     let writer = tokio::spawn(async move {
         let mut acknowledged = 0;
         while write_unfenced(&mut source, &format!("/app/{acknowledged:05}"), "v").await {
             acknowledged += 1;
+            so_far.send_replace(acknowledged);
         }
         acknowledged
     });
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    until("the writer to be at work", async || *count.borrow() > 10).await;
     let promoted = region::promote(options.clone(), "eve", false, false).await.unwrap();
     let acknowledged = writer.await.unwrap();
     assert!(acknowledged > 10 && !promoted.already && promoted.source_fenced, "{acknowledged} {promoted:?}");
@@ -167,7 +170,7 @@ async fn without_the_source_the_loss_is_told_first_and_the_spool_is_rolled_forwa
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_former_owner_returns_fenced_and_what_only_it_had_is_saved_before_it_is_overwritten() {
-    let mut pair = Pair::start().await;
+    let mut pair = Pair::start_that_forgets_nothing().await;
     let options = named(&pair);
     let mut west = pair.from().await;
     for (key, value) in [("/app/a", "1"), ("/app/b", "1"), ("/app/gone", "1")] {
@@ -372,7 +375,7 @@ fn saved(options: &ReplicationOptions, begins: &str) -> Vec<serde_json::Value> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_former_owner_is_known_whatever_the_other_direction_is_called() {
-    let mut pair = Pair::start().await;
+    let mut pair = Pair::start_that_forgets_nothing().await;
     let mut back = reversed(&divided(&mut pair, false).await, "back");
     back.stream = "back".to_owned();
     let replicator = Running::start(back.clone());
@@ -386,7 +389,7 @@ async fn a_former_owner_is_known_whatever_the_other_direction_is_called() {
 /// Its revision is behind the last one that the owner knows of it: whatever it has is its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_former_owner_that_was_rebuilt_returns_and_all_that_it_has_is_saved() {
-    let mut pair = Pair::start().await;
+    let mut pair = Pair::start_that_forgets_nothing().await;
     let back = reversed(&divided(&mut pair, true).await, "back");
     let replicator = Running::start(back.clone());
     replicator.streams().await;
@@ -401,7 +404,7 @@ async fn a_former_owner_that_was_rebuilt_returns_and_all_that_it_has_is_saved() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_former_owner_that_was_rebuilt_and_written_to_since_is_saved_whole() {
     for compacted in [false, true] {
-        let mut pair = Pair::start().await;
+        let mut pair = Pair::start_that_forgets_nothing().await;
         let back = reversed(&divided(&mut pair, true).await, "back");
         let (mut west, known) = (pair.from().await, pair.checkpoint().await.unwrap().source_revision.0);
         put(&mut west, "/app/3", "west's").await;

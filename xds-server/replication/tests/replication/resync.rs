@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use etcd_client::{Txn, TxnOp};
-use zonebreak_drill::lab::{Etcd, Http, Link};
+use zonebreak_drill::lab::{Etcd, Http};
 use zonebreak_replication::{
-    ClusterOptions, RESERVED, ReplicationOptions,
+    RESERVED,
     checkpoint::{Checkpoint, Torn},
     snapshot::moment,
     spool::History,
@@ -60,7 +60,7 @@ async fn a_compacted_source_is_compared_and_what_it_forgot_is_deleted() {
 /// What it still has to delete stands nowhere but in the comparison, which the next one makes again: the marker says so.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_comparison_that_was_killed_is_made_again_and_deletes_what_the_source_forgot() {
-    let pair = Pair::start().await;
+    let mut pair = Pair::start().await;
     let (mut source, mut to) = (pair.from().await, pair.to().await);
     fill(&mut source, "/app/k/", 0..6_000).await;
     put(&mut source, "/app/stale", "1").await;
@@ -71,21 +71,22 @@ async fn a_comparison_that_was_killed_is_made_again_and_deletes_what_the_source_
     fill(&mut source, "/app/changed/", 0..6_000).await;
     let head = source.delete("/app/stale", None).await.unwrap().header().unwrap().revision();
     source.compact(head, None).await.unwrap();
-    // Far away, so that there is time to die in.
-    let link = Link::open(pair.destination.address(), Duration::from_millis(150)).await.unwrap();
-    let far = ReplicationOptions { destination: ClusterOptions::plain([link.url()]), ..pair.options() };
-    let replicator = Running::start(far);
-    until("the marker", async || {
-        matches!(pair.checkpoint().await.unwrap().torn, Some(Torn::Aligning { .. }))
+    // It cannot come to its end while a value that is too large is in the way, and what it has to delete goes with that one.
+    put(&mut source, "/app/stalf", &"x".repeat(300_000)).await;
+    pair.destination.restart_with(&["--max-request-bytes", "100000"]).await.unwrap();
+    let replicator = Running::start(pair.options());
+    until("it to be in the middle", async || {
+        let marked = matches!(pair.checkpoint().await.unwrap().torn, Some(Torn::Aligning { .. }));
+        marked && !list(&mut to, "/app/changed/").await.is_empty()
     })
     .await;
     replicator.kill().await;
-    drop(link);
     let killed = pair.checkpoint().await.unwrap();
     assert!(matches!(killed.torn, Some(Torn::Aligning { .. })), "it was over before the kill: {killed:?}");
     assert!(!to.get("/app/stale", None).await.unwrap().kvs().is_empty(), "it was deleted before the kill");
+    pair.destination.restart_with(&["--max-request-bytes", "1572864"]).await.unwrap();
     let replicator = Running::start(pair.options());
-    assert_eq!(pair.equal().await.len(), 12_000);
+    assert_eq!(pair.equal().await.len(), 12_001);
     replicator.streams().await;
     assert!(to.get("/app/stale", None).await.unwrap().kvs().is_empty());
     pair.prove(pair.options()).await;
@@ -147,7 +148,7 @@ async fn the_baseline_copies_ten_thousand_keys_whole() {
 /// Killed in the middle of the comparison, after the first write: whoever reads the log must not take it for complete.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_has_the_gap_before_the_destination_has_anything_of_what_is_in_it() {
-    let pair = Pair::start().await;
+    let mut pair = Pair::start().await;
     let mut source = pair.from().await;
     put(&mut source, "/app/a", "1").await;
     let replicator = Running::start(pair.options());
@@ -159,11 +160,9 @@ async fn the_log_has_the_gap_before_the_destination_has_anything_of_what_is_in_i
         last = put(&mut source, &format!("/app/{key:03}"), &value).await;
     }
     source.compact(last, None).await.unwrap();
-    // The keys come in pages of 16, one every 300 ms.
-    let link = Link::open(pair.source.address(), Duration::from_millis(150)).await.unwrap();
-    let mut far = pair.options();
-    far.source = ClusterOptions::plain([link.url()]);
-    let replicator = Running::start(far);
+    // Which the destination takes none of, so that the comparison stays where it is.
+    pair.destination.restart_with(&["--max-request-bytes", "100000"]).await.unwrap();
+    let replicator = Running::start(pair.options());
     until("the destination to be between two revisions", async || {
         pair.checkpoint().await.is_some_and(|it| matches!(it.torn, Some(Torn::Aligning { .. })))
     })
@@ -172,6 +171,7 @@ async fn the_log_has_the_gap_before_the_destination_has_anything_of_what_is_in_i
     let log = History::open(pair.spool("spool")).unwrap().unwrap();
     let stretches = moment::stretches(Some(&log)).unwrap();
     assert!(stretches.last().is_some_and(|known| known.after.0 >= last), "{stretches:?}");
+    pair.destination.restart_with(&["--max-request-bytes", "1572864"]).await.unwrap();
     let replicator = Running::start(pair.options());
     replicator.streams().await;
     assert_eq!(pair.equal().await.len(), 65);

@@ -14,6 +14,9 @@ use zonebreak_replication::{
 
 use crate::support::{PREFIX, Pair, Running, list, put, until};
 
+/// What a login costs an etcd: by default so much that one which waits for a core does not answer in time.
+const LOGIN: [&str; 2] = ["--bcrypt-cost", "4"];
+
 /// Switches users on: `root`, and `replicator` with these permissions alone.
 async fn guard(client: &mut Client, permissions: Vec<Permission>) {
     client.user_add("root", "root", None).await.unwrap();
@@ -39,7 +42,8 @@ async fn users_need_no_more_than_the_prefix_and_the_checkpoints() {
     let key = pair.lab.path().join("token.key");
     std::fs::write(&key, [7; 32]).unwrap();
     let tokens = format!("jwt,sign-method=HS256,ttl=600s,priv-key={}", key.display());
-    pair.destination.restart_with(&["--auth-token", &tokens]).await.unwrap();
+    pair.source.restart_with(&LOGIN).await.unwrap();
+    pair.destination.restart_with(&[&LOGIN[..], &["--auth-token", &tokens]].concat()).await.unwrap();
     let read = Permission::read(PREFIX).with_prefix();
     guard(&mut pair.from().await, vec![read]).await;
     let both = [PREFIX, RESERVED].map(|prefix| Permission::read_write(prefix).with_prefix());
@@ -80,6 +84,7 @@ async fn users_need_no_more_than_the_prefix_and_the_checkpoints() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_destination_that_does_not_let_itself_be_verified_ends_replication() {
     let mut pair = Pair::start().await;
+    pair.destination.restart_with(&LOGIN).await.unwrap();
     let both = [PREFIX, RESERVED].map(|prefix| Permission::read_write(prefix).with_prefix());
     guard(&mut pair.to().await, both.to_vec()).await;
     let mut options = pair.options();
@@ -203,7 +208,10 @@ impl Certificates {
             .args(["--initial-cluster", all])
             .args(["--data-dir".into(), lab.path().join(format!("{name}.data")).into_os_string()])
             .args(["--client-cert-auth", "--trusted-ca-file", &ca, "--cert-file", &certificate])
-            .args(["--key-file", &key, "--logger", "zap", "--log-level", "error"]);
+            .args(["--key-file", &key, "--logger", "zap", "--log-level", "error"])
+            // Three times the usual: members that are kept waiting for a core are not to elect another leader.
+            .args(["--election-timeout", "3000"])
+            .args(LOGIN);
         (Process::spawn(lab, name, command).unwrap(), url)
     }
 }

@@ -65,7 +65,9 @@ async fn every_change_of_state_is_one_line_with_its_cause() {
     region::promote(options, "eve", false, false).await.unwrap();
     replicator.gives_up().await;
     assert_eq!((role("replica"), role("primary")), (0, 1));
-    let states = log.states("told");
+    let mut states = log.states("told");
+    // Whoever promotes takes the destination over first. A replicator that writes in between begins anew, and says so.
+    states.retain(|(state, cause)| state != "starting" || !cause.contains("has taken this destination over"));
     let wanted = [
         ("aligning", "genesis"),
         ("streaming", "both sides are equal at revision"),
