@@ -1,6 +1,6 @@
 //! `serve --etcd`, `register`, `topology` and `zone` against a real etcd.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 use zonebreak_drill::lab::{Etcd, Lab, Plane, PlaneOptions, Registration, RegistrationOptions, until};
@@ -141,8 +141,9 @@ async fn guards_say_why_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_confirms_is_said_to_be_written_and_no_more() {
     let world = World::new().await;
-    let drain = ["zone", "drain", "az-a", "--for", "5m", "--reason", "x", "--timeout", "1s"];
-    let (code, _, err) = world.cli(&[&drain[..], &["--server", "http://127.0.0.1:9"]].concat()).await;
+    let drain = ["zone", "drain", "az-a", "--for", "5m", "--reason", "x"];
+    let nobody = ["--server", "http://127.0.0.1:9", "--timeout", "1s"];
+    let (code, _, err) = world.cli(&[&drain[..], &nobody].concat()).await;
     assert_eq!(code, 4, "it is written: {err}");
     assert!(err.contains("written at revision") && err.contains("not confirmed"), "{err}");
     assert_eq!(err.matches("failed to reach the server").count(), 1, "{err}");
@@ -155,7 +156,8 @@ async fn what_nobody_confirms_is_said_to_be_written_and_no_more() {
     stubborn.until("its endpoints", |proxy| !proxy.endpoints.is_empty()).await;
     stubborn.refuse = Some("no".to_owned());
     let following = stubborn.run();
-    let (code, _, err) = world.cli(&drain).await;
+    // Everybody has answered, so the command does not wait for its time to be up.
+    let (code, _, err) = world.cli(&[&drain[..], &["--timeout", "5m"]].concat()).await;
     assert_eq!(code, 4, "{err}");
     assert!(err.contains("1 proxy rejected it") && err.contains("zonebreak proxies"), "{err}");
     following.abort();
@@ -185,7 +187,7 @@ async fn a_registration_comes_and_goes_with_its_process() {
         (&json!(3), &json!("7"), &json!("az-b"))
     );
 
-    let status = registration.terminate(Duration::from_secs(10)).await.unwrap();
+    let status = registration.terminate(LIMIT).await.unwrap();
     assert_eq!(status.code(), Some(0), "{}", registration.process().log());
     admin_says(&world.plane, path, |seen| {
         seen["endpoints"]["order-svc"].as_object().is_some_and(|all| all.len() == 2)

@@ -119,7 +119,15 @@ async fn a_restore_that_was_killed_is_finished_by_the_same_command() {
     .await
     .unwrap();
     slow.kill().await.unwrap();
-    let middle = state(&mut client).await.len();
+    // What it had sent may still be on its way through etcd.
+    let mut middle = 0;
+    until("nothing more to come", LIMIT, async || {
+        let before = std::mem::replace(&mut middle, state(&mut client.clone()).await.len());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        if before == middle { Ok(()) } else { Err(format!("{middle} keys")) }
+    })
+    .await
+    .unwrap();
     assert!(middle < 6_000, "it was done before it was killed");
     let mark = client.get("/zonebreak/v1/replication/restore:mark", None).await.unwrap();
     assert_eq!(mark.kvs().len(), 1, "readers can tell that it is not whole");
