@@ -18,7 +18,7 @@ pub const REGION: &str = "region-1";
 
 /// For anything that takes a moment: processes start, a change arrives. Generous, since a test that fails here says what it
 /// saw, and one that passes does not wait.
-pub const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// What to build.
 #[derive(Debug, Clone)]

@@ -206,11 +206,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_delay_adds_latency_and_takes_no_throughput_away() {
-        let one_way = Duration::from_millis(50);
+        let one_way = Duration::from_millis(200);
         let (_link, mut stream) = echo(one_way).await;
         let begun = Instant::now();
         let mut back = vec![0; 100];
-        // A hundred pieces, one after the other: with a delay for each they would take ten seconds.
+        // A hundred pieces, one after the other: with a delay for each they would take forty seconds.
         for piece in 0..100_u8 {
             stream.write_all(&[piece]).await.unwrap();
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -218,7 +218,7 @@ mod tests {
         stream.read_exact(&mut back).await.unwrap();
         assert!(back.iter().copied().eq(0..100));
         assert!(begun.elapsed() >= 2 * one_way);
-        assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
     }
 
     #[tokio::test]

@@ -25,13 +25,18 @@ async fn arrivals_follow_the_schedule_although_answers_are_slow() {
     let target = backends.zones()[0].backends()[0].address();
     let load = Load::start(LoadOptions::new(target, "svc", 100.0)).unwrap();
     let (start, took) = run(&load, 200).await;
-    assert!((1.9..4.0).contains(&took.as_secs_f64()), "200 requests at 100/s and 0.2 s each took {took:?}");
+    assert!(took >= Duration::from_millis(1_900), "200 requests at 100/s and 0.2 s each took {took:?}");
     let samples = load.stop().await;
     // Due times are exact, however busy the machine is.
     let span = samples[samples.len() - 1].due - samples[0].due;
     let expected = (samples.len() - 1) as f64 / 100.0;
     assert!((span.as_secs_f64() - expected).abs() < 1e-3, "{span:?} for {} samples", samples.len());
     assert!(samples.iter().all(|sample| sample.latency >= Duration::from_millis(200)));
+    // A machine that sends some late sends them in a bunch, so that there are never fewer at once.
+    let under_way =
+        |at: Instant| samples.iter().filter(|s| s.due + s.late <= at && at < s.due + s.latency).count();
+    let most = samples.iter().map(|sample| under_way(sample.due + sample.late)).max();
+    assert!(most >= Some(15), "{most:?} requests at once");
     assert!(samples.iter().all(|sample| sample.due >= start - Duration::from_millis(100)));
 }
 
