@@ -70,7 +70,7 @@ async fn a_module_that_the_proxy_cannot_load_is_a_nack_and_the_old_one_goes_on()
         "the old module is gone"
     );
     // Drains travel with the module, so the command says that this proxy has not taken it.
-    let drain = ["zone", "drain", "az-b", "--for", "5m", "--reason", "e2e", "--timeout", "5s"];
+    let drain = ["zone", "drain", "az-b", "--for", "5m", "--reason", "e2e", "--timeout", "5m"];
     let said = words(&world.plane, &drain).await;
     assert_eq!(said.code, 4, "{said:?}");
     assert!(said.err.contains("1 proxy rejected it"), "{said:?}");
@@ -215,7 +215,8 @@ async fn filter_of(world: &World, proxy: &str) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_two_proxies_die_over_the_third_never_sees() {
     let _turn = turn().await;
-    let config = "waves: { timeout: 3s }\n".to_owned();
+    // In that time each must be seen to be waited for and die, after which it is waited for until the time is over.
+    let config = "waves: { timeout: 8s }\n".to_owned();
     let mut world = World::start(WorldOptions { config: Some(config), ..Default::default() }).await.unwrap();
     let mut second = world.another_envoy("second", "az-a", Protocol::Delta).await.unwrap();
     in_sync(&world.plane, 2).await;

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use zonebreak_drill::{
     embedded::{Embedded, EmbeddedOptions},
-    lab::{Backends, Lab},
-    world::SERVICE,
+    lab::{Backends, Lab, until},
+    world::{SERVICE, SOON},
 };
 
 /// The zones; the proxy is in the first.
@@ -68,6 +68,17 @@ impl Bench {
         };
         let counted = stats.into_iter().filter(|(_, value)| *value > 0);
         counted.map(|(name, value)| ((label(&name, "zone"), label(&name, "result")), value)).collect()
+    }
+
+    /// Waits until the filter has counted exactly these attempts. A client sees the end of an answer before the filter does, by as
+    /// much as its worker waits for a core.
+    pub async fn counted(&self, wanted: &BTreeMap<(String, String), u64>) {
+        until("the attempts counted", SOON, async || match self.attempts().await {
+            found if found == *wanted => Ok(()),
+            found => Err(format!("{found:?}, not {wanted:?}")),
+        })
+        .await
+        .unwrap();
     }
 
     /// A stat of Envoy; 0 when it is not there yet.

@@ -58,12 +58,7 @@ async fn a_grpc_request_without_a_host_is_charged_and_counted_as_failed() {
 }
 
 async fn charged_at_home(bench: &Bench) {
-    until("all charged to the own zone, once", SOON, async || {
-        let found = bench.attempts().await;
-        if found == counts([(ZONES[0], "fail", COUNT)]) { Ok(()) } else { Err(format!("{found:?}")) }
-    })
-    .await
-    .unwrap();
+    bench.counted(&counts([(ZONES[0], "fail", COUNT)])).await;
 }
 
 /// All endpoints are down, and Envoy is told to send nothing to those that are.

@@ -14,10 +14,14 @@ use std::{
 
 use zonebreak_drill::world::World;
 
-use super::turn;
+use super::{alone, turn};
 
 /// Measurements before giving up. Each is a whole new world, so that none is judged on the remains of another.
-const TRIES: u32 = 6;
+const TRIES: u32 = 8;
+
+/// Those of them that may run beside another world, which is the first to keep a machine busy. The later ones wait until they are
+/// alone.
+const TOGETHER: u32 = 2;
 
 /// Between two looks of the watcher.
 const BEAT: Duration = Duration::from_millis(5);
@@ -62,8 +66,12 @@ struct Slices {
 /// # Panics
 /// When the measurement does, and when the machine never gave it a chance.
 pub async fn judged(mut measurement: impl AsyncFnMut() -> Result<(), Busy>) {
-    let _turn = turn().await;
+    let mut place = turn().await;
     for attempt in 1..=TRIES {
+        if attempt > TOGETHER {
+            drop(place);
+            place = alone().await;
+        }
         let Err(Busy(why)) = measurement().await else { return };
         eprintln!("attempt {attempt} of {TRIES}: the machine was too busy to judge: {why}");
         tokio::time::sleep(attempt * PAUSE).await;

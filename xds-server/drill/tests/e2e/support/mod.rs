@@ -7,5 +7,5 @@ mod words;
 
 pub use calm::{Busy, Calm, judged};
 pub use measure::{Watched, in_sync, left_after, no_failure, ran, steady};
-pub use turn::turn;
+pub use turn::{alone, turn};
 pub use words::{cli, etcd, put, words};
