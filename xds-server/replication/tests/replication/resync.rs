@@ -231,8 +231,10 @@ async fn to_mend_one_key_of_many_no_other_value_is_read() {
     let replicator = Running::start(pair.options());
     replicator.streams().await;
     let repaired = replicator.metrics.repaired.get();
-    // What it wrote itself comes back over the destination's watch first.
-    until("the watch to have told of it", async || replicator.metrics.transactions.get() > 2).await;
+    // What it wrote itself comes back over the destination's watch first, and in its order.
+    let verified = replicator.metrics.verified.get();
+    put(&mut source, "/app/00/000", &value).await;
+    until("the watch to have told of it", async || replicator.metrics.verified.get() > verified).await;
     let before = [sent(&pair.source).await, sent(&pair.destination).await];
     put(&mut to, "/app/07/007", "stranger").await;
     until("it to be mended", async || replicator.metrics.repaired.get() == repaired + 1).await;
