@@ -6,8 +6,9 @@ use serde::de::DeserializeOwned;
 
 use super::{LabError, error::chain};
 
-/// For one request: an admin interface on the same machine answers in milliseconds, config dumps in a second.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// For one request: an admin interface on the same machine answers in milliseconds, config dumps in a second, and one that waits for a
+/// core in several.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A client bound to one base address.
 #[derive(Debug, Clone)]

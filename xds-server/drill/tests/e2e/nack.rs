@@ -109,8 +109,8 @@ async fn more_services_than_the_filter_has_room_for_cost_no_other_its_breaker() 
     }
 
     until("the problem named", SOON, async || {
-        let status = cli(&world.plane, &["status"]).await;
-        if status.out.contains("257 services have endpoints") { Ok(()) } else { Err(status.out) }
+        let status = words(&world.plane, &["status"]).await;
+        if status.out.contains("257 services have endpoints") { Ok(()) } else { Err(format!("{status:?}")) }
     })
     .await
     .unwrap();
@@ -124,8 +124,9 @@ async fn more_services_than_the_filter_has_room_for_cost_no_other_its_breaker() 
     client.delete("/zonebreak/v1/services/svc-255", None).await.unwrap();
     client.delete("/zonebreak/v1/endpoints/svc-255/", Some(end)).await.unwrap();
     until("the problem gone", SOON, async || {
-        let status = cli(&world.plane, &["status"]).await;
-        if status.out.contains("services have endpoints") { Err(status.out) } else { Ok(()) }
+        let status = words(&world.plane, &["status"]).await;
+        let gone = status.code == 0 && !status.out.contains("services have endpoints");
+        if gone { Ok(()) } else { Err(format!("{status:?}")) }
     })
     .await
     .unwrap();
