@@ -29,16 +29,9 @@ use crate::{
 
 /// How fast detectors find a bad zone, what they miss, and how often they cry wolf.
 ///
-/// Three zones; requests arrive by chance at a fixed mean rate, and are drawn one by one; all detectors see the same ones. Times are
-/// from the onset of a fault in the first zone to the tick of 100 ms that found it: median and 95th percentile over the seeds, those
-/// that missed it for 60 s included. False trips are those of a healthy service with 0.5 % and 5 % errors, for each 24 h. Global: the
-/// share of runs with 60 % failures in all zones alike (a minute at 200 requests a second, 5 minutes at 3, 10 at 0.5) in which any
-/// zone tripped. `ours` is the filter's own code, fed with
-/// counters as the filter feeds it. Markdown on standard output, progress on standard error. Ends with 1 when ours trips a zone of a
-/// healthy service or in a global failure: `normal` and `safe` at all (but for `normal` at 94/3/3, once in 24 h at 5 % errors, once in 400 minutes),
-/// `fast` in more than 1 of 100 minutes or more than twice in 24 h.
+/// The help is `scripts/help/bench-detector.txt`, which `scripts/bench-detector` prints before anything is built.
 #[derive(Debug, Parser)]
-#[command(name = "monte-carlo")]
+#[command(name = "monte-carlo", override_help = include_str!("../../../../scripts/help/bench-detector.txt"))]
 struct Args {
     /// Runs of each fault.
     #[arg(long, value_name = "N", default_value_t = 400)]

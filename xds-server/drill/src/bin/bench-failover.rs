@@ -17,7 +17,7 @@ use zonebreak_drill::failover::{Contender, Scenario, Timing, Trial, drain_table,
 /// of its former share at the end where that is not nearly all. Nobody retries, but for ours-retry. A second table tells how
 /// exactly Zonebreak drains a zone. Markdown on standard output, progress on standard error.
 #[derive(Debug, Parser)]
-#[command(name = "bench-failover", version)]
+#[command(name = "bench-failover", bin_name = "scripts/bench-failover")]
 struct Args {
     /// How long the fault lasts.
     #[arg(long, value_name = "N", default_value_t = 30)]

@@ -16,7 +16,7 @@ use zonebreak_drill::overhead::{Effort, Setup, measure, sidecars, table};
 /// by its number of clusters, and what loading the module adds to its start. Figures are good relative to each other, on
 /// the same machine and in the same run. Markdown on standard output, progress on standard error.
 #[derive(Debug, Parser)]
-#[command(name = "bench-overhead", version)]
+#[command(name = "bench-overhead", bin_name = "scripts/bench-overhead")]
 struct Args {
     /// Rounds; the median counts.
     #[arg(long, value_name = "N", default_value_t = 7)]

@@ -18,7 +18,7 @@ use zonebreak_drill::replication::{Effort, Section, Server, cores, free, put_int
 /// loop kills our replicator under load and compares the destination with that client's own ledger; exit code 1 when anything
 /// was lost, doubled, resurrected or torn. Markdown on standard output, progress on standard error.
 #[derive(Debug, Parser)]
-#[command(name = "bench-replication", version)]
+#[command(name = "bench-replication", bin_name = "scripts/bench-replication")]
 struct Args {
     /// Only these sections; may be repeated.
     #[arg(long, value_name = "SECTION", value_enum)]

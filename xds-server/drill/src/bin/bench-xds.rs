@@ -8,6 +8,11 @@ use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use zonebreak_drill::fanout::{Cache, Figures, Plan, Servers, Speaks, floor, measure, table, targets};
 
+/// What the script does by itself.
+const INSTRUCTIONS: &str = "Instead of all this:
+      --instructions
+          Count what one stream's hot paths execute, under valgrind";
+
 /// How fast one change reaches a thousand proxies, and what they cost the server: our engine, and go-control-plane with its
 /// linear and its snapshot caches in the same run.
 ///
@@ -17,13 +22,13 @@ use zonebreak_drill::fanout::{Cache, Figures, Plan, Servers, Speaks, floor, meas
 /// each client has read it (medians over the changes); a pace of changes, late by when each was due; memory a stream; and all
 /// clients coming back at once with what they had. Markdown on standard output, progress on standard error.
 #[derive(Debug, Parser)]
-#[command(name = "bench-xds", version)]
+#[command(name = "bench-xds", override_usage = "scripts/bench-xds [OPTIONS]", after_help = INSTRUCTIONS)]
 struct Args {
     /// Our server: `bench_server`, an example of zonebreak-xds.
-    #[arg(long, value_name = "PROGRAM")]
+    #[arg(long, value_name = "PROGRAM", hide = true)]
     ours: PathBuf,
     /// go-control-plane's server; without it only ours is measured.
-    #[arg(long, value_name = "PROGRAM")]
+    #[arg(long, value_name = "PROGRAM", hide = true)]
     peer: Option<PathBuf>,
     /// Services; may be repeated.
     #[arg(long, value_name = "N", default_values_t = [1, 1_000])]

@@ -10,7 +10,7 @@ use zonebreak_drill::overhead::growth;
 /// A closed loop over sixteen kept connections, backends in three zones. Progress on standard error, the result on standard output;
 /// exit code 3 when the proxy has grown by more than is allowed.
 #[derive(Debug, Parser)]
-#[command(name = "soak", version)]
+#[command(name = "soak", bin_name = "scripts/soak")]
 struct Args {
     /// Requests after the warm-up.
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]

@@ -38,9 +38,9 @@ use text::{Line, Tone};
 /// Requests a second: what the promises are given for.
 const RATE: f64 = 200.0;
 
-/// See `help.txt`, which `scripts/demo` prints as well.
+/// See `scripts/help/demo.txt`, which `scripts/demo` prints as well.
 #[derive(Debug, Parser)]
-#[command(name = "demo", override_help = include_str!("help.txt"))]
+#[command(name = "demo", override_help = include_str!("../../../../../scripts/help/demo.txt"))]
 struct Args {
     /// Leave everything running at the end.
     #[arg(long)]
@@ -50,7 +50,7 @@ struct Args {
     json: Option<PathBuf>,
 }
 
-/// How the demo ends; the numbers stand in `help.txt`.
+/// How the demo ends; the numbers stand in `scripts/help/demo.txt`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum End {
@@ -239,14 +239,14 @@ mod tests {
 
     #[test]
     fn the_help_text_names_every_option_and_every_exit_code() {
-        let help = include_str!("help.txt");
+        let help = include_str!("../../../../../scripts/help/demo.txt");
         let command = Args::command();
         let flags = command.get_arguments().filter_map(|argument| argument.get_long());
         let missing: Vec<_> = flags.filter(|flag| !help.contains(&format!("--{flag}"))).collect();
-        assert!(missing.is_empty(), "not in help.txt: {missing:?}");
+        assert!(missing.is_empty(), "not in scripts/help/demo.txt: {missing:?}");
         for end in [End::Kept, End::Missed, End::Failed, End::Unsure, End::Stopped] {
             let line = format!("\n  {:<5}", end as u8);
-            assert!(help.contains(&line), "{end:?} is not in help.txt");
+            assert!(help.contains(&line), "{end:?} is not in it");
         }
     }
 
