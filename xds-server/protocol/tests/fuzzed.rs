@@ -1,12 +1,12 @@
 //! The fuzzers' harness on stable: the committed corpus, and some noise.
 
-#[path = "../fuzz/harness.rs"]
+#[path = "../fuzz/harness/mod.rs"]
 mod harness;
 
 use proptest::prelude::*;
 
 fn corpus(target: &str, run: fn(&[u8])) {
-    let folder = format!("{}/fuzz/corpus/{target}", env!("CARGO_MANIFEST_DIR"));
+    let folder = format!("{}/../../testdata/fuzz/{target}", env!("CARGO_MANIFEST_DIR"));
     let mut files = 0;
     for entry in std::fs::read_dir(&folder).unwrap() {
         run(&std::fs::read(entry.unwrap().path()).unwrap());
