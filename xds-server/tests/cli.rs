@@ -212,21 +212,6 @@ fn a_file_for_replication_alone_needs_no_source_of_the_topology() {
 }
 
 #[test]
-fn a_file_that_cannot_be_explained_is_said_to_be_none() {
-    let dir = tempfile::tempdir().unwrap();
-    let explain = |text: &str| {
-        std::fs::write(dir.path().join("file"), text).unwrap();
-        zonebreak_in(dir.path(), &["explain", "file"], &[])
-    };
-    let run = explain(" \n");
-    assert!(run.code == 2 && run.err.contains("file: it is empty"), "{}", run.err);
-    let run = explain("zones:\n  az-a: {}\n");
-    assert!(run.code == 2 && run.err.contains("neither a recording, scrapes nor a log"), "{}", run.err);
-    let run = explain("[2026-11-25 20:14:03.123][1][info][main] starting\n");
-    assert!(run.code == 3 && run.err.contains("no transition"), "{}", run.err);
-}
-
-#[test]
 fn the_wrong_module_is_refused_before_anything_starts() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("f.wasm"), b"\0asm\x01\0\0\0").unwrap();
@@ -239,6 +224,23 @@ fn the_wrong_module_is_refused_before_anything_starts() {
         let found = "93a44bbb96c751218e4c00d479e4c14358122a389acca16205b1e4d0dc5f9476";
         assert!(run.err.contains(found) && run.err.contains(&other), "{}", run.err);
     }
+}
+
+#[test]
+fn a_topology_is_validated_without_an_etcd() {
+    let dir = tempfile::tempdir().unwrap();
+    let validate = |text: &str| {
+        std::fs::write(dir.path().join("topology.yaml"), text).unwrap();
+        zonebreak_in(dir.path(), &["topology", "validate", "topology.yaml"], &[])
+    };
+    let run = validate("zones: {az-a: {}}\nservices: {s: {weights: {az-x: 1}}}\n");
+    assert_eq!((run.code, run.out.as_str()), (0, ""));
+    let warning = "warning: zone \"az-x\" named by policy s (weights) has no endpoints and is not declared; did you mean \
+                   \"az-a\"?\n";
+    assert_eq!(run.err, format!("{warning}the topology is valid\n"));
+    let run = validate("zones: {az-a: {regoin: eu}}\n");
+    assert_eq!((run.code, run.out.as_str()), (2, ""));
+    assert!(run.err.contains("topology.yaml:1:16: zones/az-a: unknown field `regoin`"), "{}", run.err);
 }
 
 #[test]

@@ -110,7 +110,10 @@ fn a_what_if_says_that_it_is_one() {
     assert!(safe["notes"][0].as_str().unwrap().starts_with("what if:"), "{safe}");
 
     for (text, says) in [
-        ("breaker: {sensitivity: lots}\n", "error: policy.yaml:1:24: unknown variant `lots`"),
+        (
+            "breaker: {sensitivity: lots}\n",
+            "error: policy.yaml:1:24: breaker.sensitivity: unknown variant `lots`",
+        ),
         ("retry: {attempts: 9}\n", "retry.attempts: must be 0 to 3"),
         ("services: {}\n", "it has no service order-svc"),
         ("services: {order-svc: {mode: fast}}\n", "unknown variant `fast`"),
@@ -144,7 +147,8 @@ fn what_cannot_be_used_is_refused_with_the_reason() {
     for (input, code, says) in [
         ("[20:14:03][info] nothing happened\n", 3, "there is no transition in standard input"),
         ("nothing happened\n", 2, "it is neither a recording, scrapes nor a log"),
-        ("\n", 2, "it is empty"),
+        (" \n", 2, "it is empty"),
+        ("zones:\n  az-a: {}\n", 2, "it is neither a recording, scrapes nor a log"),
         (
             "{\"zonebreak_recording\":9,\"every_ms\":100}\n",
             2,

@@ -20,7 +20,7 @@ use zonebreak_core::{
     policy::ServicePolicy,
     units::Millis,
 };
-use zonebreak_topology::{document::Document, entry::Entry};
+use zonebreak_topology::{document::Document, entry::Entry, key::Kind};
 
 use super::output::OutputArgs;
 use crate::{
@@ -254,7 +254,9 @@ fn moments(at: &[At], series: &Series) -> Vec<u64> {
 fn policy(file: &Path, service: &ServiceName) -> Result<ServicePolicy, Failure> {
     let (name, content) = read(file)?;
     let fail = |why: &dyn std::fmt::Display| Failure::usage(format_args!("failed to use {name}: {why}"));
-    let fields: serde_json::Value = config::parse(Path::new(&name), &content).map_err(Failure::usage)?;
+    let sample = Entry::sample(Kind::Services);
+    let fields: serde_json::Value =
+        config::parse(Path::new(&name), &content, &sample).map_err(Failure::usage)?;
     let policy = if fields.get("services").is_some() {
         let document = Document::parse(&content).map_err(|error| fail(&error))?;
         if let Some(problem) = document.problems.first() {
@@ -267,7 +269,7 @@ fn policy(file: &Path, service: &ServiceName) -> Result<ServicePolicy, Failure> 
             _ => return Err(fail(&format_args!("it has no service {service}"))),
         }
     } else {
-        config::parse(Path::new(&name), &content).map_err(Failure::usage)?
+        config::parse(Path::new(&name), &content, &sample).map_err(Failure::usage)?
     };
     policy.validate().map_err(|error| fail(&error))?;
     Ok(policy)

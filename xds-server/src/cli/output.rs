@@ -63,6 +63,13 @@ fn unprintable(error: impl std::fmt::Display) -> Failure {
     Failure::new(Exit::Unexpected, format_args!("failed to print the answer: {error}"))
 }
 
+/// Tells what looks like a mistake and is none for certain. On standard error, so that what programs read stays what it is.
+pub fn warn<T: std::fmt::Display>(warnings: impl IntoIterator<Item = T>) {
+    for warning in warnings {
+        eprintln!("warning: {warning}");
+    }
+}
+
 /// Writes `text` and a line end to standard output. A reader that went away (`| head`) is no error.
 pub fn print(text: &str) -> Result<(), Failure> {
     match writeln!(io::stdout(), "{}", text.trim_end()) {

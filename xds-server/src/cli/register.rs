@@ -1,6 +1,9 @@
 //! `zonebreak register`: keeps one endpoint known in etcd for as long as it runs.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use tokio_util::sync::CancellationToken;
 use zonebreak_core::{
@@ -8,7 +11,7 @@ use zonebreak_core::{
     units::Millis,
 };
 use zonebreak_topology::{
-    InstanceId,
+    EtcdOptions, InstanceId,
     register::{self, RegisterError, RegisterEvent, RegisterOptions},
 };
 
@@ -73,14 +76,28 @@ pub async fn run(args: RegisterArgs) -> Outcome {
     log::start(&config.log);
     let stop = CancellationToken::new();
     tokio::spawn(signal::stop(stop.clone()));
-    register::run(&options, &etcd, stop, tell).await.map_err(|error| match error {
+    let doubted = AtomicBool::new(false);
+    let hear = |event: RegisterEvent| {
+        if matches!(event, RegisterEvent::Registered { .. }) && !doubted.swap(true, Ordering::Relaxed) {
+            tokio::spawn(doubt(options.clone(), etcd.clone()));
+        }
+        tell(&event);
+    };
+    register::run(&options, &etcd, stop, hear).await.map_err(|error| match error {
         RegisterError::Invalid(_) => Failure::usage(format_args!("failed to {error}")),
         RegisterError::Etcd(error) => failures::etcd(error),
     })?;
     Ok(Exit::Ok)
 }
 
-fn tell(event: RegisterEvent) {
+/// Tells whether the zone looks like a typing error. Whether it can be told is nothing that a registration depends on.
+async fn doubt(options: RegisterOptions, etcd: EtcdOptions) {
+    for stranger in register::strangers(&options, &etcd).await.unwrap_or_default() {
+        tracing::warn!("{stranger}");
+    }
+}
+
+fn tell(event: &RegisterEvent) {
     match event {
         RegisterEvent::Registered { .. } | RegisterEvent::Deregistered => tracing::info!("{event}"),
         RegisterEvent::Lost { .. }

@@ -2,7 +2,11 @@
 
 use jiff::Timestamp;
 
-use super::{connect::ServerArgs, output::OutputArgs, tables};
+use super::{
+    connect::ServerArgs,
+    output::{OutputArgs, warn},
+    tables,
+};
 use crate::{
     client::AdminClient,
     exit::{Exit, Outcome},
@@ -26,6 +30,7 @@ pub struct StatusArgs {
 /// Runs the command.
 pub async fn run(args: StatusArgs) -> Outcome {
     let status: Status = AdminClient::new(&args.server.server)?.get("/status").await?;
+    warn(&status.strangers);
     args.output.print(&status, |wide| tables::status(&status, Timestamp::now(), wide))?;
     Ok(Exit::Ok)
 }

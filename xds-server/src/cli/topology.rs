@@ -1,4 +1,4 @@
-//! `zonebreak topology apply | diff | get`: the operator's part of the topology between a file and etcd. `topology confirm` is
+//! `zonebreak topology validate | apply | diff | get`: the operator's part of the topology, in a file and in etcd. `topology confirm` is
 //! in [`super::held`].
 
 use std::path::{Path, PathBuf};
@@ -8,14 +8,14 @@ use serde::Serialize;
 use serde_json::Value;
 use zonebreak_topology::{
     EtcdOptions,
-    edit::{self, Change, ChangeKind, EditError, File},
+    edit::{self, Applied, Change, ChangeKind, Compared, EditError, File},
 };
 
 use super::{
     connect::EtcdArgs,
     failures,
     held::{self, ConfirmArgs},
-    output::{OutputArgs, print},
+    output::{OutputArgs, print, warn},
     why::{self, WhyArgs},
 };
 use crate::exit::{Exit, Failure, Outcome};
@@ -23,6 +23,12 @@ use crate::exit::{Exit, Failure, Outcome};
 /// What can be done with the topology.
 #[derive(Debug, Clone, Subcommand)]
 pub enum TopologyCommand {
+    /// Checks a topology file, and asks nobody.
+    ///
+    /// Everything that is wrong is listed with line, column and field. Zones that are named and are not there are told as
+    /// warnings: a policy may speak of a zone before there is one.
+    #[command(after_help = "Example:\n  zonebreak topology validate topology.yaml")]
+    Validate(ValidateArgs),
     /// Writes a topology file to etcd.
     ///
     /// Everything is checked first; if anything is wrong, all of it is listed and nothing is written. Keys that the file does
@@ -63,6 +69,13 @@ Ends with 0 let through, 3 not held, 4 not confirmed by every proxy in time, 7 u
   zonebreak topology why order-svc --proxy sidecar-7f9c
   zonebreak topology why order-svc --zone az-b -o json")]
     Why(WhyArgs),
+}
+
+/// `topology validate`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ValidateArgs {
+    /// The topology file.
+    file: PathBuf,
 }
 
 /// `topology apply`.
@@ -130,11 +143,17 @@ struct Written<'a> {
 /// Runs the command.
 pub async fn run(command: TopologyCommand) -> Outcome {
     match command {
+        TopologyCommand::Validate(args) => {
+            warn(read(&args.file)?.strangers());
+            eprintln!("the topology is valid");
+            Ok(Exit::Ok)
+        }
         TopologyCommand::Apply(args) => apply(&args).await,
         TopologyCommand::Diff(args) => {
             let (etcd, file) = (options(&args.etcd)?, read(&args.file)?);
-            let changes =
-                edit::diff(&etcd, &file, args.prune).await.map_err(|error| failure(&args.file, error))?;
+            let compared = edit::diff(&etcd, &file, args.prune).await;
+            let Compared { changes, strangers } = compared.map_err(|error| failure(&args.file, error))?;
+            warn(strangers);
             args.output.print(&changes, |wide| lines(&changes, wide))?;
             Ok(if changes.is_empty() { Exit::Ok } else { Exit::CheckFailed })
         }
@@ -169,13 +188,16 @@ fn json(yaml: &str) -> Result<String, Failure> {
 
 async fn apply(args: &ApplyArgs) -> Outcome {
     let (etcd, file) = (options(&args.etcd)?, read(&args.file)?);
-    let (revision, changes) = if args.dry_run {
-        (None, edit::diff(&etcd, &file, args.prune).await.map_err(|error| failure(&args.file, error))?)
+    let (revision, changes, strangers) = if args.dry_run {
+        let compared = edit::diff(&etcd, &file, args.prune).await;
+        let Compared { changes, strangers } = compared.map_err(|error| failure(&args.file, error))?;
+        (None, changes, strangers)
     } else {
-        let applied =
-            edit::apply(&etcd, &file, args.prune).await.map_err(|error| failure(&args.file, error))?;
-        (Some(applied.revision), applied.changes)
+        let applied = edit::apply(&etcd, &file, args.prune).await;
+        let Applied { revision, changes, strangers } = applied.map_err(|error| failure(&args.file, error))?;
+        (Some(revision), changes, strangers)
     };
+    warn(strangers);
     args.output.print(&Written { revision, changes: &changes }, |wide| lines(&changes, wide))?;
     match (changes.len(), revision) {
         (0, _) => eprintln!("etcd holds all of it already"),

@@ -13,13 +13,14 @@ use zonebreak_core::{
 use zonebreak_topology::{
     EtcdOptions, ShiftTarget,
     shift::{self, Applied, Drain, Extension},
+    strangers::{Stranger, strangers},
 };
 
 use super::{
     confirm,
     connect::{EtcdArgs, ServerArgs},
     failures,
-    output::OutputArgs,
+    output::{OutputArgs, warn},
     tables,
 };
 use crate::{
@@ -199,17 +200,21 @@ pub async fn run(command: ZoneCommand) -> Outcome {
 
 async fn ls(args: &LsArgs) -> Outcome {
     let now = Timestamp::now();
-    let (zones, shifts): (Vec<ZoneRow>, Vec<ShiftRow>) = match args.etcd.load_if_named()? {
+    let (zones, shifts, strangers): (Vec<ZoneRow>, Vec<ShiftRow>, Vec<Stranger>) = match args
+        .etcd
+        .load_if_named()?
+    {
         Some(config) => {
             let topology =
                 config.etcd.options().map_err(Failure::usage)?.topology().await.map_err(failures::etcd)?;
-            (model::zones(&topology, now), model::shifts(&topology, now))
+            (model::zones(&topology, now), model::shifts(&topology, now), strangers(&topology))
         }
         None => {
             let status: Status = AdminClient::new(&args.server.server)?.get("/status").await?;
-            (status.zones, status.shifts)
+            (status.zones, status.shifts, status.strangers)
         }
     };
+    warn(strangers);
     let listed = Listed { zones, shifts };
     args.output.print(&listed, |wide| tables::zones(&listed.zones, &listed.shifts, now, wide))?;
     Ok(Exit::Ok)

@@ -19,9 +19,9 @@ pub enum ConfigError {
         /// The file.
         path: PathBuf,
         /// Line, from 1.
-        line: u64,
+        line: u32,
         /// Column, from 1.
-        column: u64,
+        column: u32,
         /// What is wrong.
         message: String,
         /// The place, for people.
@@ -36,12 +36,12 @@ pub enum ConfigError {
         message: String,
     },
     /// A variable that names no key.
-    #[error("${variable}: there is no such setting{}", similar(.near))]
+    #[error("${variable}: there is no such setting{near} (`zonebreak config defaults` lists all)")]
     UnknownVariable {
         /// Its name.
         variable: String,
-        /// The name that is most like it.
-        near: Option<String>,
+        /// What is most like it; empty, or the end of a sentence.
+        near: String,
     },
     /// Neither etcd nor a file.
     #[error(
@@ -70,11 +70,4 @@ pub enum ConfigError {
         /// The key that is not.
         missing: &'static str,
     },
-}
-
-fn similar(near: &Option<String>) -> String {
-    near.as_ref().map_or_else(
-        || " (`zonebreak config defaults` lists them)".to_owned(),
-        |near| format!("; did you mean ${near}? (`zonebreak config defaults` lists all)"),
-    )
 }

@@ -7,6 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde_json::{Value, json};
+use serde_path_to_error::Track;
+use zonebreak_topology::{
+    advice::{self, yaml},
+    near,
+};
+
 use super::{
     error::ConfigError,
     keys::{KEYS, Key},
@@ -110,25 +117,12 @@ fn key_of(variable: &str) -> Result<Option<&'static Key>, ConfigError> {
     if !variable.strip_prefix("ZONEBREAK_").is_some_and(|rest| rest.contains("__")) {
         return Ok(None);
     }
+    let known: Vec<String> = KEYS.iter().map(Key::variable).collect();
     let found = KEYS.iter().find(|key| key.variable() == variable);
     found.map(Some).ok_or_else(|| ConfigError::UnknownVariable {
         variable: variable.to_owned(),
-        near: KEYS.iter().map(Key::variable).find(|known| differences(known, variable) <= 2),
+        near: near::did_you_mean(variable, known.iter().map(String::as_str)),
     })
-}
-
-/// Edits (insert, remove, replace) that turn one name into the other.
-fn differences(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut corner = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.bytes().enumerate() {
-            let replaced = corner + usize::from(x != y);
-            corner = row[j + 1];
-            row[j + 1] = replaced.min(corner + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 // === impl Effective ===
@@ -137,8 +131,8 @@ impl Effective {
     fn of_file(path: &Path) -> Result<Self, ConfigError> {
         let text =
             fs::read_to_string(path).map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
-        let mut config: Config = parse(path, &text)?;
-        let present: serde_json::Value = parse(path, &text)?;
+        let mut config: Config = parse(path, &text, &sample())?;
+        let present: Value = parse(path, &text, &Value::Null)?;
         let set = |key: &&Key| present.pointer(&format!("/{}", key.path.replacen('.', "/", 1))).is_some();
         let origins = KEYS.iter().filter(set).map(|key| (key.path, Origin::File(path.to_owned()))).collect();
         // A file that moves takes its neighbours along: its relative paths start where it lies.
@@ -238,19 +232,54 @@ impl Effective {
     }
 }
 
-/// Reads this YAML, which is from there.
-pub fn parse<T: serde::de::DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError> {
-    serde_saphyr::from_str(text).map_err(|error| {
-        let (line, column) = error.location().map_or((1, 1), |at| (at.line(), at.column()));
-        let message = error.without_snippet().to_string();
-        let message =
-            message.strip_suffix(&format!(" at line {line}, column {column}")).unwrap_or(&message).to_owned();
-        // The parser's own first lines repeat the message and name the file "<input>".
-        let rendered = error.render();
-        let snippet =
-            rendered.split_once("-->").and_then(|(_, rest)| rest.split_once('\n')).map_or("", |(_, it)| it);
-        ConfigError::Parse { path: path.to_owned(), line, column, message, snippet: snippet.to_owned() }
+/// Reads this YAML, which is from there. Complaints take their examples from `sample`.
+pub fn parse<T: serde::de::DeserializeOwned>(
+    path: &Path,
+    text: &str,
+    sample: &Value,
+) -> Result<T, ConfigError> {
+    let mut track = Track::new();
+    let read = serde_saphyr::with_deserializer_from_str(text, |reader| {
+        T::deserialize(serde_path_to_error::Deserializer::new(reader, &mut track))
+    });
+    read.map_err(|error| {
+        let (line, column) = yaml::position(&error).unwrap_or((1, 1));
+        let message = advice::advise(&yaml::words(&error, text), &track.path(), sample);
+        ConfigError::Parse { path: path.to_owned(), line, column, message, snippet: snippet(&error) }
     })
+}
+
+/// The place in the file, for people.
+fn snippet(error: &serde_saphyr::Error) -> String {
+    // The parser's own first lines, and its last word at the place, repeat the message and name the file "<input>".
+    let rendered = error.render();
+    let shown =
+        rendered.split_once("-->").and_then(|(_, rest)| rest.split_once('\n')).map_or("", |(_, it)| it);
+    let bare = |line: &str| match line.split_once("| ") {
+        Some((number, mark)) if number.trim().is_empty() => {
+            let arrow = mark.rfind('^').map_or(mark, |end| &mark[..=end]);
+            format!("{number}| {arrow}\n")
+        }
+        _ => format!("{line}\n"),
+    };
+    shown.lines().map(bare).collect::<String>().trim_end().to_owned()
+}
+
+/// A configuration in which what has no default is as it may be written.
+fn sample() -> Value {
+    let mut sample = serde_json::to_value(Config::default()).unwrap_or_default();
+    for (at, value) in [
+        ("/etcd/endpoints", json!(["http://10.0.0.1:2379"])),
+        ("/topology/file", json!("topology.yaml")),
+        ("/state/dir", json!("/var/lib/zonebreak/state")),
+        ("/replicate/source", json!(["http://10.1.0.1:2379"])),
+        ("/replicate/destination", json!(["http://10.2.0.1:2379"])),
+    ] {
+        if let Some(there) = sample.pointer_mut(at) {
+            *there = value;
+        }
+    }
+    sample
 }
 
 // === impl Origin ===

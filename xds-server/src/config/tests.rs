@@ -80,7 +80,7 @@ fn errors_in_the_environment_name_the_variable() {
     let error = refused("", &[("ZONEBREAK_XDS__LISTEN", "here")]);
     assert!(error.starts_with("$ZONEBREAK_XDS__LISTEN: "), "{error}");
     let error = refused("", &[("ZONEBREAK_ETCD__ENDPOINT", "http://a:1")]);
-    assert!(error.contains("did you mean $ZONEBREAK_ETCD__ENDPOINTS?"), "{error}");
+    assert!(error.contains("did you mean \"ZONEBREAK_ETCD__ENDPOINTS\"?"), "{error}");
     let (_dir, fine) = layers("", &[("ZONEBREAK_SERVER", "http://a:1")], Vec::new());
     fine.load(Requirement::Nothing).unwrap();
 }

@@ -19,6 +19,7 @@ pub use why::{Why, WhyEndpoint, WhyProxy, WhyZone, why};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use zonebreak_topology::strangers::Stranger;
 
 /// `GET /status`: one screen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -46,6 +47,9 @@ pub struct Status {
     pub gates_expired: u64,
     /// Values that were refused.
     pub problems: Vec<ProblemRow>,
+    /// Zones that are named and are not there.
+    #[serde(default)]
+    pub strangers: Vec<Stranger>,
     /// Changes that are held back.
     #[serde(default)]
     pub held: Vec<HeldRow>,

@@ -14,7 +14,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio::sync::{Notify, mpsc, oneshot};
-use zonebreak_topology::{Confirmation, HeldId, Source, Topology, gate::Held};
+use zonebreak_topology::{Confirmation, HeldId, Source, Topology, gate::Held, strangers::strangers};
 use zonebreak_xds::{LoadReport, Node, Server, StreamId, TrialAnswer};
 
 use super::{
@@ -293,6 +293,7 @@ impl State {
             proxies: Fleet::of(&self.proxies()),
             gates_expired: self.xds.metrics().gates_expired(),
             problems: self.problems(),
+            strangers: strangers(&topology),
             held: self.held(),
             quarantine: self.quarantine().to_vec(),
             trial: self.trial(),

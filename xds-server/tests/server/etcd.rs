@@ -58,6 +58,56 @@ impl World {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_mistyped_zone_is_told_wherever_it_is_met() {
+    let world = World::new().await;
+    let typed = "services:\n  pay-svc: {mode: eventual, weights: {az-a: 80, az-x: 20}}\n";
+    world.lab.write("typed.yaml", typed).unwrap();
+    let warning = "warning: zone \"az-x\" named by policy pay-svc (weights) has no endpoints and is not declared; did you \
+                   mean \"az-a\" or \"az-b\"?\n";
+    for args in [
+        &["topology", "apply", "typed.yaml", "--dry-run", "-o", "json"][..],
+        &["topology", "apply", "typed.yaml", "-o", "json"],
+        &["topology", "diff", "typed.yaml", "-o", "json"],
+        &["zone", "ls", "-o", "json"],
+    ] {
+        let (code, out, err) = world.cli(args).await;
+        assert!(code == 0 && err.starts_with(warning), "{args:?}: {code} {err}");
+        assert!(serde_json::from_str::<Value>(&out).is_ok(), "{args:?}: {out}");
+    }
+    admin_says(&world.plane, "/status", |status| status["strangers"][0]["zone"] == "az-x").await;
+    let (code, out, err) = world.cli(&["status", "-o", "json"]).await;
+    assert_eq!((code, err.as_str()), (0, warning));
+    assert_eq!(
+        serde_json::from_str::<Value>(&out).unwrap()["strangers"][0]["named_by"],
+        "policy pay-svc (weights)"
+    );
+
+    // A drain of it is refused.
+    let (code, _, err) = world.cli(&["zone", "drain", "az-bb", "--for", "5m", "--reason", "r"]).await;
+    assert!(code == 5 && err.contains("known are az-a, az-b; did you mean \"az-b\"?"), "{code} {err}");
+
+    let options = RegistrationOptions {
+        service: "order-svc".to_owned(),
+        zone: "az-c".to_owned(),
+        region: "eu".to_owned(),
+        address: SocketAddr::from(([10, 0, 2, 1], 80)),
+        etcd: world.etcd.url(),
+        args: Vec::new(),
+    };
+    let registration = Registration::start(&world.lab, &options).unwrap();
+    until("a word about its zone", LIMIT, async || {
+        let log = registration.log();
+        if log.contains("zone \"az-c\" named by endpoint order-svc/10.0.2.1:80 is not declared") {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_drain_is_done_when_every_proxy_has_it() {
     let world = World::new().await;
     let followers = [world.follower("one").await, world.follower("two").await];

@@ -33,13 +33,16 @@ use serde::{
     Deserializer,
     de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor},
 };
+use serde_path_to_error::Track;
 use serde_saphyr::{DuplicateKeyPolicy, Spanned};
 
 use crate::{
+    advice::{Path, yaml},
     entry::Entry,
     key::{Key, Kind},
     locate,
     model::{Problem, ZoneSpec},
+    near,
 };
 
 /// What a topology file says.
@@ -74,6 +77,10 @@ struct Pass<'a> {
 #[derive(Default)]
 struct State {
     current: Option<Vec<String>>,
+    /// What holds the entries being read, `endpoints/order-svc` for one.
+    section: Option<String>,
+    /// The field of the entry that its reader complains about.
+    field: Option<Path>,
     /// Where the name read last stands, for errors that do not know their place.
     near: Option<(u32, u32)>,
     /// A key that stands twice where entries stand.
@@ -100,7 +107,7 @@ impl Document {
             let pass = Pass { skip: &skip, state: RefCell::default() };
             let reading = |reader: serde_saphyr::Deserializer<'_, '_>| Top(&pass).deserialize(reader);
             let read = serde_saphyr::with_deserializer_from_str_with_options(text, options.clone(), reading);
-            let State { current, near, twice, mut document } = pass.state.into_inner();
+            let State { current, section, field, near, twice, mut document } = pass.state.into_inner();
             if let Some(twice) = twice {
                 return Err(twice);
             }
@@ -110,8 +117,16 @@ impl Document {
                 document.problems.sort_by_key(|problem| (problem.line, problem.column));
                 return Ok(document);
             };
-            let message = message_of(&error);
-            let position = position_of(&error).or(near).or(Some((1, 1)));
+            let mut message = yaml::words(&error, text);
+            if let (Some(kind), Some(field)) =
+                (current.as_ref().and_then(|path| Kind::of(path.first()?)), field)
+            {
+                message = Entry::advise(kind, &message, &field);
+            }
+            if let (None, Some(section)) = (&current, section) {
+                message = format!("{section}: {message}");
+            }
+            let position = yaml::position(&error).or(near).or(Some((1, 1)));
             let strict = matches!(options.duplicate_keys, DuplicateKeyPolicy::Error);
             match current {
                 Some(path) if skip.contains(&path) && strict => {
@@ -142,20 +157,6 @@ impl Document {
 
 fn position(at: serde_saphyr::Location) -> Option<(u32, u32)> {
     u32::try_from(at.line()).ok().zip(u32::try_from(at.column()).ok()).filter(|(line, _)| *line > 0)
-}
-
-fn position_of(error: &serde_saphyr::Error) -> Option<(u32, u32)> {
-    error.location().and_then(position)
-}
-
-/// The parser's words without its position, which is said in a place of its own.
-fn message_of(error: &serde_saphyr::Error) -> String {
-    let text = error.without_snippet().to_string();
-    let line = text.lines().next().unwrap_or_default();
-    let tail = position_of(error).map(|(line, column)| format!(" at line {line}, column {column}"));
-    let line = tail.and_then(|tail| line.strip_suffix(&tail)).unwrap_or(line);
-    // An option of the parser is no advice to someone who writes a file.
-    line.strip_suffix(", set DuplicateKeyPolicy in Options if acceptable").unwrap_or(line).to_owned()
 }
 
 // === impl Pass ===
@@ -195,7 +196,7 @@ struct Entries<'a> {
 }
 
 /// One value.
-struct One(Kind);
+struct One<'a>(&'a Pass<'a>, Kind);
 
 // === impl Top ===
 
@@ -223,11 +224,13 @@ impl<'de> Visitor<'de> for Top<'_> {
         while let Some(name) = map.next_key::<Spanned<String>>()? {
             self.0.once(&mut seen, &name)?;
             let Some(kind) = Kind::of(&name.value) else {
-                let known = Kind::ALL.map(Kind::name).join(", ");
+                let known = Kind::ALL.map(Kind::name);
+                let meant = near::did_you_mean(&name.value, known);
+                let known = known.join(", ");
                 self.0.problem(
                     &name.value,
                     &name,
-                    format!("is nothing of a topology file; known are {known}"),
+                    format!("there is no such section; a topology has {known}{meant}"),
                 );
                 map.next_value::<IgnoredAny>()?;
                 continue;
@@ -245,7 +248,12 @@ impl<'de> DeserializeSeed<'de> for Entries<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
+        let pass = self.pass;
+        let path: Vec<&str> = std::iter::once(self.kind.name()).chain(self.service.as_deref()).collect();
+        pass.state.borrow_mut().section = Some(path.join("/"));
+        deserializer.deserialize_any(self)?;
+        pass.state.borrow_mut().section = None;
+        Ok(())
     }
 }
 
@@ -254,8 +262,11 @@ impl<'de> Visitor<'de> for Entries<'_> {
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.service {
-            None => write!(f, "a mapping, as in {}", self.kind.shape()),
-            Some(_) => write!(f, "a mapping of instances, as in {}", self.kind.shape()),
+            None => write!(f, "a mapping for {}", self.kind.shape()),
+            Some(_) if self.kind == Kind::Endpoints => f.write_str(
+                "a mapping of instances, such as {\"10.0.0.7:8080\": {address: 10.0.0.7, port: 8080, zone: az-a}}",
+            ),
+            Some(_) => write!(f, "a mapping of instances, for {}", self.kind.shape()),
         }
     }
 
@@ -297,7 +308,7 @@ impl<'de> Visitor<'de> for Entries<'_> {
                 }
             };
             self.pass.state.borrow_mut().current = Some(path);
-            let entry = map.next_value_seed(One(self.kind))?;
+            let entry = map.next_value_seed(One(self.pass, self.kind))?;
             let mut state = self.pass.state.borrow_mut();
             state.current = None;
             state.document.entries.insert(key, entry);
@@ -308,7 +319,7 @@ impl<'de> Visitor<'de> for Entries<'_> {
 
 // === impl One ===
 
-impl<'de> DeserializeSeed<'de> for One {
+impl<'de> DeserializeSeed<'de> for One<'_> {
     type Value = Entry;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Entry, D::Error> {
@@ -316,19 +327,19 @@ impl<'de> DeserializeSeed<'de> for One {
     }
 }
 
-impl<'de> Visitor<'de> for One {
+impl<'de> Visitor<'de> for One<'_> {
     type Value = Entry;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the value of {}", self.0.shape())
+        write!(f, "the value of {}", self.1.shape())
     }
 
     fn visit_none<E: serde::de::Error>(self) -> Result<Entry, E> {
-        match self.0 {
+        match self.1 {
             // All of their fields have defaults, so naming them is enough.
             Kind::Zones => Ok(Entry::Zone(ZoneSpec::default())),
             Kind::Services => Ok(Entry::Service(Arc::default())),
-            _ => Err(E::custom(format!("is empty; {} needs a value", self.0.shape()))),
+            _ => Err(E::custom(format!("is empty; {} needs a value", self.1.shape()))),
         }
     }
 
@@ -337,7 +348,12 @@ impl<'de> Visitor<'de> for One {
     }
 
     fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Entry, D::Error> {
-        Entry::read(self.0, deserializer)
+        let mut track = Track::new();
+        let read = Entry::read(self.1, serde_path_to_error::Deserializer::new(deserializer, &mut track));
+        if read.is_err() {
+            self.0.state.borrow_mut().field = Some(track.path());
+        }
+        read
     }
 }
 

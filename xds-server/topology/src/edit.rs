@@ -16,6 +16,7 @@ use crate::{
     etcd::{EtcdError, EtcdOptions, within},
     key::{Key, Kind},
     model::Problem,
+    strangers::Stranger,
 };
 use diff::Planned;
 
@@ -32,6 +33,17 @@ pub struct Applied {
     pub revision: i64,
     /// What was changed, in order of key; empty when etcd already held it.
     pub changes: Vec<Change>,
+    /// Zones that are named and are not there, once this is written.
+    pub strangers: Vec<Stranger>,
+}
+
+/// What applying a file would change.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Compared {
+    /// In order of key.
+    pub changes: Vec<Change>,
+    /// Zones that are named and are not there, once this is written.
+    pub strangers: Vec<Stranger>,
 }
 
 /// Why a topology file could not be compared, written or read back. Each finishes the sentence "failed to ...".
@@ -74,11 +86,13 @@ impl From<EtcdError> for EditError {
     }
 }
 
-/// What applying the file would change, in order of key. With `prune`, keys that etcd has and the file has not are removed: of
+/// What applying the file would change. With `prune`, keys that etcd has and the file has not are removed: of
 /// the kinds that the file names at its top level, and never under a lease, so that registrations and drains stay.
-pub async fn diff(etcd: &EtcdOptions, file: &File, prune: bool) -> Result<Vec<Change>, EditError> {
+pub async fn diff(etcd: &EtcdOptions, file: &File, prune: bool) -> Result<Compared, EditError> {
     let listing = etcd.list(&etcd.connect().await?, "").await?;
-    Ok(diff::plan(file, &listing.entries, prune).into_iter().map(|planned| planned.change).collect())
+    let planned = diff::plan(file, &listing.entries, prune);
+    let strangers = file.strangers_beside(&listing.entries, &planned);
+    Ok(Compared { changes: planned.into_iter().map(|planned| planned.change).collect(), strangers })
 }
 
 /// Writes the file: one transaction if it fits, else several, each guarded by the revisions that were read.
@@ -87,6 +101,7 @@ pub async fn apply(etcd: &EtcdOptions, file: &File, prune: bool) -> Result<Appli
     let ground = etcd.ground(&client).await?;
     let listing = etcd.list(&client, "").await?;
     let planned = diff::plan(file, &listing.entries, prune);
+    let strangers = file.strangers_beside(&listing.entries, &planned);
     for planned in &planned {
         ground.check(&etcd.key(&planned.change.key))?;
     }
@@ -114,7 +129,7 @@ pub async fn apply(etcd: &EtcdOptions, file: &File, prune: bool) -> Result<Appli
         revision = answer.header().map_or(revision, etcd_client::ResponseHeader::revision);
         written += batch.len();
     }
-    Ok(Applied { revision, changes: planned.into_iter().map(|planned| planned.change).collect() })
+    Ok(Applied { revision, changes: planned.into_iter().map(|planned| planned.change).collect(), strangers })
 }
 
 /// What operators wrote (zones, services, shifts; endpoints when asked for), as a topology file. A value that cannot be used is

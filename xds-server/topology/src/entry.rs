@@ -1,11 +1,15 @@
 //! One value of the schema, read strictly: an unknown field is an error, and an error says where. Reads; keeps nothing.
 
+mod sample;
+
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer};
+use serde_path_to_error::Track;
 use zonebreak_core::policy::ServicePolicy;
 
 use crate::{
+    advice::{self, Path},
     foreign,
     key::{Key, Kind},
     locate,
@@ -46,10 +50,12 @@ impl Entry {
             return entry.validate().map(|()| entry).map_err(|invalid| problem(invalid.to_string()));
         }
         let mut reader = serde_json::Deserializer::from_slice(json);
-        let read = Self::read(key.kind(), &mut reader).and_then(|entry| reader.end().map(|()| entry));
+        let mut track = Track::new();
+        let tracked = serde_path_to_error::Deserializer::new(&mut reader, &mut track);
+        let read = Self::read(key.kind(), tracked).and_then(|entry| reader.end().map(|()| entry));
         let entry = read.map_err(|e| {
             let at = (e.line() > 0).then(|| (clamp(e.line()), clamp(e.column())));
-            problem(without_position(&e)).at(at)
+            problem(Self::advise(key.kind(), &without_position(&e), &track.path())).at(at)
         })?;
         entry.validate().map(|()| entry).map_err(|invalid| {
             let text = std::str::from_utf8(json).unwrap_or_default();
@@ -70,6 +76,16 @@ impl Entry {
             Kind::Forced => Self::Forced(Forced::deserialize(deserializer)?),
             Kind::Confirmed => Self::Confirmed(Confirmation::deserialize(deserializer)?),
         })
+    }
+
+    /// What a reader says about the field at `path` of a value of that kind, with advice.
+    pub(crate) fn advise(kind: Kind, message: &str, path: &Path) -> String {
+        advice::advise(message, path, &Self::sample(kind))
+    }
+
+    /// A value of that kind in which every field is as it may be written.
+    pub fn sample(kind: Kind) -> serde_json::Value {
+        sample::of(kind)
     }
 
     /// Checks what types alone cannot.
@@ -124,7 +140,7 @@ mod tests {
     fn a_refused_value_says_where() {
         let p = problem("services/s", "{\n  \"mode\": \"fast\"\n}");
         assert_eq!((p.line, p.column), (Some(2), Some(16)), "{p}");
-        assert!(p.message.starts_with("unknown variant `fast`"), "{p}");
+        assert!(p.message.starts_with("mode: unknown variant `fast`"), "{p}");
         let p = problem("services/s", "{\n  \"retry\": {\n    \"attempts\": 9}}");
         assert_eq!((p.line, p.column), (Some(3), Some(17)), "{p}");
         assert!(

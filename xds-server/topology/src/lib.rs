@@ -11,6 +11,7 @@
 //! [`Topology`] whenever something changed and never an empty one by accident. A value that cannot be used is refused alone,
 //! named in [`Topology::problems`], and the last good value of its key stays in force.
 
+pub mod advice;
 pub mod backoff;
 pub mod confirm;
 pub mod document;
@@ -22,12 +23,14 @@ pub mod gate;
 pub mod key;
 mod locate;
 pub mod model;
+pub mod near;
 mod own;
 pub mod register;
 pub mod registry;
 pub mod saved;
 pub mod shift;
 pub mod source;
+pub mod strangers;
 pub mod tls;
 pub mod view;
 

@@ -27,7 +27,11 @@ pub use options::{RegisterError, RegisterOptions};
 
 use crate::{
     backoff::{self, Backoff},
+    entry::Entry,
     etcd::{EtcdError, EtcdOptions, within},
+    key::{Key, Kind},
+    registry::Registry,
+    strangers::Stranger,
 };
 use session::{Registration, Session};
 
@@ -115,6 +119,23 @@ pub async fn run(
     }
     on(farewell(registration.leases(), etcd, member).await);
     Ok(())
+}
+
+/// What makes the zone of this registration look like a typing error: zones are declared, and it is none of them.
+///
+/// # Errors
+/// When etcd does not say which are.
+pub async fn strangers(options: &RegisterOptions, etcd: &EtcdOptions) -> Result<Vec<Stranger>, EtcdError> {
+    let Ok((instance, endpoint)) = options.endpoint() else { return Ok(Vec::new()) };
+    let key = Key::Endpoint(options.service.clone(), instance);
+    // The zones alone: a fleet that starts must not have each of its instances read all the others.
+    let zones = format!("{}/", Kind::Zones.name());
+    let declared = etcd.list(&etcd.connect().await?, &zones).await?;
+    let mut registry = Registry::default();
+    registry.reset(declared.entries, declared.revision);
+    let entries = registry.entries().chain(Some((key, Entry::Endpoint(endpoint)))).collect();
+    registry.reset_to(entries, Vec::new(), declared.revision);
+    Ok(crate::strangers::strangers(&registry.topology()))
 }
 
 /// Revokes what leases may still live.

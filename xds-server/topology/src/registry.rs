@@ -371,7 +371,7 @@ impl Registry {
 /// Where the problem with too many services stands.
 const SERVICE_COUNT: &str = "services with endpoints";
 /// Where problems with aliases stand. No key of the schema is written like this, so no event can touch them.
-const ALIASES: &str = "aliases of zones/";
+pub(crate) const ALIASES: &str = "aliases of zones/";
 /// Where problems with too many zones stand.
 const ZONE_COUNT: &str = "zones of endpoints/";
 

@@ -187,7 +187,7 @@ async fn a_file_goes_in_and_comes_back() {
     let etcd = Etcd::start().await;
     let options = etcd.options();
     let file = File::parse("topology.yaml", FILE).unwrap();
-    let planned = edit::diff(&options, &file, false).await.unwrap();
+    let planned = edit::diff(&options, &file, false).await.unwrap().changes;
     assert_eq!(planned.len(), 5);
     assert!(planned.iter().all(|change| change.change == ChangeKind::Added));
     let applied = edit::apply(&options, &file, false).await.unwrap();
@@ -200,13 +200,13 @@ async fn a_file_goes_in_and_comes_back() {
         r#"{"mode":"eventual","weights":{"az-a":80,"az-b":20}}"#
     );
 
-    assert_eq!(edit::diff(&options, &file, true).await.unwrap(), [], "all of it is there");
+    assert_eq!(edit::diff(&options, &file, true).await.unwrap().changes, [], "all of it is there");
     let again = edit::apply(&options, &file, true).await.unwrap();
     assert_eq!((again.changes.len(), again.revision), (0, applied.revision), "nothing is written twice");
 
     let back = edit::get(&options, true).await.unwrap();
     let back = File::parse("get", &back).unwrap();
-    assert_eq!(edit::diff(&options, &back, true).await.unwrap(), []);
+    assert_eq!(edit::diff(&options, &back, true).await.unwrap().changes, []);
     let without = edit::get(&options, false).await.unwrap();
     assert!(!without.contains("endpoints:") && without.contains("services:"), "{without}");
 }
@@ -232,6 +232,27 @@ async fn changes_keep_leases_and_pruning_keeps_registrations() {
     assert_eq!(changes, [(ChangeKind::Changed, "endpoints/s/static"), (ChangeKind::Removed, "services/bad")]);
     assert_eq!(etcd.get("endpoints/s/static").await.unwrap().1, lease, "it goes on living by it");
     assert!(etcd.get("endpoints/s/registered").await.is_some());
+}
+
+#[tokio::test]
+async fn a_zone_that_is_nowhere_is_told_and_what_etcd_has_counts() {
+    let etcd = Etcd::start().await;
+    let options = etcd.options();
+    edit::apply(&options, &File::parse("f", FILE).unwrap(), false).await.unwrap();
+    let typed = File::parse("f", "services: {t: {weights: {az-a: 60, az-b: 20, az-x: 20}}}").unwrap();
+    assert_eq!(typed.strangers(), [], "by itself it knows no zone at all");
+    let said = "zone \"az-x\" named by policy t (weights) has no endpoints and is not declared; did you mean \"az-a\" or \
+                \"az-b\"?";
+    let compared = edit::diff(&options, &typed, false).await.unwrap().strangers;
+    assert_eq!(compared.iter().map(ToString::to_string).collect::<Vec<_>>(), [said]);
+    assert_eq!(edit::apply(&options, &typed, false).await.unwrap().strangers, compared);
+    // Pruned, its zone is gone from what is declared; and what the file brings along is there.
+    let gone = File::parse("f", "zones: {az-b: {}}\nservices: {t: {weights: {az-b: 1}}}").unwrap();
+    let left = edit::diff(&options, &gone, true).await.unwrap().strangers;
+    assert_eq!(
+        left.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["zone \"az-a\" named by endpoint s/static is not declared; did you mean \"az-b\"?"]
+    );
 }
 
 #[tokio::test]

@@ -35,6 +35,19 @@ fn options(ttl: u64) -> RegisterOptions {
     }
 }
 
+#[tokio::test]
+async fn a_registration_in_a_zone_that_nobody_declares_is_told() {
+    let etcd = Etcd::start().await;
+    let strangers = async || register::strangers(&options(10), &etcd.options()).await.unwrap();
+    assert_eq!(strangers().await, [], "nobody declares any");
+    etcd.put("zones/az-b", "{}").await;
+    let said =
+        "zone \"az-a\" named by endpoint order-svc/10.0.0.1:8080 is not declared; did you mean \"az-b\"?";
+    assert_eq!(strangers().await.iter().map(ToString::to_string).collect::<Vec<_>>(), [said]);
+    etcd.put("zones/az-b", r#"{"aliases": ["az-a"]}"#).await;
+    assert_eq!(strangers().await, []);
+}
+
 struct Running {
     events: UnboundedReceiver<RegisterEvent>,
     cancel: CancellationToken,

@@ -48,6 +48,11 @@ impl Registration {
         Ok(Self { process: Process::spawn(lab, &name, command)? })
     }
 
+    /// What it has said so far.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
     /// Asks it to deregister and end (SIGTERM).
     pub async fn terminate(&mut self, grace: Duration) -> Result<ExitStatus, LabError> {
         self.process.terminate(grace).await

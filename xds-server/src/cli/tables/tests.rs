@@ -136,6 +136,7 @@ fn sample() -> Status {
             message: "unknown variant `fast`, expected one of strong, eventual".to_owned(),
             kept: true,
         }],
+        strangers: Vec::new(),
         held: vec![HeldRow {
             id: "endpoints/order-svc".to_owned(),
             reason: "order-svc would go from 10 endpoints to 2 within 10s; at most 50 % may go at once"

@@ -115,7 +115,7 @@ shifts:
         ("services/slow line 10 column 13: ", "a duration is a whole number"),
         ("services/eager line 13 column 17: ", "retry.attempts: must be 0 to 3"),
         ("services/twice line 14 column 20: ", "port"),
-        ("servces line 15 column 1: ", "is nothing of a topology file"),
+        ("servces line 15 column 1: ", "there is no such section"),
         ("shifts/az-a/x/y line 17 column 3: ", "shifts/<zone>/<service>"),
     ] {
         assert!(said.iter().any(|s| s.starts_with(at) && s.contains(says)), "{at}{says}\nnot in {said:#?}");
@@ -126,7 +126,7 @@ shifts:
 #[test]
 fn what_spoils_the_whole_says_where() {
     for (text, line, says) in [
-        ("zones: [1, 2]\n", 1, "a mapping, as in zones/<zone>"),
+        ("zones: [1, 2]\n", 1, "a mapping for zones/<zone>"),
         ("zones:\n  az-a: {}\n  az-a: {}\n", 3, "duplicate"),
         ("zones: {}\nzones: {}\n", 2, "duplicate"),
         ("services:\n  a: {hosts: [x\n", 0, ""),

@@ -1,17 +1,22 @@
 //! A topology file that is to be written to etcd: every entry good, and each as its author wrote it. Reads and prints text;
 //! opens no files.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use serde_json::Value;
 
-use super::EditError;
+use super::{EditError, diff::Planned};
 use crate::{
     document::{Document, Unreadable},
     entry::Entry,
     key::{Key, Kind},
+    locate,
     model::Problem,
-    registry::Registry,
+    registry::{ALIASES, Listed, Registry},
+    strangers::{Stranger, strangers},
 };
 
 /// A topology file in which everything is good.
@@ -36,13 +41,36 @@ impl File {
         // What no single entry is to blame for, such as an alias of two zones.
         let mut registry = Registry::default();
         registry.reset_to(document.entries.clone(), Vec::new(), 0);
-        let together: Vec<Problem> = registry.topology().problems.values().cloned().collect();
+        let at = |problem: &Problem| {
+            let zone = problem.key.strip_prefix(ALIASES)?;
+            locate::value(text, &[Kind::Zones.name(), zone, "aliases"])
+        };
+        let topology = registry.topology();
+        let together: Vec<Problem> =
+            topology.problems.values().map(|problem| problem.clone().at(at(problem))).collect();
         if !together.is_empty() {
             return Err(EditError::Invalid(together));
         }
         // It has been read once, so it reads; and if it did not, the entries are written in full instead.
         let written = serde_saphyr::from_str(text).unwrap_or_default();
         Ok(Self { document, written })
+    }
+
+    /// Zones that the file names and that are not there, when it is all there is.
+    pub fn strangers(&self) -> Vec<Stranger> {
+        self.strangers_beside(&[], &[])
+    }
+
+    /// Zones that are named and are not there, once this is written over what is listed.
+    pub(super) fn strangers_beside(&self, listed: &[Listed], planned: &[Planned]) -> Vec<Stranger> {
+        let removed: BTreeSet<&str> =
+            planned.iter().filter(|p| p.value.is_none()).map(|p| p.change.key.as_str()).collect();
+        let stays = listed.iter().filter(|listed| !removed.contains(listed.key.as_str()));
+        let mut registry = Registry::default();
+        registry.reset(stays.cloned(), 0);
+        let together = registry.entries().chain(self.document.entries.clone()).collect();
+        registry.reset_to(together, Vec::new(), 0);
+        strangers(&registry.topology())
     }
 
     /// The entries, in order of key.

@@ -33,8 +33,10 @@ pub struct Confirmation {
     /// Who.
     pub actor: String,
     /// When it was given.
+    #[serde(deserialize_with = "super::time::read")]
     pub confirmed_at: Timestamp,
     /// When it is void.
+    #[serde(deserialize_with = "super::time::read")]
     pub expires_at: Timestamp,
 }
 

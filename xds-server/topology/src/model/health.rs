@@ -26,6 +26,7 @@ pub struct Health {
     /// How the endpoint is doing.
     pub state: HealthState,
     /// Since when.
+    #[serde(deserialize_with = "super::time::read")]
     pub since: Timestamp,
     /// What it was judged by, in words.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -43,6 +44,7 @@ pub struct Forced {
     /// Who said so.
     pub actor: String,
     /// When it ends by itself.
+    #[serde(deserialize_with = "super::time::read")]
     pub expires_at: Timestamp,
 }
 

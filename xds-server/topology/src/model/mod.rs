@@ -5,6 +5,7 @@ mod endpoint;
 mod health;
 mod problem;
 mod shift;
+mod time;
 mod topology;
 mod zone;
 

@@ -31,8 +31,10 @@ pub struct Shift {
     /// Who.
     pub actor: String,
     /// Since when.
+    #[serde(deserialize_with = "super::time::read")]
     pub started_at: Timestamp,
     /// When it ends by itself. Filters hold to this with or without a control plane.
+    #[serde(deserialize_with = "super::time::read")]
     pub expires_at: Timestamp,
 }
 

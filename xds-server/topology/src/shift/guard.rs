@@ -1,6 +1,6 @@
 //! Whether a drain may be made. Pure: judges a topology at a moment, writes nothing.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, ops::Deref};
 
 use jiff::Timestamp;
 use zonebreak_core::names::{ServiceName, Zone};
@@ -8,7 +8,7 @@ use zonebreak_core::names::{ServiceName, Zone};
 use super::Drain;
 use crate::{
     model::{Shift, ShiftTarget, Topology},
-    view,
+    near, view,
 };
 
 /// Why a guard says no, and what to do instead.
@@ -127,10 +127,12 @@ impl fmt::Display for Refusal {
                 )
             }
             Self::UnknownZone { zone, known } => {
-                write!(f, "drain {zone}: no such zone; known are {}", names(known))
+                let meant = meant(zone, known);
+                write!(f, "drain {zone}: no such zone; known are {}{meant}", names(known))
             }
             Self::UnknownService { service, known } => {
-                write!(f, "drain a zone for {service}: no such service; known are {}", names(known))
+                let meant = meant(service, known);
+                write!(f, "drain a zone for {service}: no such service; known are {}{meant}", names(known))
             }
             Self::Active { asked, target, shift } => {
                 write!(f, "drain {asked} while another drain is in force: {}. ", describe(target, shift))?;
@@ -157,6 +159,16 @@ impl fmt::Display for Refusal {
                 write!(f, "find a drain of {target}: what is drained is {}", drained.join(", "))
             }
         }
+    }
+}
+
+/// Those of the known that are most like what was asked for, where that tells them from the rest.
+fn meant<T: Deref<Target = str>>(asked: &str, known: &[T]) -> String {
+    let known = || known.iter().map(|name| &**name);
+    if near::nearest(asked, known()).len() < known().count() {
+        near::did_you_mean(asked, known())
+    } else {
+        String::new()
     }
 }
 
