@@ -96,6 +96,12 @@ fn a_command_that_needs_etcd_says_how_to_name_one() {
             "{}",
             run.err
         );
+        // Who has a topology file has no etcd to name.
+        assert!(
+            run.err.contains("hint: where `zonebreak serve --topology FILE` reads a file"),
+            "{}",
+            run.err
+        );
     }
     let run = zonebreak(&["serve"]);
     assert_eq!(run.code, 2, "{}", run.err);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use zonebreak_replication::ClusterOptions;
 
 use crate::{
-    config::{Config, Layers, Override, Requirement},
+    config::{Config, ConfigError, Layers, Override, Requirement},
     exit::Failure,
 };
 
@@ -74,13 +74,17 @@ impl EtcdFlags {
 // === impl EtcdArgs ===
 
 impl EtcdArgs {
-    /// The configuration that names the etcd.
+    /// The configuration that names the etcd. Where none does, `without` is what can be done.
     ///
     /// # Errors
     /// When a layer cannot be used, or none names an etcd.
-    pub fn load(&self) -> Result<Config, Failure> {
+    pub fn load(&self, without: impl FnOnce() -> String) -> Result<Config, Failure> {
         let layers = Layers::of_process(self.config.clone(), self.flags.overrides());
-        Ok(layers.load(Requirement::Etcd).map_err(Failure::usage)?.config)
+        match layers.load(Requirement::Etcd) {
+            Ok(effective) => Ok(effective.config),
+            Err(error @ ConfigError::NoEtcd) => Err(Failure::usage(error).hint(without())),
+            Err(error) => Err(Failure::usage(error)),
+        }
     }
 
     /// The configuration, when anything names an etcd.

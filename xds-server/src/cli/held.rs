@@ -61,7 +61,12 @@ pub async fn confirm(args: &ConfirmArgs) -> Outcome {
         let now = Timestamp::now();
         let word = |row: &HeldRow| Ok((id(row)?, confirm::given(row.after, &args.reason, &actor, now)));
         let words = chosen.iter().map(word).collect::<Result<Vec<_>, Failure>>()?;
-        confirm::confirm(&args.write.etcd()?, &words).await.map_err(failures::etcd)?
+        confirm::confirm(
+            &args.write.etcd(|| format!("the server's etcd is at {}", status.source.location))?,
+            &words,
+        )
+        .await
+        .map_err(failures::etcd)?
     } else {
         let mut revision = status.source.revision;
         for row in &chosen {

@@ -1,6 +1,7 @@
 //! The command line: one file a verb, each with its flags beside what it does.
 
 mod bar;
+mod by_file;
 pub mod completions;
 pub mod config;
 pub mod confirm;

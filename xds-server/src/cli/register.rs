@@ -15,7 +15,7 @@ use zonebreak_topology::{
     register::{self, RegisterError, RegisterEvent, RegisterOptions},
 };
 
-use super::{connect::EtcdArgs, failures, signal};
+use super::{by_file, connect::EtcdArgs, failures, signal};
 use crate::{
     exit::{Exit, Failure, Outcome},
     telemetry::log,
@@ -61,8 +61,6 @@ pub struct RegisterArgs {
 
 /// Runs the command.
 pub async fn run(args: RegisterArgs) -> Outcome {
-    let config = args.etcd.load()?;
-    let etcd = config.etcd.options().map_err(Failure::usage)?;
     let options = RegisterOptions {
         service: args.service,
         instance: args.instance,
@@ -73,6 +71,8 @@ pub async fn run(args: RegisterArgs) -> Outcome {
         labels: args.labels.into_iter().collect::<BTreeMap<_, _>>(),
         ttl: args.ttl,
     };
+    let config = args.etcd.load(|| by_file::endpoint(&options))?;
+    let etcd = config.etcd.options().map_err(Failure::usage)?;
     log::start(&config.log);
     let stop = CancellationToken::new();
     tokio::spawn(signal::stop(stop.clone()));

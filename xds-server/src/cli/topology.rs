@@ -12,6 +12,7 @@ use zonebreak_topology::{
 };
 
 use super::{
+    by_file,
     connect::EtcdArgs,
     failures,
     held::{self, ConfirmArgs},
@@ -208,7 +209,7 @@ async fn apply(args: &ApplyArgs) -> Outcome {
 }
 
 fn options(args: &EtcdArgs) -> Result<EtcdOptions, Failure> {
-    args.load()?.etcd.options().map_err(Failure::usage)
+    args.load(by_file::topology)?.etcd.options().map_err(Failure::usage)
 }
 
 fn read(path: &Path) -> Result<File, Failure> {

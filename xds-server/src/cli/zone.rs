@@ -17,7 +17,7 @@ use zonebreak_topology::{
 };
 
 use super::{
-    confirm,
+    by_file, confirm,
     connect::{EtcdArgs, ServerArgs},
     failures,
     output::{OutputArgs, warn},
@@ -178,7 +178,7 @@ pub async fn run(command: ZoneCommand) -> Outcome {
         ZoneCommand::Drain(args) => drain(args).await,
         ZoneCommand::Restore(args) => {
             let target = ShiftTarget { zone: args.zone, service: args.service };
-            let etcd = args.write.etcd()?;
+            let etcd = args.write.etcd(|| by_file::drained(&key(&target), "take out"))?;
             let applied = shift::restore(&etcd, &target).await.map_err(failures::shift)?;
             eprintln!("the drain of {} is over, at revision {}", applied.target, applied.revision);
             args.write.confirm(applied).await
@@ -189,13 +189,21 @@ pub async fn run(command: ZoneCommand) -> Outcome {
                 (Some(duration), _) => Extension::For(duration),
                 (None, by) => Extension::By(by.unwrap_or_default()),
             };
-            let etcd = args.write.etcd()?;
+            let etcd = args.write.etcd(|| by_file::drained(&key(&target), "change `expires_at` of"))?;
             let applied = shift::extend(&etcd, &target, extension).await.map_err(failures::shift)?;
             let (until, revision) = (applied.shift.expires_at, applied.revision);
             eprintln!("the drain of {} now ends at {until}, at revision {revision}", applied.target);
             args.write.confirm(applied).await
         }
     }
+}
+
+/// The name of a drain in a topology file.
+fn key(target: &ShiftTarget) -> String {
+    target
+        .service
+        .as_ref()
+        .map_or_else(|| target.zone.to_string(), |service| format!("{}/{service}", target.zone))
 }
 
 async fn ls(args: &LsArgs) -> Outcome {
@@ -230,7 +238,7 @@ async fn drain(args: DrainArgs) -> Outcome {
         actor: args.actor.unwrap_or_else(host::actor),
         force: args.force,
     };
-    let etcd = args.write.etcd()?;
+    let etcd = args.write.etcd(|| by_file::drain(&drain, Timestamp::now()))?;
     let applied = shift::drain(&etcd, &drain).await.map_err(failures::shift)?;
     let Applied { revision, target, shift } = &applied;
     eprintln!("{target} keeps {} until {}, at revision {revision}", shift.keep_percent, shift.expires_at);
@@ -246,12 +254,13 @@ async fn drain(args: DrainArgs) -> Outcome {
 // === impl WriteArgs ===
 
 impl WriteArgs {
-    pub(super) fn etcd(&self) -> Result<EtcdOptions, Failure> {
+    /// The etcd to write to. Where none is named, `without` is what can be done.
+    pub(super) fn etcd(&self, without: impl FnOnce() -> String) -> Result<EtcdOptions, Failure> {
         if !self.no_wait {
             // Whoever will be asked is named well before anything is written.
             AdminClient::new(&self.server.server)?;
         }
-        self.etcd.load()?.etcd.options().map_err(Failure::usage)
+        self.etcd.load(without)?.etcd.options().map_err(Failure::usage)
     }
 
     /// Waits until every proxy has `revision`, unless told not to.

@@ -45,6 +45,26 @@ async fn each_proxy_gets_the_view_of_its_zone_and_follows_the_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_drain_without_an_etcd_is_told_how_to_write_it_into_the_file() {
+    let lab = Lab::new().unwrap();
+    let plane = on_file(&lab, TOPOLOGY).await;
+    let (code, _, err) = told(
+        &plane.cli(&["zone", "drain", "euc1-az1", "--for", "5m", "--reason", "switch 4"]).await.unwrap(),
+    );
+    assert_eq!(code, 2, "{err}");
+    let (_, hint) = err.split_once("write there:\n").unwrap_or_else(|| panic!("{err}"));
+    let shifts: String =
+        hint.lines().map(|line| format!("{}\n", line.strip_prefix("    ").unwrap())).collect();
+    plane.write_topology(&format!("{TOPOLOGY}{shifts}")).unwrap();
+    let status =
+        admin_says(&plane, "/status", |status| status["shifts"].as_array().unwrap().len() == 1).await;
+    assert_eq!(
+        (&status["zones"][0]["state"], &status["zones"][0]["reason"]),
+        (&json!("drained"), &json!("switch 4"))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_whose_zone_is_declared_later_moves_to_its_view() {
     let lab = Lab::new().unwrap();
     let plane = on_file(&lab, TOPOLOGY).await;
