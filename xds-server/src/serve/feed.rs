@@ -314,9 +314,9 @@ impl Feed {
         self.tell();
         let streams = self.state.xds.metrics().streams().iter().map(|count| count.open).sum::<u64>();
         self.lanes.published(std::time::Instant::now(), took, usize::try_from(streams).unwrap_or(usize::MAX));
-        self.state.metrics.window.set(self.lanes.window().as_secs_f64());
-        self.state.metrics.changes.inc();
-        self.state.metrics.build.observe(took.as_secs_f64());
+        self.state.metrics.publishing.window.set(self.lanes.window().as_secs_f64());
+        self.state.metrics.publishing.changes.inc();
+        self.state.metrics.publishing.build.observe(took.as_secs_f64());
         let (number, changed) = (views.len(), changed.iter().map(named).collect::<Vec<_>>().join(","));
         let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         tracing::info!(change, revision, cause, views = number, changed, took_us, "published");
@@ -346,7 +346,7 @@ impl Feed {
         let old = self.served.as_ref().map(|served| &served.topology);
         let urgent = word || old.is_none_or(|old| changes::lane(old, &topology) == Lane::Urgent);
         if self.waiting.is_some() {
-            self.state.metrics.merged.inc();
+            self.state.metrics.publishing.merged.inc();
         }
         let waiting = self.waiting.get_or_insert(Waiting { since: Timestamp::now(), urgent });
         waiting.urgent |= urgent;

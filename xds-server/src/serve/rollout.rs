@@ -273,7 +273,7 @@ impl Rollout {
                         "the first proxies did not answer in time; it goes to all"
                     );
                 }
-                state.metrics.wave(if waves.late() { "late" } else { "passed" });
+                state.metrics.publishing.wave(if waves.late() { "late" } else { "passed" });
                 Some(publish(hub, on_its_way.change))
             }
             Next::Halt(guilty) => {
@@ -295,7 +295,7 @@ impl Rollout {
         mut on_its_way: OnItsWay,
         guilty: &BTreeMap<Named, Refusal>,
     ) -> Option<Change> {
-        state.metrics.wave("halted");
+        state.metrics.publishing.wave("halted");
         let OnItsWay { change, waves, .. } = &mut on_its_way;
         self.withhold(hub, &change.publication, guilty);
         self.hold_back(state, &mut change.publication);
@@ -543,7 +543,7 @@ fn pass_over(state: &State, node: &str, charges: &BTreeMap<Named, Refusal>) {
 }
 
 fn note_overtaken(state: &State, older: &Change, by: &Change) {
-    state.metrics.wave("overtaken");
+    state.metrics.publishing.wave("overtaken");
     tracing::info!(change = older.publication.change, by = by.publication.change, "overtaken on its way");
 }
 

@@ -149,7 +149,7 @@ fn with_reports(state: &Arc<State>, routes: Routes) -> Routes {
             state.report(node, &report);
         }
     });
-    state.metrics.count_reports(reporting.metrics());
+    state.metrics.load.count_reports(reporting.metrics());
     routes.add_service(reporting.into_service())
 }
 

@@ -310,7 +310,7 @@ impl State {
 
     /// Notes which those are.
     pub fn quarantined(&self, rows: Vec<QuarantineRow>) {
-        self.metrics.quarantined.set(i64::try_from(rows.len()).unwrap_or(i64::MAX));
+        self.metrics.publishing.quarantined.set(i64::try_from(rows.len()).unwrap_or(i64::MAX));
         self.quarantine.store(Arc::new(rows));
     }
 
@@ -342,7 +342,7 @@ impl State {
         let zone = node.locality.as_ref().map_or("", |locality| locality.zone.as_str());
         let counted = self.matrix().add(Instant::now(), &applied.topology, zone, report);
         for counted in counted {
-            self.metrics.requests(&counted);
+            self.metrics.load.requests(&counted);
         }
     }
 
