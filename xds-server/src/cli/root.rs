@@ -34,7 +34,7 @@ const EXAMPLES: &str = "Examples:
 ///
 /// One program for both sides of the control plane: `serve` tells Envoy proxies over xDS which zones serve which service,
 /// `register` keeps an endpoint known in etcd, and the rest lets operators look and drain zones. Data goes to standard
-/// output, words to standard error.
+/// output, messages to standard error.
 #[derive(Debug, Parser)]
 #[command(name = "zonebreak", version, max_term_width = 100, after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub struct Cli {

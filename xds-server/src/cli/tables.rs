@@ -237,8 +237,8 @@ fn services(services: &[ServiceRow], zones: &[ZoneRow]) -> String {
 
 /// `topology why`.
 pub fn why(why: &Why) -> String {
-    let zone = why.zone.as_ref().map_or_else(|| "none that is known".to_owned(), ToString::to_string);
-    let mut out = format!("service   {}\nclient    in zone {zone}\n", why.service);
+    let zone = why.zone.as_ref().map_or_else(|| "no known zone".to_owned(), |zone| format!("zone {zone}"));
+    let mut out = format!("service   {}\nclient    in {zone}\n", why.service);
     if let Some(proxy) = &why.proxy {
         let has =
             if proxy.in_sync { "has acknowledged what follows" } else { "has NOT acknowledged what follows" };
