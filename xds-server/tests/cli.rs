@@ -233,6 +233,27 @@ fn the_wrong_module_is_refused_before_anything_starts() {
 }
 
 #[test]
+fn what_is_wrong_with_the_input_is_told_before_an_etcd_is_asked_for() {
+    for (args, says) in [
+        (&["topology", "apply", "missing.yaml"][..], "failed to read missing.yaml"),
+        (&["topology", "diff", "missing.yaml"], "failed to read missing.yaml"),
+        (
+            &["register", "--service", "s", "--zone", "z", "--address", "1.2.3.4"],
+            "address: must be host:port",
+        ),
+        (
+            &["register", "--service", "s", "--zone", "z", "--address", "1.2.3.4:5", "--ttl", "1s"],
+            "ttl: must be",
+        ),
+    ] {
+        let run = zonebreak(args);
+        assert!(run.code == 2 && run.err.contains(says), "{args:?}: {}", run.err);
+    }
+    let run = zonebreak(&["zone", "ls", "--server", "http://127.0.0.1:9"]);
+    assert!(run.err.contains("or ask an etcd: --etcd URL"), "{}", run.err);
+}
+
+#[test]
 fn a_topology_is_validated_without_an_etcd() {
     let dir = tempfile::tempdir().unwrap();
     let validate = |text: &str| {
@@ -247,6 +268,12 @@ fn a_topology_is_validated_without_an_etcd() {
     let run = validate("zones: {az-a: {regoin: eu}}\n");
     assert_eq!((run.code, run.out.as_str()), (2, ""));
     assert!(run.err.contains("topology.yaml:1:16: zones/az-a: unknown field `regoin`"), "{}", run.err);
+    let run = zonebreak_in(dir.path(), &["topology", "validate", "topology.yaml", "-o", "json"], &[]);
+    let told: serde_json::Value = serde_json::from_str(&run.out).unwrap();
+    assert_eq!(
+        (run.code, &told["problems"][0]["key"], &told["problems"][0]["column"]),
+        (2, &"zones/az-a".into(), &16.into())
+    );
 }
 
 #[test]
@@ -283,6 +310,14 @@ fn defaults_are_printed_as_a_file_to_start_from() {
         "{}",
         shown.out
     );
+    let shown = zonebreak_in(
+        &std::env::temp_dir(),
+        &["config", "show", "-o", "json"],
+        &[("ZONEBREAK_ETCD__PREFIX", "/o/")],
+    );
+    let told: serde_json::Value = serde_json::from_str(&shown.out).unwrap();
+    assert_eq!(told["etcd.prefix"], serde_json::json!({"value": "/o/", "from": "$ZONEBREAK_ETCD__PREFIX"}));
+    assert_eq!(told["xds.listen"]["from"], "default");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use super::output::print;
+use super::{output::print, topology::FileFormat};
 use crate::{
     config::{self, Layers, Requirement},
     exit::{Exit, Failure, Outcome},
@@ -20,8 +20,10 @@ pub enum ConfigCommand {
     #[command(after_help = "Example:\n  zonebreak config defaults > zonebreak.yaml")]
     Defaults,
     /// Prints the configuration in force and where each value comes from.
-    #[command(after_help = "Example:\n  zonebreak config show --config zonebreak.yaml")]
-    Show(FileArgs),
+    #[command(after_help = "Examples:
+  zonebreak config show --config zonebreak.yaml
+  zonebreak config show -o json | jq '.\"etcd.endpoints\"'")]
+    Show(ShowArgs),
     /// Checks a configuration, its environment overrides and the filter module it names. Ends with 0 or 2.
     #[command(
         after_help = "Example:\n  zonebreak config validate --config zonebreak.yaml && systemctl reload zonebreak"
@@ -37,13 +39,27 @@ pub struct FileArgs {
     pub config: Option<PathBuf>,
 }
 
+/// `config show`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ShowArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    /// Form of the data on standard output.
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: FileFormat,
+}
+
 /// Runs the command.
 pub fn run(command: &ConfigCommand) -> Outcome {
     match command {
         ConfigCommand::Defaults => print(&config::defaults())?,
         ConfigCommand::Show(args) => {
-            let layers = Layers::of_process(args.config.clone(), Vec::new());
-            print(&config::effective(&layers.load(Requirement::Nothing).map_err(Failure::usage)?))?;
+            let layers = Layers::of_process(args.file.config.clone(), Vec::new());
+            let effective = layers.load(Requirement::Nothing).map_err(Failure::usage)?;
+            print(&match args.output {
+                FileFormat::Yaml => config::effective(&effective),
+                FileFormat::Json => format!("{:#}", config::settings(&effective)),
+            })?;
         }
         ConfigCommand::Validate(args) => {
             let layers = Layers::of_process(args.config.clone(), Vec::new());

@@ -71,6 +71,10 @@ pub async fn run(args: RegisterArgs) -> Outcome {
         labels: args.labels.into_iter().collect::<BTreeMap<_, _>>(),
         ttl: args.ttl,
     };
+    options
+        .endpoint()
+        .and_then(|_| options.lease())
+        .map_err(|invalid| Failure::usage(format_args!("failed to {}", RegisterError::Invalid(invalid))))?;
     let config = args.etcd.load(|| by_file::endpoint(&options))?;
     let etcd = config.etcd.options().map_err(Failure::usage)?;
     log::start(&config.log);

@@ -7,8 +7,9 @@ use clap::Subcommand;
 use serde::Serialize;
 use serde_json::Value;
 use zonebreak_topology::{
-    EtcdOptions,
+    EtcdOptions, Problem,
     edit::{self, Applied, Change, ChangeKind, Compared, EditError, File},
+    strangers::Stranger,
 };
 
 use super::{
@@ -77,6 +78,17 @@ Ends with 0 let through, 3 not held, 4 not confirmed by every proxy in time, 7 u
 pub struct ValidateArgs {
     /// The topology file.
     file: PathBuf,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// What `validate` prints for programs.
+#[derive(Debug, Default, Serialize)]
+struct Checked {
+    /// What is wrong; nothing when the file is valid.
+    problems: Vec<Problem>,
+    /// Zones that are named and are not there.
+    strangers: Vec<Stranger>,
 }
 
 /// `topology apply`.
@@ -110,10 +122,10 @@ pub struct DiffArgs {
     etcd: EtcdArgs,
 }
 
-/// The form of a topology file.
+/// The form of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum FileFormat {
-    /// With what cannot be used as comments.
+    /// For people, with comments.
     #[default]
     Yaml,
     /// For programs.
@@ -144,14 +156,10 @@ struct Written<'a> {
 /// Runs the command.
 pub async fn run(command: TopologyCommand) -> Outcome {
     match command {
-        TopologyCommand::Validate(args) => {
-            warn(read(&args.file)?.strangers());
-            eprintln!("the topology is valid");
-            Ok(Exit::Ok)
-        }
+        TopologyCommand::Validate(args) => validate(&args),
         TopologyCommand::Apply(args) => apply(&args).await,
         TopologyCommand::Diff(args) => {
-            let (etcd, file) = (options(&args.etcd)?, read(&args.file)?);
+            let (file, etcd) = (read(&args.file)?, options(&args.etcd)?);
             let compared = edit::diff(&etcd, &file, args.prune).await;
             let Compared { changes, strangers } = compared.map_err(|error| failure(&args.file, error))?;
             warn(strangers);
@@ -187,8 +195,25 @@ fn json(yaml: &str) -> Result<String, Failure> {
     serde_json::to_string_pretty(&value).map_err(|error| fail(&error))
 }
 
+fn validate(args: &ValidateArgs) -> Outcome {
+    let (checked, ended) = match parse(&args.file)? {
+        Ok(file) => (Checked { strangers: file.strangers(), ..Checked::default() }, Ok(Exit::Ok)),
+        Err(EditError::Invalid(problems)) => {
+            let checked = Checked { problems: problems.clone(), ..Checked::default() };
+            (checked, Err(failure(&args.file, EditError::Invalid(problems))))
+        }
+        Err(error) => return Err(failure(&args.file, error)),
+    };
+    args.output.print_for_programs(&checked)?;
+    warn(checked.strangers);
+    if ended.is_ok() {
+        eprintln!("the topology is valid");
+    }
+    ended
+}
+
 async fn apply(args: &ApplyArgs) -> Outcome {
-    let (etcd, file) = (options(&args.etcd)?, read(&args.file)?);
+    let (file, etcd) = (read(&args.file)?, options(&args.etcd)?);
     let (revision, changes, strangers) = if args.dry_run {
         let compared = edit::diff(&etcd, &file, args.prune).await;
         let Compared { changes, strangers } = compared.map_err(|error| failure(&args.file, error))?;
@@ -213,9 +238,14 @@ fn options(args: &EtcdArgs) -> Result<EtcdOptions, Failure> {
 }
 
 fn read(path: &Path) -> Result<File, Failure> {
+    parse(path)?.map_err(|error| failure(path, error))
+}
+
+/// The file, or what is wrong with it. A failure when there is none.
+fn parse(path: &Path) -> Result<Result<File, EditError>, Failure> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Failure::usage(format_args!("failed to read {}: {error}", path.display())))?;
-    File::parse(&path.display().to_string(), &text).map_err(|error| failure(path, error))
+    Ok(File::parse(&path.display().to_string(), &text))
 }
 
 fn failure(file: &Path, error: EditError) -> Failure {

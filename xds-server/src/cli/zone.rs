@@ -218,7 +218,14 @@ async fn ls(args: &LsArgs) -> Outcome {
             (model::zones(&topology, now), model::shifts(&topology, now), strangers(&topology))
         }
         None => {
-            let status: Status = AdminClient::new(&args.server.server)?.get("/status").await?;
+            let status = AdminClient::new(&args.server.server)?.get("/status").await;
+            let status: Status = status.map_err(|error| {
+                let failure = Failure::from(error);
+                match failure.hint.clone() {
+                    Some(hint) => failure.hint(format_args!("{hint}; or ask an etcd: --etcd URL")),
+                    None => failure,
+                }
+            })?;
             (status.zones, status.shifts, status.strangers)
         }
     };

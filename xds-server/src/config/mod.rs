@@ -20,5 +20,5 @@ pub use schema::{
     AdminConfig, Config, EtcdConfig, FilterConfig, HealthConfig, ListenersConfig, LogConfig, TopologyConfig,
     XdsConfig,
 };
-pub use show::{defaults, effective};
+pub use show::{defaults, effective, settings};
 pub use values::{Delivery, EtcdEndpoint, LogFilter, LogFormat, Prefix, Sha256Hex};

@@ -1,6 +1,12 @@
 //! Prints the configuration as the YAML that the server reads, with a comment beside each key. Reads nothing.
 
-use super::{keys::KEYS, load::Effective, schema::Config};
+use serde_json::{Value, json};
+
+use super::{
+    keys::{KEYS, Key},
+    load::Effective,
+    schema::Config,
+};
 
 /// Every key with its default and its meaning: a file to start from.
 pub fn defaults() -> String {
@@ -12,6 +18,12 @@ pub fn defaults() -> String {
 /// Every key with the value in force and where it came from.
 pub fn effective(effective: &Effective) -> String {
     render(&effective.config, |path| effective.origin(path).to_string())
+}
+
+/// The same for programs: an object of `section.key` to `{value, from}`.
+pub fn settings(effective: &Effective) -> Value {
+    let row = |key: &Key| json!({"value": key.get(&effective.config), "from": effective.origin(key.path).to_string()});
+    KEYS.iter().map(|key| (key.path.to_owned(), row(key))).collect()
 }
 
 fn render(config: &Config, comment: impl Fn(&str) -> String) -> String {
