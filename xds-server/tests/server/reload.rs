@@ -116,7 +116,15 @@ async fn a_server_without_a_topology_is_alive_and_not_ready() {
     assert_eq!(status, 503, "{body}");
     assert!(body.contains("[-]topology failed: no topology was loaded yet"), "{body}");
     assert!(body.contains("[~]etcd degraded: no answer since"), "{body}");
-    assert_eq!(http.get("/readyz?exclude=topology").await.unwrap().0, 200);
+    // Its health port opens before the port for proxies does.
+    until("all the rest to be well", LIMIT, async || {
+        match http.get("/readyz?exclude=topology").await.unwrap() {
+            (200, _) => Ok(()),
+            (_, body) => Err(body),
+        }
+    })
+    .await
+    .unwrap();
     let summary: serde_json::Value = serde_json::from_str(&http.get("/health").await.unwrap().1).unwrap();
     assert_eq!(summary["ready"], json!(false));
     let (_, metrics) = http.get("/metrics").await.unwrap();
