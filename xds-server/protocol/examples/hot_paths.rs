@@ -30,6 +30,10 @@ use zonebreak_xds::{
     TypeUrl,
 };
 
+/// As the `zonebreak` program has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 type Failure = Box<dyn std::error::Error>;
 
 const USAGE: &str = "usage: hot_paths delta|sotw change|refuse|begin|return SERVICES TIMES";

@@ -9,8 +9,10 @@
 //! [`PATIENCE`] at most, and the stream only says when it is done.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -106,15 +108,16 @@ impl Admission {
 // === impl Entrance ===
 
 impl Entrance {
-    /// Waits for the place, if one was asked for. Safe to cancel: the place in the queue stays.
-    pub(crate) async fn admitted(&mut self) {
+    /// Waits for the place, if one was asked for.
+    pub(crate) fn poll_admitted(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if let Self::Waiting(admitted, _) = self {
             // Who admits goes away without a word only with the whole runtime.
-            _ = admitted.await;
+            _ = ready!(Pin::new(admitted).poll(context));
             if let Self::Waiting(_, stay) = std::mem::replace(self, Self::Open) {
                 *self = Self::Inside(stay);
             }
         }
+        Poll::Ready(())
     }
 
     pub(crate) fn is_early(&self) -> bool {
@@ -154,6 +157,12 @@ impl Drop for Counted {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Entrance {
+        async fn admitted(&mut self) {
+            std::future::poll_fn(|context| self.poll_admitted(context)).await;
+        }
+    }
 
     /// Lets the tasks that hold places come to rest.
     async fn settle() {

@@ -1,67 +1,94 @@
 //! A map with a type for its key: a handful of entries, looked up many times for each change on each stream.
 //!
-//! It is ordered as types are, which is the order of sending. A glance at each entry finds one faster than any tree would.
+//! It is ordered as types are, which is the order of sending. A known type is found by its place, as no search would.
 
 use crate::types::TypeUrl;
 
 /// See the file's head.
 #[derive(Clone, Debug)]
-pub(crate) struct ByType<T>(Vec<(TypeUrl, T)>);
+pub(crate) struct ByType<T> {
+    entries: Vec<(TypeUrl, T)>,
+    /// Where each known type is in `entries`, counted from 1; 0 where it is not.
+    places: [u8; TypeUrl::KNOWN_COUNT],
+}
 
 // === impl ByType ===
 
 impl<T> ByType<T> {
     pub(crate) fn get(&self, type_url: &TypeUrl) -> Option<&T> {
-        self.0.iter().find(|(of, _)| of == type_url).map(|(_, value)| value)
+        self.entries.get(self.place(type_url)?).map(|(_, value)| value)
     }
 
     pub(crate) fn get_mut(&mut self, type_url: &TypeUrl) -> Option<&mut T> {
-        self.0.iter_mut().find(|(of, _)| of == type_url).map(|(_, value)| value)
+        let place = self.place(type_url)?;
+        self.entries.get_mut(place).map(|(_, value)| value)
     }
 
     pub(crate) fn contains_key(&self, type_url: &TypeUrl) -> bool {
-        self.get(type_url).is_some()
+        self.place(type_url).is_some()
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.entries.len()
     }
 
     /// In the order of types.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&TypeUrl, &T)> {
-        self.0.iter().map(|(type_url, value)| (type_url, value))
+        self.entries.iter().map(|(type_url, value)| (type_url, value))
     }
 
-    /// The type at this place.
-    pub(crate) fn key_at(&self, at: usize) -> Option<&TypeUrl> {
-        self.0.get(at).map(|(type_url, _)| type_url)
+    /// What is at this place in that order.
+    pub(crate) fn at_mut(&mut self, at: usize) -> Option<(&TypeUrl, &mut T)> {
+        self.entries.get_mut(at).map(|(type_url, value)| (&*type_url, value))
     }
 
     pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
-        self.0.iter().map(|(_, value)| value)
+        self.entries.iter().map(|(_, value)| value)
     }
 
     pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
-        self.0.iter_mut().map(|(_, value)| value)
+        self.entries.iter_mut().map(|(_, value)| value)
     }
 
     /// Replaces what was there.
     pub(crate) fn insert(&mut self, type_url: TypeUrl, value: T) {
-        match self.0.binary_search_by(|(of, _)| of.cmp(&type_url)) {
-            Ok(at) => self.0[at].1 = value,
-            Err(at) => self.0.insert(at, (type_url, value)),
+        match self.entries.binary_search_by(|(of, _)| of.cmp(&type_url)) {
+            Ok(at) => self.entries[at].1 = value,
+            Err(at) => {
+                self.entries.insert(at, (type_url, value));
+                self.index();
+            }
         }
     }
 
     pub(crate) fn remove(&mut self, type_url: &TypeUrl) -> Option<T> {
-        let at = self.0.iter().position(|(of, _)| of == type_url)?;
-        Some(self.0.remove(at).1)
+        let place = self.place(type_url)?;
+        let (_, value) = self.entries.remove(place);
+        self.index();
+        Some(value)
+    }
+
+    fn place(&self, type_url: &TypeUrl) -> Option<usize> {
+        match self.places.get(type_url.position()) {
+            Some(place) => usize::from(*place).checked_sub(1),
+            None => self.entries.iter().position(|(of, _)| of == type_url),
+        }
+    }
+
+    fn index(&mut self) {
+        self.places = Default::default();
+        // Known types come first, and there are no more of them than this.
+        for (place, (type_url, _)) in (1..).zip(self.entries.iter().take(TypeUrl::KNOWN_COUNT)) {
+            if let Some(known) = self.places.get_mut(type_url.position()) {
+                *known = place;
+            }
+        }
     }
 }
 
 impl<T> Default for ByType<T> {
     fn default() -> Self {
-        Self(Vec::new())
+        Self { entries: Vec::new(), places: Default::default() }
     }
 }
 
@@ -91,7 +118,9 @@ mod tests {
                 prop_assert_eq!((map.get(&type_url), map.len()), (model.get(&type_url), model.len()));
             }
             prop_assert!(map.iter().eq(model.iter()));
-            prop_assert!((0..map.len()).map(|at| map.key_at(at).unwrap()).eq(model.keys()));
+            for (at, (type_url, value)) in model.iter_mut().enumerate() {
+                prop_assert_eq!(map.at_mut(at), Some((type_url, value)));
+            }
         }
     }
 }

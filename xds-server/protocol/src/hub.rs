@@ -200,23 +200,21 @@ impl Subscription {
         std::future::poll_fn(|context| self.poll_next(context)).await
     }
 
-    /// Waits until there is a snapshot, and takes none. Safe to cancel.
-    pub(crate) async fn published(&mut self) {
-        std::future::poll_fn(|context| {
-            // Before the look, so that nothing published after it is missed.
-            let heard = self.ear.heard(context.waker());
-            if self.hub.snapshot_for(self.stream, &self.view).is_none() {
-                return Poll::Pending;
-            }
-            if let Some(change) = heard {
-                self.ear.ring(change);
-            }
-            Poll::Ready(())
-        })
-        .await;
+    /// Waits until there is a snapshot, and takes none.
+    pub(crate) fn poll_published(&self, context: &mut Context<'_>) -> Poll<()> {
+        // Before the look, so that nothing published after it is missed.
+        let heard = self.ear.heard(context.waker());
+        if self.hub.snapshot_for(self.stream, &self.view).is_none() {
+            return Poll::Pending;
+        }
+        if let Some(change) = heard {
+            self.ear.ring(change);
+        }
+        Poll::Ready(())
     }
 
-    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Arc<Snapshot>> {
+    /// See [`Subscription::next`].
+    pub(crate) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Arc<Snapshot>> {
         if let Some(change) = self.ear.heard(context.waker())
             && let Some(snapshot) = self.newer()
         {

@@ -36,15 +36,11 @@ impl Inbound {
         Self { protocol, limit, data: body.into_data_stream(), whole: Bytes::new(), partial: Vec::new() }
     }
 
-    /// The next request; `None` when the client has closed its side or is gone. Safe to cancel.
+    /// The next request; `None` when the client has closed its side or is gone.
     ///
     /// # Errors
     /// When the bytes are no request, or more than the limit.
-    pub(crate) async fn message(&mut self) -> Result<Option<Heard>, Status> {
-        std::future::poll_fn(|context| self.poll_message(context)).await
-    }
-
-    fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Heard>, Status>> {
+    pub(crate) fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Heard>, Status>> {
         loop {
             if let Some(request) = self.take()? {
                 return Poll::Ready(Ok(Some(request)));
@@ -128,6 +124,12 @@ mod tests {
     use prost::Message;
 
     use super::*;
+
+    impl Inbound {
+        async fn message(&mut self) -> Result<Option<Heard>, Status> {
+            std::future::poll_fn(|context| self.poll_message(context)).await
+        }
+    }
 
     fn framed(name: &str) -> Vec<u8> {
         let request = DeltaDiscoveryRequest { type_url: name.into(), ..Default::default() };

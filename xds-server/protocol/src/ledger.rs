@@ -10,10 +10,12 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Waker;
 use std::time::{Instant, SystemTime};
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
+use futures::task::AtomicWaker;
 
 use crate::hub::Hub;
 use crate::journal::{Journal, Reached, Refusal};
@@ -130,6 +132,8 @@ pub(crate) struct Entry {
     protocol: Protocol,
     scope: Scope,
     identity: OnceLock<(Identity, ViewKey)>,
+    /// The stream's, for what concerns all streams.
+    waker: AtomicWaker,
     session: Mutex<Session>,
     /// How far the stream has come in the journal, once it is identified.
     reached: Mutex<Option<Reached>>,
@@ -166,11 +170,17 @@ impl Ledger {
             protocol: session.protocol(),
             scope: session.scope().clone(),
             identity: OnceLock::new(),
+            waker: AtomicWaker::new(),
             session: Mutex::new(session),
             reached: Mutex::new(None),
         });
         self.streams().insert(id, entry.clone());
         entry
+    }
+
+    /// Has every stream look again at what it waits for.
+    pub(crate) fn wake_all(&self) {
+        self.entries().iter().for_each(|entry| entry.waker.wake());
     }
 
     pub(crate) fn close(&self, id: StreamId) {
@@ -285,6 +295,11 @@ impl Ledger {
 impl Entry {
     pub(crate) fn id(&self) -> StreamId {
         self.id
+    }
+
+    /// From now on [`Ledger::wake_all`] wakes this.
+    pub(crate) fn listen(&self, waker: &Waker) {
+        self.waker.register(waker);
     }
 
     pub(crate) fn scope(&self) -> &Scope {

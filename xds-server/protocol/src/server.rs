@@ -166,6 +166,7 @@ impl Server {
     /// they have.
     pub fn drain(&self) {
         self.shared.draining.send_replace(true);
+        self.shared.ledger.wake_all();
     }
 }
 

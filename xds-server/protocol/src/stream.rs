@@ -5,11 +5,14 @@
 //! It decides nothing.
 
 use std::collections::VecDeque;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use futures::Stream;
 use tokio::sync::watch;
+use tokio::time::Sleep;
 use tonic::Status;
 
 use crate::admission::Entrance;
@@ -39,8 +42,13 @@ struct Served {
     view: Option<Subscription>,
     entrance: Entrance,
     draining: watch::Receiver<bool>,
+    /// When the session wants to be told the time.
+    deadline: Option<Instant>,
     /// When the stream has had its time, and when it has had all its grace.
     aged: Option<(Instant, Instant)>,
+    /// Set for the earliest that was ever waited for, and only then for what is waited for now: with each change comes a wait
+    /// that the client's answer ends, and none of them touches the timer.
+    timer: Option<Pin<Box<Sleep>>>,
     outbox: VecDeque<Response>,
     end: Option<Status>,
     over: bool,
@@ -63,9 +71,12 @@ pub(crate) fn serve(
     entry: Arc<Entry>,
     requests: Inbound,
 ) -> impl Stream<Item = Result<Response, Status>> + Send + 'static {
-    let draining = shared.draining();
+    let mut draining = shared.draining();
+    if *draining.borrow() {
+        draining.mark_changed();
+    }
     let aged = shared.age_of(entry.id()).map(|age| now() + age).map(|at| (at, at + AGE_GRACE));
-    let served = Served {
+    Served {
         shared,
         entry,
         requests,
@@ -73,92 +84,103 @@ pub(crate) fn serve(
         view: None,
         entrance: Entrance::Open,
         draining,
+        deadline: None,
         aged,
+        timer: None,
         outbox: VecDeque::new(),
         end: None,
         over: false,
-    };
-    futures::stream::unfold(served, async |mut served| served.next().await.map(|item| (item, served)))
+    }
 }
 
 // === impl Served ===
 
-impl Served {
+impl Stream for Served {
+    type Item = Result<Response, Status>;
+
     /// The next response, or the status the stream ends with, or its plain end.
-    async fn next(&mut self) -> Option<Result<Response, Status>> {
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let served = self.get_mut();
         loop {
-            if let Some(response) = self.outbox.pop_front() {
-                return Some(Ok(response));
+            if let Some(response) = served.outbox.pop_front() {
+                return Poll::Ready(Some(Ok(response)));
             }
-            if let Some(status) = self.end.take() {
-                self.over = true;
-                return Some(Err(status));
+            if let Some(status) = served.end.take() {
+                served.over = true;
+                return Poll::Ready(Some(Err(status)));
             }
-            if self.over {
-                return None;
+            if served.over {
+                return Poll::Ready(None);
             }
-            match self.wake().await {
+            match ready!(served.poll_wake(context)) {
                 Wake::Event(event) => {
-                    self.catch_up(&event);
-                    self.step(event);
+                    served.catch_up(&event);
+                    served.step(event);
                     // A client that floods us with requests shares its thread with the others.
-                    tokio::task::coop::consume_budget().await;
+                    ready!(pin!(tokio::task::coop::consume_budget()).poll(context));
                 }
-                Wake::Closed => return None,
+                Wake::Closed => return Poll::Ready(None),
                 Wake::Failed(status) => {
-                    self.shared.metrics().stream_failed();
-                    self.end = Some(status);
+                    served.shared.metrics().stream_failed();
+                    served.end = Some(status);
                 }
                 Wake::Drained => {
-                    self.end = Some(Status::unavailable("the server is shutting down; connect to another"));
+                    served.end = Some(Status::unavailable("the server is shutting down; connect to another"));
                 }
-                Wake::Aged => self.age(),
+                Wake::Aged => served.age(),
             }
         }
     }
+}
 
-    async fn wake(&mut self) -> Wake {
-        let now = now();
-        let deadline = self.entry.session().deadline(now);
-        let timer = async {
-            match deadline {
-                Some(at) => tokio::time::sleep_until(at.into()).await,
-                None => std::future::pending().await,
-            }
-        };
-        let aged = self.aged.map(|(at, _)| at);
-        let age = async {
-            match aged {
-                Some(at) => tokio::time::sleep_until(at.into()).await,
-                None => std::future::pending().await,
-            }
-        };
-        let snapshot = async {
-            match &mut self.view {
-                Some(view) => {
-                    if self.entrance.is_early() {
-                        view.published().await;
-                        self.entrance = self.shared.admission().enter();
-                    }
-                    self.entrance.admitted().await;
-                    view.next().await
-                }
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            // An error means that the server is gone, which ends its streams as well.
-            _ = self.draining.wait_for(|draining| *draining) => Wake::Drained,
-            request = self.requests.message() => match request {
+impl Served {
+    /// Asks everything that may wake the stream, in the order in which it counts. What is asked is asked where it lies: nothing has to
+    /// be put into a queue, and taken out again, whenever the stream waits.
+    fn poll_wake(&mut self, context: &mut Context<'_>) -> Poll<Wake> {
+        self.entry.listen(context.waker());
+        // An error means that the server is gone, which ends its streams as well.
+        if self.draining.has_changed().unwrap_or(true) {
+            return Poll::Ready(Wake::Drained);
+        }
+        if let Poll::Ready(request) = self.requests.poll_message(context) {
+            return Poll::Ready(match request {
                 Ok(Some(request)) => Wake::Event(Event::Heard(request)),
                 Ok(None) => Wake::Closed,
                 Err(status) => Wake::Failed(status),
-            },
-            snapshot = snapshot => Wake::Event(Event::Snapshot(snapshot)),
-            () = timer => Wake::Event(Event::Timer),
-            () = age => Wake::Aged,
+            });
         }
+        if let Poll::Ready(snapshot) = self.poll_snapshot(context) {
+            return Poll::Ready(Wake::Event(Event::Snapshot(snapshot)));
+        }
+        let aged = self.aged.map(|(at, _)| at);
+        let Some(at) = self.deadline.into_iter().chain(aged).min() else { return Poll::Pending };
+        ready!(self.poll_until(at, context));
+        Poll::Ready(if self.deadline == Some(at) { Wake::Event(Event::Timer) } else { Wake::Aged })
+    }
+
+    fn poll_snapshot(&mut self, context: &mut Context<'_>) -> Poll<Arc<Snapshot>> {
+        let Some(view) = &mut self.view else { return Poll::Pending };
+        if self.entrance.is_early() {
+            ready!(view.poll_published(context));
+            self.entrance = self.shared.admission().enter();
+        }
+        ready!(self.entrance.poll_admitted(context));
+        view.poll_next(context)
+    }
+
+    fn poll_until(&mut self, at: Instant, context: &mut Context<'_>) -> Poll<()> {
+        let at = tokio::time::Instant::from_std(at);
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+        if at < timer.deadline() {
+            timer.as_mut().reset(at);
+        }
+        while timer.as_mut().poll(context).is_ready() {
+            if at <= timer.deadline() {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(at);
+        }
+        Poll::Pending
     }
 
     /// Brings the stream to the newest snapshot before anything else is: it is not woken for those that do not concern it.
@@ -203,6 +225,7 @@ impl Served {
         let mut session = self.entry.session();
         let effects = session.step(now, event);
         let turned = session.turned();
+        self.deadline = session.deadline(now);
         drop(session);
         let answered = given || effects.iter().any(|effect| matches!(effect, Effect::Acked { .. }));
         for effect in effects {

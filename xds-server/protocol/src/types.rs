@@ -119,7 +119,7 @@ impl TypeUrl {
 
     /// Any type URL; a known one becomes its constant.
     pub fn new(url: &str) -> Self {
-        let known = NAMES.iter().position(|(known, _)| *known == url);
+        let known = NAMES.iter().position(|(known, _)| same(known.as_bytes(), url.as_bytes()));
         Self(known.map_or_else(|| Repr::Other(Arc::from(url)), Repr::Known))
     }
 
@@ -156,6 +156,13 @@ impl TypeUrl {
     pub fn is_wildcard_by_default(&self) -> bool {
         self.is_full_state()
     }
+}
+
+/// Whether two texts are the same, eight bytes at a time: musl compares one after the other, and type URLs are long and begin alike.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    let ((words, rest), (of_words, of_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    let alike = |(a, b): (&[u8; 8], &[u8; 8])| u64::from_ne_bytes(*a) == u64::from_ne_bytes(*b);
+    a.len() == b.len() && words.iter().zip(of_words).all(alike) && rest == of_rest
 }
 
 impl fmt::Display for TypeUrl {

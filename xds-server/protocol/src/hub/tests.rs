@@ -22,6 +22,12 @@ fn names(names: &[&str]) -> Interests {
     interests(Interest::Names(names.iter().map(|name| Arc::from(*name)).collect()))
 }
 
+impl Subscription {
+    async fn published(&self) {
+        std::future::poll_fn(|context| self.poll_published(context)).await;
+    }
+}
+
 /// What the stream is woken with at this moment.
 fn woken(stream: &mut Subscription) -> Option<ChangeId> {
     match stream.poll_next(&mut Context::from_waker(std::task::Waker::noop())) {

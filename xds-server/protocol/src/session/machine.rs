@@ -305,8 +305,7 @@ impl Session {
                 effects.push(Effect::GateExpired { waiting_for, waited });
             }
             for at in 0..self.watches.len() {
-                let type_url = self.watches.key_at(at).cloned();
-                moved |= type_url.is_some_and(|type_url| self.offer(now, &type_url, effects));
+                moved |= self.offer(now, at, effects);
             }
             if !moved {
                 return;
@@ -314,30 +313,25 @@ impl Session {
         }
     }
 
-    /// Lets one type send if it may. Answers whether it did, or has come further without: a type with nothing to say has answered
+    /// Lets the type at this place send if it may. Answers whether it did, or has come further without: a type with nothing to say has answered
     /// for the newest point as well.
-    fn offer(&mut self, now: Instant, type_url: &TypeUrl, effects: &mut Vec<Effect>) -> bool {
-        let aggregated = self.scope == Scope::Aggregated;
-        let goal = if aggregated {
-            self.order.goal(type_url)
-        } else {
-            self.order.newest().map(|point| (point, true))
+    fn offer(&mut self, now: Instant, at: usize, effects: &mut Vec<Effect>) -> bool {
+        let Some((type_url, watch)) = self.watches.at_mut(at) else { return false };
+        let goal = match self.scope {
+            Scope::Aggregated => self.order.goal(type_url),
+            Scope::Single(_) => self.order.newest().map(|point| (point, true)),
         };
-        let (Some((point, changes)), Some(watch)) = (goal, self.watches.get_mut(type_url)) else {
-            return false;
-        };
+        let Some((point, changes)) = goal else { return false };
         let before = (watch.answered(), watch.accepted());
-        let stays = watch.stays(point.snapshot.set(type_url), point.number);
-        let mut moved = before != (watch.answered(), watch.accepted());
-        if !stays {
-            let point = point.clone();
-            let response = self.send(now, type_url, &point, changes);
-            moved |= response.is_some();
-            effects.extend(response.map(Effect::Send));
-            let after = self.watches.get(type_url).map(|watch| (watch.answered(), watch.accepted()));
-            moved |= after != Some(before);
+        if watch.stays(point.snapshot.set(type_url), point.number) {
+            return before != (watch.answered(), watch.accepted());
         }
-        moved
+        let (type_url, point) = (type_url.clone(), point.clone());
+        let response = self.send(now, &type_url, &point, changes);
+        let sent = response.is_some();
+        effects.extend(response.map(Effect::Send));
+        let after = self.watches.get(&type_url).map(|watch| (watch.answered(), watch.accepted()));
+        sent || after != Some(before)
     }
 
     fn send(&mut self, now: Instant, type_url: &TypeUrl, point: &Point, changes: bool) -> Option<Response> {

@@ -160,7 +160,7 @@ impl Order {
 
     /// What a type is to be brought to, and whether changes to what the client has may go out.
     pub(crate) fn goal(&self, type_url: &TypeUrl) -> Option<(&Point, bool)> {
-        if !SECOND.contains(type_url) {
+        if !is_second(type_url) {
             return self.newest.as_ref().map(|point| (point, true));
         }
         match self.release.released() {
@@ -226,8 +226,25 @@ impl Order {
     }
 }
 
+/// Whether it is one of [`SECOND`], which follow each other among all types: asked for each type of each stream at each change.
+fn is_second(type_url: &TypeUrl) -> bool {
+    (TypeUrl::LISTENER.position()..=TypeUrl::VIRTUAL_HOST.position()).contains(&type_url.position())
+}
+
 /// Whether the client has not asked this stream for anything that could lead to a cluster: then there is no order to keep, and
 /// what it asks for later begins with the newest.
 fn is_bare(watches: &Watches) -> bool {
     !SECOND.iter().any(|kind| watches.contains_key(kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_types_that_name_clusters_follow_each_other() {
+        for type_url in TypeUrl::KNOWN.iter().chain([&TypeUrl::new("a/b")]) {
+            assert_eq!(is_second(type_url), SECOND.contains(type_url), "{type_url}");
+        }
+    }
 }

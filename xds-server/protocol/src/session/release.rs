@@ -57,7 +57,7 @@ struct Expected {
 enum Verdict {
     Pass,
     /// Some answer is missing.
-    Wait(Vec<TypeUrl>),
+    Wait,
     /// Nothing is missing, and passing would do harm.
     Hold,
 }
@@ -81,6 +81,7 @@ impl Release {
                 self.waiting = Some((newest.clone(), now));
             }
             None => {}
+            Some((waiting, _)) if waiting.number == newest.number => {}
             Some((waiting, _)) => {
                 let lost = |kind: &TypeUrl| {
                     let now = newest.snapshot.set(kind);
@@ -189,6 +190,9 @@ impl Release {
                 self.part();
             }
         }
+        if self.expected.is_empty() {
+            return;
+        }
         self.expected.retain(|(type_url, name), expected| {
             let watch = watches.get(type_url).filter(|watch| watch.covers(name));
             let asks = expected.answered.is_none_or(|at| now < at + grace) || watch.is_some();
@@ -221,8 +225,10 @@ impl Release {
         let waited = now.saturating_duration_since(since);
         match verdict {
             Verdict::Pass => {}
-            Verdict::Wait(waiting_for) if waited >= timeout => expired.push(Expired { waiting_for, waited }),
-            Verdict::Wait(_) => {
+            Verdict::Wait if waited >= timeout => {
+                expired.push(Expired { waiting_for: self.missing(&point, watches), waited });
+            }
+            Verdict::Wait => {
                 self.waiting = Some((point, since));
                 return false;
             }
@@ -238,7 +244,7 @@ impl Release {
 
     pub(crate) fn deadline(&self, in_grace: bool, timeout: Duration, watches: &Watches) -> Option<Instant> {
         match (&self.waiting, self.verdict(in_grace, watches)) {
-            (Some((_, since)), Verdict::Wait(_)) => Some(*since + timeout),
+            (Some((_, since)), Verdict::Wait) => Some(*since + timeout),
             _ => None,
         }
     }
@@ -248,36 +254,46 @@ impl Release {
         if in_grace && !FIRST.iter().all(|type_url| watches.contains_key(type_url)) {
             return Verdict::Hold;
         }
-        let behind =
-            |type_url: &&TypeUrl| watches.get(type_url).is_some_and(|watch| watch.answered() < point.number);
-        let mut missing: Vec<TypeUrl> = FIRST.iter().filter(behind).cloned().collect();
         if let Some(all) = &self.all {
             let watch = watches.get(&TypeUrl::ENDPOINT).filter(|watch| watch.refuses());
             let lost = |watch: &Watch, of: &Arc<Resource>| watch.is_refused_and_missing(of.name());
             if watch.is_some_and(|watch| all.endpoints.iter().any(|resource| lost(watch, resource))) {
                 return Verdict::Hold;
             }
-            if !missing.contains(&TypeUrl::ENDPOINT) {
-                missing.push(TypeUrl::ENDPOINT);
-            }
         }
-        for (type_url, name) in self.expected.keys() {
-            if watches.get(type_url).is_some_and(|watch| watch.is_refused_and_missing(name)) {
-                return Verdict::Hold;
-            }
-            if !missing.contains(type_url) {
-                missing.push(type_url.clone());
-            }
+        let refused = |(type_url, name): &(TypeUrl, Arc<str>)| {
+            watches.get(type_url).is_some_and(|watch| watch.is_refused_and_missing(name))
+        };
+        if self.expected.keys().any(refused) {
+            return Verdict::Hold;
         }
         let there = |type_url: &TypeUrl| {
             watches.get(type_url).is_none_or(|watch| watch.has_all_of(point.snapshot.set(type_url)))
         };
-        if !missing.is_empty() {
-            Verdict::Wait(missing)
+        if self.all.is_some() || !self.expected.is_empty() || behind(point, watches).next().is_some() {
+            Verdict::Wait
         } else if FIRST.iter().all(there) {
             Verdict::Pass
         } else {
             Verdict::Hold
         }
     }
+    /// The types whose answer is missing.
+    fn missing(&self, point: &Point, watches: &Watches) -> Vec<TypeUrl> {
+        let mut missing: Vec<TypeUrl> = behind(point, watches).cloned().collect();
+        let all = self.all.iter().map(|_| &TypeUrl::ENDPOINT);
+        for type_url in all.chain(self.expected.keys().map(|(type_url, _)| type_url)) {
+            if !missing.contains(type_url) {
+                missing.push(type_url.clone());
+            }
+        }
+        missing
+    }
+}
+
+/// The types of the first stage that were not answered for at this point.
+fn behind<'a>(point: &'a Point, watches: &'a Watches) -> impl Iterator<Item = &'a TypeUrl> {
+    let behind =
+        |type_url: &TypeUrl| watches.get(type_url).is_some_and(|watch| watch.answered() < point.number);
+    FIRST.iter().filter(move |type_url| behind(type_url))
 }

@@ -54,16 +54,16 @@ impl Settle {
         }
         self.remember(released);
         let behind = behind(released, watches);
-        if in_grace || behind.iter().any(|watch| watch.is_stuck()) {
+        if in_grace || behind.clone().any(Watch::is_stuck) {
             return false;
         }
-        let waits = behind.iter().map(|watch| watch.in_flight_since());
+        let waits = behind.clone().map(Watch::in_flight_since);
         let waited = waits.map(|since| now.saturating_duration_since(since.unwrap_or(now)));
         if waited.clone().any(|waited| waited < timeout) {
             return false;
         }
         if let Some(waited) = waited.max() {
-            let waiting_for = behind.iter().map(|watch| watch.type_url().clone()).collect();
+            let waiting_for = behind.map(|watch| watch.type_url().clone()).collect();
             expired.push(Expired { waiting_for, waited });
         }
         *self = Self { settled: Some(released.clone()), since: Vec::new(), crowded: false };
@@ -76,12 +76,14 @@ impl Settle {
             // A type asked for since changes nothing about that, and neither does time.
             return None;
         }
-        let behind = behind(released, watches);
-        if behind.iter().any(|watch| watch.is_stuck()) {
-            return None;
+        let mut latest = None;
+        for watch in behind(released, watches) {
+            if watch.is_stuck() {
+                return None;
+            }
+            latest = latest.max(Some(watch.in_flight_since()?));
         }
-        let since: Option<Vec<Instant>> = behind.iter().map(|watch| watch.in_flight_since()).collect();
-        since?.into_iter().max().map(|since| since + timeout)
+        latest.map(|since| since + timeout)
     }
 
     fn is_settled_at(&self, released: &Point) -> bool {
@@ -105,7 +107,8 @@ impl Settle {
 }
 
 /// The watches that are not at the released snapshot.
-fn behind<'a>(released: &Point, watches: &'a Watches) -> Vec<&'a Watch> {
+fn behind<'a>(released: &Point, watches: &'a Watches) -> impl Iterator<Item = &'a Watch> + Clone {
+    let number = released.number;
     let watched = SECOND.iter().filter_map(|type_url| watches.get(type_url)).map(Box::as_ref);
-    watched.filter(|watch| watch.accepted() != released.number).collect()
+    watched.filter(move |watch| watch.accepted() != number)
 }

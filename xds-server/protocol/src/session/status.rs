@@ -93,7 +93,8 @@ impl Session {
 
     /// Whether every type the client watches has acknowledged all that the view holds.
     pub fn converged(&self, view: &Snapshot) -> bool {
-        self.watches().all(|watch| watch.converged(view.set(watch.type_url())))
+        // What is under way is seen at once, and then nothing has to be compared.
+        !self.is_waiting() && self.watches().all(|watch| watch.converged(view.set(watch.type_url())))
     }
 
     /// How each resource stands that the view holds and the client subscribes to.
