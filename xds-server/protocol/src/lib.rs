@@ -35,6 +35,7 @@ mod clock;
 mod codec;
 mod csds;
 mod error;
+mod gather;
 mod hub;
 mod inbound;
 mod interest;

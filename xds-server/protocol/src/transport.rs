@@ -6,7 +6,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
@@ -15,8 +15,10 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{Sleep, sleep};
 use tonic::transport::server::Connected;
 
-/// What a client of HTTP/2 sends before anything else, in bytes (RFC 9113, 3.4).
-const PREFACE: usize = 24;
+use crate::gather::Gather;
+
+/// What a client of HTTP/2 sends before anything else (RFC 9113, 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How many connections may wait to be accepted. A fleet that lost its server comes back all at once, and what finds no room waits
 /// a second or more to try again. The kernel has a limit of its own (net.core.somaxconn, 4,096 unless changed).
@@ -52,13 +54,17 @@ pub struct TransportOptions {
     pub max_connection_age: Option<Duration>,
 }
 
-/// A connection that fails unless HTTP/2 begins in time.
+/// A connection that fails unless HTTP/2 begins in time, and that writes what its streams say together in one piece.
 #[derive(Debug)]
 pub struct Punctual<S = TcpStream> {
     stream: S,
     /// What is missing of the preface, and until when.
-    missing: usize,
+    missing: &'static [u8],
     until: Option<Pin<Box<Sleep>>>,
+    /// Once HTTP/2 has begun, where nothing lies between it and this connection.
+    gather: Option<Box<Gather>>,
+    /// Whether what began is something else, such as TLS.
+    veiled: bool,
 }
 
 // === impl TransportOptions ===
@@ -112,7 +118,8 @@ impl TransportOptions {
 
     /// A connection that fails unless its client begins in time: for one that has come through a handshake of TLS.
     pub fn watch<S>(&self, stream: S) -> Punctual<S> {
-        Punctual { stream, missing: PREFACE, until: Some(Box::pin(sleep(self.handshake_timeout))) }
+        let until = Some(Box::pin(sleep(self.handshake_timeout)));
+        Punctual { stream, missing: PREFACE, until, gather: None, veiled: false }
     }
 }
 
@@ -132,12 +139,20 @@ impl<S: AsyncRead + Unpin> AsyncRead for Punctual<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some(gather) = &mut self.gather {
+            gather.turn();
+            return Pin::new(&mut self.stream).poll_read(context, buffer);
+        }
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if self.missing > 0 {
-            self.missing = self.missing.saturating_sub(buffer.filled().len() - before);
-            if self.missing == 0 {
+        if !self.missing.is_empty() {
+            let came = buffer.filled().get(before..).unwrap_or_default();
+            let (expected, missing) = self.missing.split_at(came.len().min(self.missing.len()));
+            self.veiled |= !came.starts_with(expected);
+            self.missing = missing;
+            if missing.is_empty() {
                 self.until = None;
+                self.gather = (!self.veiled).then(Box::default);
             } else if read.is_pending()
                 && let Some(until) = &mut self.until
                 && until.as_mut().poll(context).is_ready()
@@ -153,31 +168,39 @@ impl<S: AsyncRead + Unpin> AsyncRead for Punctual<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Punctual<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(context, &[io::IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        let Self { stream, gather, .. } = self.get_mut();
+        match gather {
+            Some(gather) => gather.poll_write(Pin::new(stream), context, slices),
+            None => Pin::new(stream).poll_write_vectored(context, slices),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { stream, gather, .. } = self.get_mut();
+        match gather {
+            Some(gather) => gather.poll_flush(Pin::new(stream), context),
+            None => Pin::new(stream).poll_flush(context),
+        }
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { stream, gather, .. } = self.get_mut();
+        if let Some(gather) = gather {
+            ready!(gather.poll_out(Pin::new(stream), context))?;
+        }
+        Pin::new(stream).poll_shutdown(context)
     }
 }
