@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use etcd_client::{Certificate, Client, ConnectOptions, Identity, Permission, RoleRevokePermissionOptions};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use zonebreak_drill::lab::{Command, Etcd, Lab, Link, Port, Process, Tool};
+use etcd_client::{Client, ConnectOptions, Identity, Permission, RoleRevokePermissionOptions};
+use zonebreak_drill::lab::{Authority, Certificate, Command, Etcd, Lab, Link, Port, Process, Tool};
 use zonebreak_replication::{
     ClusterOptions, RESERVED, ReplicationOptions, TlsOptions,
     leader::{self, Limits, Placement},
@@ -121,47 +120,32 @@ async fn a_destination_that_does_not_let_itself_be_verified_ends_replication() {
 
 /// An authority, and a certificate of it for both sides of a connection to this machine.
 struct Certificates {
-    issuer: Issuer<'static, KeyPair>,
-    ca: String,
-    certificate: String,
-    key: String,
+    authority: Authority,
+    own: Certificate,
 }
 
 impl Certificates {
     fn make() -> Self {
-        let ca_key = KeyPair::generate().unwrap();
-        let mut ca = CertificateParams::new(Vec::new()).unwrap();
-        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let root = ca.self_signed(&ca_key).unwrap().pem();
-        let made = Self {
-            issuer: Issuer::new(ca, ca_key),
-            ca: root,
-            certificate: String::new(),
-            key: String::new(),
-        };
-        made.of("")
+        let authority = Authority::new().unwrap();
+        let own = authority.issue("zonebreak").unwrap();
+        Self { authority, own }
     }
 
     /// The same authority with a certificate of this user, whom etcd takes its holder for when users are switched on.
     fn of(self, user: &str) -> Self {
-        let key = KeyPair::generate().unwrap();
-        let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
-        let mut leaf = CertificateParams::new(names).unwrap();
-        leaf.distinguished_name.push(DnType::CommonName, user);
-        let certificate = leaf.signed_by(&key, &self.issuer).unwrap().pem();
-        Self { certificate, key: key.serialize_pem(), ..self }
+        Self { own: self.authority.issue(user).unwrap(), ..self }
     }
 
     fn options(&self, url: &str) -> ClusterOptions {
-        let identity = Some((self.certificate.clone().into_bytes(), self.key.clone().into_bytes()));
-        let tls = TlsOptions { ca: Some(self.ca.clone().into_bytes()), identity, server_name: None };
+        let identity = Some((self.own.certificate.clone().into_bytes(), self.own.key.clone().into_bytes()));
+        let tls = TlsOptions { ca: Some(self.authority.pem().into()), identity, server_name: None };
         ClusterOptions { tls: Some(tls), ..ClusterOptions::plain([url]) }
     }
 
     async fn client(&self, url: &str) -> Result<Client, etcd_client::Error> {
         let tls = etcd_client::TlsOptions::new()
-            .ca_certificate(Certificate::from_pem(&self.ca))
-            .identity(Identity::from_pem(&self.certificate, &self.key));
+            .ca_certificate(etcd_client::Certificate::from_pem(self.authority.pem()))
+            .identity(Identity::from_pem(&self.own.certificate, &self.own.key));
         let mut client = Client::connect([url], Some(ConnectOptions::new().with_tls(tls))).await?;
         client.get("/", None).await?;
         Ok(client)
@@ -199,8 +183,9 @@ impl Certificates {
             std::fs::write(&path, content).unwrap();
             path.display().to_string()
         };
-        let (ca, certificate) = (file("ca", &self.ca), file("certificate", &self.certificate));
-        let key = file("key", &self.key);
+        let (ca, certificate) =
+            (file("ca", self.authority.pem()), file("certificate", &self.own.certificate));
+        let key = file("key", &self.own.key);
         let url = ports[0].url().replace("http://", "https://");
         let command = Command::new(lab.programs().path(Tool::Etcd).unwrap())
             .args(["--name", name, "--listen-client-urls", &url, "--advertise-client-urls", &url])
