@@ -180,8 +180,8 @@ impl Anchors {
             match (anchor.judge(has), has) {
                 (Says::Other, Some((created, put))) => {
                     return Ok(Word::Other(format!(
-                        "it says that {} was made at revision {created} and put last at {put}, and at {} it was put at {}: it was rebuilt \
-                         or restored",
+                        "it says that {} was made at revision {created} and put last at {put}, and as of {} it had been put last at {}: \
+                         it was rebuilt or restored",
                         key.escape_ascii(),
                         anchor.through,
                         anchor.put,
@@ -267,9 +267,15 @@ impl Gathering {
                 }
             }
             Entry::Gap { .. } => {
-                let known = self.last.max(self.sampled);
-                for (.., through) in self.keys.values_mut().filter(|_| at > self.sampled) {
-                    through.get_or_insert(known);
+                // The sample says what became of its own keys in the gap, if it is later; of the log's others nobody does.
+                for (created, _, through) in self.keys.values_mut() {
+                    match created {
+                        None => _ = through.get_or_insert(self.last),
+                        Some(_) if at > self.sampled => {
+                            _ = through.get_or_insert(self.last.max(self.sampled))
+                        }
+                        Some(_) => {}
+                    }
                 }
             }
         }
