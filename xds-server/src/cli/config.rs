@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use super::{output::print, topology::FileFormat};
+use super::{failures, output::print, topology::FileFormat};
 use crate::{
     config::{self, Layers, Requirement},
     exit::{Exit, Failure, Outcome},
-    serve::module::Module,
+    serve::{module::Module, tls::Tls},
 };
 
 /// What can be asked of a configuration.
@@ -24,7 +24,7 @@ pub enum ConfigCommand {
   zonebreak config show --config zonebreak.yaml
   zonebreak config show -o json | jq '.\"etcd.endpoints\"'")]
     Show(ShowArgs),
-    /// Checks a configuration, its environment overrides and the filter module it names. Ends with 0 or 2.
+    /// Checks a configuration, its environment overrides, and the filter module and the certificates it names. Ends with 0 or 2.
     #[command(
         after_help = "Example:\n  zonebreak config validate --config zonebreak.yaml && systemctl reload zonebreak"
     )]
@@ -65,6 +65,11 @@ pub fn run(command: &ConfigCommand) -> Outcome {
             let layers = Layers::of_process(args.config.clone(), Vec::new());
             let effective = layers.load(Requirement::SourceIfServed).map_err(Failure::usage)?;
             Module::load(&effective.config.filter).map_err(Failure::usage)?;
+            Tls::open(&effective.config.xds).map_err(Failure::usage)?;
+            let etcd = effective.config.etcd.options().map_err(Failure::usage)?;
+            if !etcd.endpoints.is_empty() {
+                etcd.validate().map_err(failures::etcd)?;
+            }
             eprintln!("the configuration is valid");
         }
     }

@@ -2,10 +2,12 @@
 //! the next connection; those that cannot be used leave the last good ones in force. Connections that are open stay open.
 
 use std::{
+    collections::VecDeque,
     fs, io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant},
 };
 
 use futures::{Stream, StreamExt};
@@ -14,7 +16,11 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::WebPkiClientVerifier,
 };
-use tokio::{sync::mpsc, task::JoinSet, time::timeout};
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, JoinSet},
+    time::timeout,
+};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
@@ -25,8 +31,11 @@ use crate::config::XdsConfig;
 /// How long a handshake may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Handshakes under way at once; further connections wait for one to end.
+/// Handshakes under way at once. When there are more, the oldest is given up: who connects and says nothing keeps nobody out.
 const HANDSHAKES: usize = 1024;
+
+/// How soon files that could not be used are read again, though they look as they did.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// A connection whose client has been made out.
 pub type Secured = TlsStream<Punctual>;
@@ -58,8 +67,13 @@ struct Files {
 struct InForce {
     config: Arc<ServerConfig>,
     /// The files as they were last looked at, whether or not they could be used.
-    seen: Vec<Option<(SystemTime, u64)>>,
+    seen: Vec<Stamp>,
+    /// When they could not.
+    failed: Option<Instant>,
 }
+
+/// What changes with a file: its inode, its length, and when it was last changed, its owner and mode too. None: it is not there.
+type Stamp = Option<(u64, u64, i64, i64)>;
 
 // === impl Tls ===
 
@@ -73,7 +87,7 @@ impl Tls {
             return Ok(None);
         };
         let files = Files { certificate, key, client_ca: config.client_ca_file.clone() };
-        let in_force = Mutex::new(InForce { seen: files.stamps(), config: files.read()? });
+        let in_force = Mutex::new(InForce { seen: files.stamps(), config: files.read()?, failed: None });
         Ok(Some(Arc::new(Self { files, in_force })))
     }
 
@@ -81,15 +95,20 @@ impl Tls {
     fn current(&self) -> Arc<ServerConfig> {
         let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
         let stamps = self.files.stamps();
-        if stamps != in_force.seen {
+        let again = in_force.failed.is_some_and(|failed| failed.elapsed() >= AGAIN);
+        if stamps != in_force.seen || again {
             in_force.seen = stamps;
+            in_force.failed = None;
             match self.files.read() {
                 Ok(config) => {
                     tracing::info!(certificate = %self.files.certificate.display(), "TLS: the files have changed and are in force");
                     in_force.config = config;
                 }
                 // Half-written, perhaps: what comes next is looked at again.
-                Err(error) => tracing::error!(%error, "TLS: the files before stay in force"),
+                Err(error) => {
+                    tracing::error!(%error, "TLS: the files before stay in force");
+                    in_force.failed = Some(Instant::now());
+                }
             }
         }
         Arc::clone(&in_force.config)
@@ -103,19 +122,28 @@ impl Tls {
         let (through, secured) = mpsc::channel(1);
         tokio::spawn(async move {
             let mut incoming = std::pin::pin!(incoming);
-            let mut handshakes = JoinSet::new();
+            let (mut handshakes, mut oldest) = (JoinSet::new(), VecDeque::<AbortHandle>::new());
             loop {
                 tokio::select! {
                     () = through.closed() => return,
                     Some(_) = handshakes.join_next() => {}
-                    connection = incoming.next(), if handshakes.len() < HANDSHAKES => {
+                    connection = incoming.next() => {
                         let Some(Ok(connection)) = connection else { return };
+                        if oldest.len() >= HANDSHAKES {
+                            oldest.retain(|handshake| !handshake.is_finished());
+                        }
+                        if oldest.len() >= HANDSHAKES
+                            && let Some(given_up) = oldest.pop_front()
+                        {
+                            tracing::warn!("TLS: {HANDSHAKES} handshakes are under way: the oldest is given up");
+                            given_up.abort();
+                        }
                         let (acceptor, through) = (TlsAcceptor::from(self.current()), through.clone());
-                        handshakes.spawn(async move {
+                        oldest.push_back(handshakes.spawn(async move {
                             if let Some(secured) = handshake(acceptor, connection).await {
                                 _ = through.send(Ok(secured)).await;
                             }
-                        });
+                        }));
                     }
                 }
             }
@@ -146,10 +174,10 @@ impl Files {
         [&self.certificate, &self.key].into_iter().chain(&self.client_ca)
     }
 
-    fn stamps(&self) -> Vec<Option<(SystemTime, u64)>> {
+    fn stamps(&self) -> Vec<Stamp> {
         let stamp = |path: &PathBuf| {
             let file = fs::metadata(path).ok()?;
-            Some((file.modified().ok()?, file.len()))
+            Some((file.ino(), file.len(), file.ctime(), file.ctime_nsec()))
         };
         self.paths().map(stamp).collect()
     }

@@ -285,7 +285,7 @@ impl From<etcd_client::Error> for EtcdError {
     fn from(error: etcd_client::Error) -> Self {
         let unreachable = |why: String| {
             // rustls says it of both sides: "invalid peer certificate: ...", "received fatal alert: BadCertificate".
-            let trust = if why.contains("ertificate") {
+            let trust = if ["ertificate", "native certs"].iter().any(|word| why.contains(word)) {
                 ": see etcd.ca_file, etcd.cert_file, etcd.key_file"
             } else {
                 ""

@@ -30,8 +30,9 @@ async fn who_does_not_know_the_other_is_told_why() {
     let other_authority = EtcdTls { ca_file: Some(stranger.ca.clone()), ..etcd.options().tls };
     let error = told(other_authority).await;
     assert!(error.contains("invalid peer certificate"), "{error}");
+    // What the system trusts is another matter, if it trusts anybody.
     let error = told(EtcdTls { ca_file: None, ..etcd.options().tls }).await;
-    assert!(error.contains("invalid peer certificate"), "{error}");
+    assert!(error.contains("certificate") || error.contains("certs"), "{error}");
     let nobody = EtcdTls { identity: None, ..etcd.options().tls };
     // The end of the connection may come before the alert that says why: whoever asks again hears it.
     until("the alert", async || {
