@@ -132,6 +132,7 @@ impl Gather {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
     use std::task::{Wake, Waker};
@@ -140,18 +141,23 @@ mod tests {
 
     use super::*;
 
-    /// A socket that takes so many bytes at a time, and remembers the calls.
+    /// A socket that takes so many bytes at a time, and remembers the calls. Before each of them it may be full for a while.
     struct Socket {
         takes: usize,
+        full: std::vec::IntoIter<bool>,
         calls: Vec<Vec<u8>>,
     }
 
     impl AsyncWrite for Socket {
         fn poll_write(
             mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
+            context: &mut Context<'_>,
             bytes: &[u8],
         ) -> Poll<io::Result<usize>> {
+            if self.full.next() == Some(true) {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             let takes = bytes.len().min(self.takes);
             self.calls.push(bytes[..takes].to_vec());
             Poll::Ready(Ok(takes))
@@ -184,8 +190,30 @@ mod tests {
 
     impl Task {
         fn new(takes: usize) -> Self {
-            let socket = Socket { takes, calls: Vec::new() };
+            Self::with(takes, Vec::new())
+        }
+
+        fn with(takes: usize, full: Vec<bool>) -> Self {
+            let socket = Socket { takes, full: full.into_iter(), calls: Vec::new() };
             Self { gather: Gather::default(), socket, due: Arc::default() }
+        }
+
+        /// One turn with a socket that may be full: what it does not come to is left in `rest` for the next.
+        fn try_turn(&mut self, rest: &mut VecDeque<Vec<u8>>) -> Poll<()> {
+            let waker = Waker::from(self.due.clone());
+            let context = &mut Context::from_waker(&waker);
+            self.gather.turn();
+            while let Some(part) = rest.front_mut() {
+                while !part.is_empty() {
+                    let slices = [IoSlice::new(part)];
+                    let written =
+                        ready!(self.gather.poll_write(Pin::new(&mut self.socket), context, &slices));
+                    part.drain(..written.unwrap());
+                }
+                rest.pop_front();
+                ready!(self.gather.poll_flush(Pin::new(&mut self.socket), context)).unwrap();
+            }
+            self.gather.poll_flush(Pin::new(&mut self.socket), context).map(Result::unwrap)
         }
 
         /// One turn, in which these are written and flushed one by one, as HTTP/2 does.
@@ -249,6 +277,35 @@ mod tests {
     }
 
     proptest! {
+        /// However often the socket is full: who is woken as often as that asks for it has written all, in its order, and whoever
+        /// closes the connection has, too.
+        #[test]
+        fn a_socket_that_is_full_loses_nothing_and_holds_nothing_back(
+            lengths in proptest::collection::vec(1..20_000usize, 0..20),
+            takes in prop_oneof![Just(usize::MAX), 1..10_000usize],
+            full in proptest::collection::vec(any::<bool>(), 0..200),
+            turns in 0..40usize,
+        ) {
+            let mut task = Task::with(takes, full);
+            let parts = lengths.iter().zip(1u8..).map(|(len, number)| vec![number; *len]);
+            let mut rest: VecDeque<Vec<u8>> = parts.collect();
+            let said: Vec<u8> = rest.iter().flatten().copied().collect();
+            for _ in 0..turns {
+                if task.try_turn(&mut rest).is_ready() && !task.is_due() {
+                    break;
+                }
+                prop_assert!(task.gather.held.len() <= MOST);
+            }
+            // The end of the connection, with whatever is held.
+            let left: usize = rest.iter().map(Vec::len).sum();
+            let waker = Waker::from(task.due.clone());
+            let context = &mut Context::from_waker(&waker);
+            while task.gather.poll_out(Pin::new(&mut task.socket), context).is_pending() {
+                prop_assert!(task.due.0.swap(0, Relaxed) > 0, "nobody would ask again");
+            }
+            prop_assert!(task.socket.calls.concat() == said[..said.len() - left]);
+        }
+
         #[test]
         fn everything_is_written_in_its_order_and_soon(
             turns in proptest::collection::vec(proptest::collection::vec(1..20_000usize, 0..4), 1..30),

@@ -452,6 +452,7 @@ async fn follows_random_changes(protocol: Protocol, seed: u64) {
     let at = envoy.listening("ingress").await;
     answered(at, if services[0].as_ref().unwrap().backend == backends[0] { "a" } else { "b" }, "0").await;
     let loads = PATHS.map(|path| Load::of(at, path));
+    let requests = |loads: &[Load]| loads.iter().map(|load| load.done.load(Ordering::Relaxed)).sum::<usize>();
 
     for change in 1..=CHANGES {
         for _ in 0..=dice.below(3) {
@@ -476,6 +477,10 @@ async fn follows_random_changes(protocol: Protocol, seed: u64) {
             0 => converged(&running).await,
             wait => tokio::time::sleep(Duration::from_millis(2 * wait as u64)).await,
         }
+        // However slow the machine: each change has its share of the load.
+        while requests(&loads) < 2 * change as usize {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
     converged(&running).await;
     assert!(front > 0, "it was changed");
@@ -485,12 +490,9 @@ async fn follows_random_changes(protocol: Protocol, seed: u64) {
         assert!(started.elapsed() < PATIENCE, "the last listener takes no request");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let mut requests = 0;
     for load in loads {
-        requests += load.done.load(Ordering::Relaxed);
         assert_eq!(load.finish().await, Vec::<String>::new(), "seed {seed}");
     }
-    assert!(requests > 500, "{requests} requests are no load");
     assert_eq!(envoy.rejected().await, Vec::<String>::new());
     assert_eq!(running.server.metrics().gates_expired(), 0);
     let clusters = envoy.admin("/clusters").await;

@@ -313,8 +313,8 @@ impl Session {
         }
     }
 
-    /// Lets the type at this place send if it may. Answers whether it did, or has come further without: a type with nothing to say has answered
-    /// for the newest point as well.
+    /// Lets the type at this place send if it may. Answers whether it did, or has come further without: a type with nothing to say
+    /// has answered for the newest point as well.
     fn offer(&mut self, now: Instant, at: usize, effects: &mut Vec<Effect>) -> bool {
         let Some((type_url, watch)) = self.watches.at_mut(at) else { return false };
         let goal = match self.scope {

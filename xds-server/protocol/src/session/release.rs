@@ -278,6 +278,7 @@ impl Release {
             Verdict::Hold
         }
     }
+
     /// The types whose answer is missing.
     fn missing(&self, point: &Point, watches: &Watches) -> Vec<TypeUrl> {
         let mut missing: Vec<TypeUrl> = behind(point, watches).cloned().collect();
