@@ -89,20 +89,10 @@ async fn drain_100_and_30_percent() {
                     })?;
                 }
                 close(&calm, drained, wanted, OFF, &format!("{zone}, which keeps {keep} % of a third"))?;
-                close(
-                    &calm,
-                    one,
-                    (100.0 - wanted) / 2.0,
-                    OFF_ELSEWHERE,
-                    &format!("{}, while {zone} keeps {keep} %", others[0]),
-                )?;
-                close(
-                    &calm,
-                    another,
-                    (100.0 - wanted) / 2.0,
-                    OFF_ELSEWHERE,
-                    &format!("{}, while {zone} keeps {keep} %", others[1]),
-                )?;
+                for (other, share) in others.iter().zip([one, another]) {
+                    let whose = format!("{other}, while {zone} keeps {keep} %");
+                    close(&calm, share, (100.0 - wanted) / 2.0, OFF_ELSEWHERE, &whose)?;
+                }
                 let gauges = world.zone(zone).await.unwrap();
                 assert_eq!(
                     (gauges.state, gauges.keep),
